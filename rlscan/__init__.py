@@ -1,0 +1,38 @@
+"""Jitted reinforcement-learning rollouts of stochastic Equinox policies, replayed exactly."""
+
+from ._actor_critic import ActorCritic as ActorCritic
+from ._check import check_policy as check_policy
+from ._envs import (
+    ENVIRONMENTS as ENVIRONMENTS,
+    GymnaxEnvironment as GymnaxEnvironment,
+    make as make,
+)
+from ._losses import (
+    clipped_policy_loss as clipped_policy_loss,
+    clipped_value_loss as clipped_value_loss,
+    normalize as normalize,
+)
+from ._ppo import (
+    METRICS as METRICS,
+    Minibatch as Minibatch,
+    TrainState as TrainState,
+    init_train as init_train,
+    ppo_loss as ppo_loss,
+    train as train,
+    train_scan as train_scan,
+    update as update,
+)
+from ._ppo_config import PPOConfig as PPOConfig
+from ._random import key as key
+from ._replay import next_value as next_value, replay as replay
+from ._returns import gae as gae
+from ._rollout import (
+    FinalObservations as FinalObservations,
+    RolloutState as RolloutState,
+    Trajectory as Trajectory,
+    init_rollout as init_rollout,
+    rollout as rollout,
+)
+from ._scan import filter_scan as filter_scan
+from ._types import Distribution as Distribution, Environment as Environment, Policy as Policy
+from ._version import __version__ as __version__

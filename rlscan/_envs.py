@@ -1,0 +1,149 @@
+"""Environments by name: gymnax's, brought to rlscan's contract."""
+
+import difflib
+import inspect
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from ._types import Environment, PyTree
+
+# Written out, so that a name can be judged without importing gymnax, which takes seconds; a test
+# holds it against gymnax's own list. MNISTBandit-bsuite is left out: it downloads its data.
+ENVIRONMENTS = (
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "MemoryChain-bsuite",
+    "UmbrellaChain-bsuite",
+    "DiscountingChain-bsuite",
+    "SimpleBandit-bsuite",
+    "FourRooms-misc",
+    "MetaMaze-misc",
+    "PointRobot-misc",
+    "BernoulliBandit-misc",
+    "GaussianBandit-misc",
+    "Reacher-misc",
+    "Swimmer-misc",
+    "Pong-misc",
+    "FrozenLake-misc",
+)
+
+
+def make(name: str, **params: Any) -> Environment:
+    """An environment by its name.
+
+    **Arguments:**
+
+    - `name`: one of `rlscan.ENVIRONMENTS`.
+    - `params`: physical parameters of the environment (`gravity=3.7`, `max_steps_in_episode=200`)
+        or arguments of its constructor (`num_bits=2`), by gymnax's names.
+
+    **Returns:** an environment by the contract of `rlscan.Environment`, with its observations in
+    the dtype that its space declares and its rewards in float32.
+
+    **Raises:** `ValueError`, with the nearest names, if there is no such environment or parameter.
+    """
+    check_name(name)
+    import gymnax  # takes seconds, so not at the top
+
+    probe, defaults = gymnax.make(name)
+    settings = set(vars(defaults))
+    arguments = _constructor_arguments(type(probe))
+    for param in params:
+        if param not in settings | arguments:
+            raise ValueError(
+                f"{name} has no parameter {param!r}{did_you_mean(param, settings | arguments)}; "
+                f"it has {', '.join(sorted(settings | arguments))}"
+            )
+    env, defaults = gymnax.make(name, **{k: params[k] for k in params.keys() & arguments})
+    return GymnaxEnvironment(
+        env, defaults.replace(**{k: params[k] for k in params.keys() & settings})
+    )
+
+
+def check_name(name: str) -> None:
+    """Raises `ValueError` if there is no environment of that name. Imports nothing."""
+    if name not in ENVIRONMENTS:
+        raise ValueError(
+            f"unknown environment {name!r}{did_you_mean(name, ENVIRONMENTS)}; "
+            "`rlscan.ENVIRONMENTS` lists all"
+        )
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """`, did you mean A or B?`, or nothing where no known word is near."""
+    by_lower = {str(k).lower(): str(k) for k in known}
+    near = difflib.get_close_matches(str(word).lower(), by_lower, n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(by_lower[n] for n in near)}?" if near else ""
+
+
+class GymnaxEnvironment(eqx.Module):
+    """A gymnax environment (≥ 1.0) and its parameters, by the contract of `rlscan.Environment`.
+
+    Parameters given as JAX arrays are leaves: they can be traced and mapped over.
+    """
+
+    env: Any
+    params: Any
+
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        observation, state = self.env.reset(key, self.params)
+        return self._declared(observation), state
+
+    def step(
+        self, key: PRNGKeyArray, state: Any, action: Any
+    ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
+        result = self.env.step(key, state, action, self.params)
+        if len(result) != 6:
+            raise ValueError(
+                f"{self.env.name}.step must return six values (gymnax >= 1.0), "
+                f"got {len(result)}; pip install 'gymnax>=1.0.1,<2'"
+            )
+        observation, state, reward, terminated, truncated, info = result
+        info = {**info, "final_observation": self._declared(info["final_observation"])}
+        reward = jnp.asarray(reward, jnp.float32)  # UmbrellaChain's is an integer
+        return self._declared(observation), state, reward, terminated, truncated, info
+
+    # gymnax computes some bounds with jnp. They are constants, also where this is being traced.
+
+    def observation_space(self) -> Any:
+        with jax.ensure_compile_time_eval():
+            return self.env.observation_space(self.params)
+
+    def action_space(self) -> Any:
+        with jax.ensure_compile_time_eval():
+            return self.env.action_space(self.params)
+
+    @property
+    def time_limit(self) -> int | None:
+        """Environment steps until truncation; `None` where it is an array, or decided otherwise."""
+        from gymnax.environments.environment import Environment as Gymnax
+
+        limit = self.params.max_steps_in_episode
+        by_time_alone = type(self.env).is_truncated is Gymnax.is_truncated
+        return int(limit) if by_time_alone and isinstance(limit, int | float) else None
+
+    def _declared(self, observation: PyTree) -> PyTree:
+        """The observation in its space's dtype: FourRooms declares floats and returns integers."""
+        space = self.observation_space()
+        return jnp.asarray(observation, space.dtype) if hasattr(space, "dtype") else observation
+
+
+def _constructor_arguments(cls: type) -> set[str]:
+    """The keyword arguments that an environment's constructor takes by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name for p in parameters if p.kind in kinds}

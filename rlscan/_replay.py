@@ -1,0 +1,121 @@
+"""Replay: what a policy says of recorded steps, with the noise that it acted with."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ._rollout import RolloutState, Trajectory, is_recurrent, where
+from ._scan import filter_scan
+from ._types import Policy, PyTree
+
+
+def replay(
+    policy: Policy, trajectory: Trajectory
+) -> tuple[Float[Array, "*T_N"], Float[Array, "*T_N"], PyTree]:
+    """Log-probability of the recorded actions, entropy and value, under the recorded keys.
+
+    Each step calls the policy with the very key that it acted with, so that every dropout mask
+    and every other noise is the same: with unchanged parameters the importance ratio is 1.
+    Differentiable in `policy`.
+
+    **Arguments:**
+
+    - `policy`: the policy that acted, or a later version of it.
+    - `trajectory`: from `rollout`. For a feed-forward policy any part of it in any order, with
+        leaves `[B, …]` or `[T, N, …]`; for a recurrent one all T steps of n environments.
+
+    **Returns:** `(log_prob, entropy, value)` of the trajectory's batch shape: log π(a | s, key) and
+    entropy in nats; `value` is whatever pytree the policy returns.
+
+    **Raises:** `ValueError` if a recurrent policy is given steps that are no `[T, n]` sequences.
+
+    Source: Hausknecht & Wagener, *Consistent Dropout for Policy Gradient Reinforcement Learning*,
+    2022, arXiv:2202.11818. They store the masks of each dropout layer; here it is one key, which
+    covers any source of noise.
+    """
+    if is_recurrent(policy):
+        return _replay_sequences(policy, trajectory)
+
+    def one(step: _Step) -> tuple[Array, Array, PyTree]:
+        return _evaluate(policy, step, policy.initial_state())[0]
+
+    for _ in range(trajectory.policy_key.ndim):
+        one = eqx.filter_vmap(one)
+    return one(_Step(trajectory.observation, trajectory.action, trajectory.policy_key))
+
+
+def next_value(
+    policy: Policy, state: RolloutState, trajectory: Trajectory, value: PyTree
+) -> PyTree:
+    """V of what followed each step, before any reset.
+
+    At a truncated step that is the value of the final observation, with the recurrent state after
+    the step and the key of that step; anywhere else the value recorded for the next step. At a
+    terminated step nothing followed, and what stands there must not be used.
+
+    **Arguments:**
+
+    - `policy`: the policy that acted.
+    - `state`: from `rollout`: what the last step led to.
+    - `trajectory`: from the same `rollout`.
+    - `value`: `[T, N, …]`, from `replay(policy, trajectory)`.
+
+    **Returns:** `[T, N, …]`. NaN, rather than a wrong value, where an environment was truncated
+    twice within its declared `time_limit`, so that a final observation is lost.
+
+    Source: Pardo et al., *Time Limits in Reinforcement Learning*, 2018, arXiv:1712.00378.
+    """
+
+    def evaluate(observation: PyTree, policy_state: PyTree, key: Key[Array, ""]) -> PyTree:
+        return policy(observation, policy_state, key=key)[1]
+
+    last = eqx.filter_vmap(evaluate)(state.observation, state.policy_state, state.policy_key)
+    after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end[None]]), value, last)
+
+    final = trajectory.final
+    assert final is not None, "a trajectory from `rollout` has its final observations"
+    kept = eqx.filter_vmap(eqx.filter_vmap(evaluate))(
+        final.observation, final.policy_state, final.policy_key
+    )
+    truncated = trajectory.truncated & ~trajectory.terminated
+    environments = jnp.arange(truncated.shape[1])
+
+    def fill(after: Array, kept: Array) -> Array:
+        after = where(truncated, jnp.full_like(after, jnp.nan), after)
+        return after.at[final.step, environments].set(kept, mode="drop")
+
+    return jax.tree.map(fill, after, kept)
+
+
+class _Step(eqx.Module):
+    """The part of a trajectory that one call of the policy takes."""
+
+    observation: PyTree
+    action: PyTree
+    policy_key: Key[Array, "*batch"]
+
+
+def _evaluate(policy: Policy, step: _Step, state: PyTree) -> tuple[tuple, PyTree]:
+    distribution, value, state = policy(step.observation, state, key=step.policy_key)
+    return (distribution.log_prob(step.action), distribution.entropy(), value), state
+
+
+def _replay_sequences(policy: Policy, trajectory: Trajectory) -> tuple[Array, Array, PyTree]:
+    """Runs a recurrent policy through `[T, n]` steps, each sequence from the state it began in."""
+    if trajectory.policy_key.ndim != 2:
+        raise ValueError(
+            f"{type(policy).__name__} is recurrent, so it is replayed in sequences of steps "
+            f"[T, n], but the batch shape is {trajectory.policy_key.shape}; take minibatches "
+            "over environments: jax.tree.map(lambda x: x[:, environments], trajectory)"
+        )
+
+    def one(state: PyTree, at_t: tuple[_Step, Array]) -> tuple[PyTree, tuple]:
+        step, done = at_t
+        outputs, state = _evaluate(policy, step, state)
+        return where(done, policy.initial_state(), state), outputs
+
+    steps = _Step(trajectory.observation, trajectory.action, trajectory.policy_key)
+    done = trajectory.terminated | trajectory.truncated
+    first = jax.tree.map(lambda leaf: leaf[0], trajectory.initial_policy_state)
+    return filter_scan(eqx.filter_vmap(one), first, (steps, done))[1]

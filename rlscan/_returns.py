@@ -1,0 +1,67 @@
+"""Advantages and value targets of one stream of experience."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+# A hyper-parameter: a number, or an array of shape () where it is traced or mapped over.
+Scalar = float | Float[Array, ""]
+
+
+def gae(
+    reward: Float[Array, " T"],
+    value: Float[Array, " T"],
+    next_value: Float[Array, " T"],
+    terminated: Bool[Array, " T"],
+    truncated: Bool[Array, " T"],
+    *,
+    gamma: Scalar,
+    gae_lambda: Scalar,
+) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
+    """Generalised advantage estimation, with episodes that end in two ways.
+
+    For t = T−1 … 0, with Â_T = 0:
+
+        δₜ = rₜ + γ (1 − terminatedₜ) V(s′ₜ) − V(sₜ)
+        Âₜ = δₜ + γ λ (1 − (terminatedₜ ∨ truncatedₜ)) Âₜ₊₁
+
+    Both ends cut the trace; only termination means that nothing more would have come. λ = 0 gives
+    TD(0) errors, λ = 1 the discounted return minus the value.
+
+    **Arguments:** one stream, T steps of one environment; `jax.vmap` it over environments.
+
+    - `reward`: rₜ.
+    - `value`: V(sₜ).
+    - `next_value`: V(s′ₜ) of what followed step t before any reset, see `rlscan.next_value`. Not
+        read where `terminated`.
+    - `terminated`, `truncated`: how the step ended its episode, if it did. Where both are set the
+        episode terminated.
+    - `gamma`: γ, discount per environment step.
+    - `gae_lambda`: λ, in [0, 1].
+
+    **Returns:** `(advantage, target)`: Âₜ, and Âₜ + V(sₜ), which the value function is fitted to.
+
+    Source: Schulman et al., *High-Dimensional Continuous Control Using Generalized Advantage
+    Estimation*, 2016, arXiv:1506.02438, eq. 16; the treatment of time limits is that of Pardo et
+    al., 2018, arXiv:1712.00378.
+    """
+    # `where`, not a product: what stands at a terminated step may be anything, even NaN.
+    following = jnp.where(terminated, 0.0, next_value)
+    delta = reward + gamma * following - value
+    decay = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)
+
+    def backwards(advantage: Array, at_t: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, decay = at_t
+        advantage = delta + decay * advantage
+        return advantage, advantage
+
+    _, advantage = lax.scan(backwards, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
+    return advantage, advantage + value
+
+
+def explained_variance(
+    value: Float[Array, "*batch"], target: Float[Array, "*batch"]
+) -> Float[Array, ""]:
+    """1 − Var(target − value) / Var(target): 1 for a perfect fit, NaN where targets are equal."""
+    variance = jnp.var(target)
+    return jnp.where(variance > 0, 1 - jnp.var(target - value) / variance, jnp.nan)

@@ -1,0 +1,271 @@
+"""The rollout: a policy acts in N copies of an environment for T steps, in one scan."""
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ._check import check_policy
+from ._random import KeyLike, as_key
+from ._scan import filter_scan
+from ._spaces import legal_action
+from ._types import Environment, Policy, PyTree
+
+
+class RolloutState(eqx.Module):
+    """Where N environments stand between two steps: the whole carry, and what to checkpoint."""
+
+    # What environment and policy know. Every leaf is [N, …].
+    env_state: PyTree
+    observation: PyTree  # what the policy sees next
+    policy_state: PyTree  # reset already where an episode has just ended
+
+    # Randomness, one stream per environment, so that no trajectory depends on N or on order.
+    key: Key[Array, "*N"]  # split at every step
+    policy_key: Key[Array, "*N"]  # for the policy's next call, whoever makes it
+
+    # The episode under way.
+    episode_return: Float[Array, "*N"]  # undiscounted reward so far
+    episode_length: Int[Array, "*N"]  # environment steps so far
+
+
+class FinalObservations(eqx.Module):
+    """What truncated episodes saw last, kept to bootstrap from: K slots per environment.
+
+    An episode cut by its time limit L has lasted L steps. So an environment is truncated at most
+    once in each block of L steps, and K = ⌈T / L⌉ slots are enough: step t uses slot ⌊t / L⌋.
+    """
+
+    # Every leaf is [K, N, …].
+    step: Int[Array, "*K_N"]  # t of the truncated step; T in a slot that was not needed
+    observation: PyTree
+    policy_state: PyTree  # after the truncated step
+    policy_key: Key[Array, "*K_N"]  # of the truncated step
+
+
+class Trajectory(eqx.Module):
+    """T steps of N environments. The environment axis is the second of every leaf.
+
+    So `jax.tree.map(lambda x: x[:, :4], trajectory)` is the trajectory of the first four.
+    """
+
+    # What happened. Every leaf is [T, N, …].
+    observation: PyTree  # what the policy saw
+    action: PyTree  # the distribution's own sample, not the legal form that was sent
+    log_prob: Float[Array, "*T_N"]  # log π(action | observation, policy_key), in nats
+    reward: Float[Array, "*T_N"]
+    terminated: Bool[Array, "*T_N"]  # the episode came to its own end: nothing follows
+    truncated: Bool[Array, "*T_N"]  # the episode was cut short: more would have followed
+
+    # The episode so far, this step included; read them where an episode ended.
+    episode_return: Float[Array, "*T_N"]
+    episode_length: Int[Array, "*T_N"]
+
+    # What replay needs: not the noise itself, only the key that it came from.
+    policy_key: Key[Array, "*T_N"]
+    value: PyTree  # [T, N, …] of a recurrent policy; else `None`, as replay recomputes it
+    initial_policy_state: PyTree  # [1, N, …] at t = 0; no leaves for a feed-forward policy
+
+    # What the value of a truncated episode's last observation needs, [K, N, …].
+    final: FinalObservations | None
+
+
+def init_rollout(policy: Policy, env: Environment, *, num_envs: int, key: KeyLike) -> RolloutState:
+    """Resets N environments and gives each its own stream of random numbers.
+
+    **Arguments:**
+
+    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`.
+    - `env`: anything by the contract of `rlscan.Environment`.
+    - `num_envs`: N.
+    - `key`: consumed. Environment i starts from `fold_in(key, i)`, whatever N is.
+
+    **Returns:** the state before the first step, every leaf `[N, …]`.
+
+    **Raises:** as `check_policy`; `TypeError` or `ValueError` for a key that cannot be replayed,
+    or a `num_envs` that is no positive integer.
+    """
+    key = as_key(key)
+    _require_positive("num_envs", num_envs)
+    check_policy(policy, env)
+
+    def reset(index: Int[Array, ""]) -> RolloutState:
+        stream, reset_key, policy_key = jax.random.split(jax.random.fold_in(key, index), 3)
+        observation, env_state = env.reset(reset_key)
+        state = RolloutState(
+            env_state=env_state,
+            observation=observation,
+            policy_state=policy.initial_state(),
+            key=stream,
+            policy_key=policy_key,
+            episode_return=jnp.zeros(()),
+            episode_length=jnp.zeros((), jnp.int32),
+        )
+        # An environment may reset to Python numbers, and to another dtype than it steps to.
+        state = _strong(state)
+        after, *_ = eqx.filter_eval_shape(_act, policy, env, state)
+        return jax.tree.map(_in_dtype_of, after, state)
+
+    return eqx.filter_jit(eqx.filter_vmap(reset))(jnp.arange(num_envs))
+
+
+def rollout(
+    policy: Policy, env: Environment, state: RolloutState, num_steps: int
+) -> tuple[RolloutState, Trajectory]:
+    """Acts with `policy` in N environments for T steps.
+
+    Every draw of a step depends only on the keys in `state`, so rollouts chain: two of T steps
+    are one of 2T. Not jitted by itself: call it under `eqx.filter_jit`.
+
+    **Arguments:**
+
+    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`. Its parameters do not change
+        here, so they are constants of the scan.
+    - `env`: anything by the contract of `rlscan.Environment`.
+    - `state`: from `init_rollout`, or from the rollout before.
+    - `num_steps`: T, in steps of each environment.
+
+    **Returns:** `(state, trajectory)`, where the environments stand now, and the T steps that led
+    there, `[T, N, …]`.
+    """
+    _require_positive("num_steps", num_steps)
+    block_length = _block_length(env, num_steps)
+
+    def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
+        state, final = carry
+        state, transition, seen_last = eqx.filter_vmap(lambda one: _act(policy, env, one))(state)
+        truncated = transition.truncated & ~transition.terminated
+        final = _keep_final(final, t, block_length, truncated, seen_last)
+        return (state, final), transition
+
+    final = _empty_slots(state, num_steps, block_length)
+    (after, final), trajectory = filter_scan(step, (state, final), jnp.arange(num_steps))
+    initial_policy_state = jax.tree.map(lambda leaf: leaf[None], state.policy_state)
+    return after, dataclasses.replace(
+        trajectory, initial_policy_state=initial_policy_state, final=final
+    )
+
+
+def is_recurrent(policy: Policy) -> bool:
+    """Whether the policy carries a state from step to step."""
+    return len(jax.tree.leaves(policy.initial_state())) > 0
+
+
+def _act(
+    policy: Policy, env: Environment, state: RolloutState
+) -> tuple[RolloutState, Trajectory, FinalObservations]:
+    """One step of one environment: what it leads to, what happened, and what was seen last."""
+    key, action_key, env_key, next_policy_key = jax.random.split(state.key, 4)
+    distribution, value, policy_state = policy(
+        state.observation, state.policy_state, key=state.policy_key
+    )
+    action = distribution.sample(seed=action_key)
+    observation, env_state, reward, terminated, truncated, info = env.step(
+        env_key, state.env_state, legal_action(env.action_space(), action)
+    )
+    reward = jnp.asarray(reward, jnp.float32)
+    terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+    done = terminated | truncated
+    episode_return, episode_length = state.episode_return + reward, state.episode_length + 1
+    after = RolloutState(
+        env_state=_strong(env_state),
+        observation=_strong(observation),
+        policy_state=where(done, _strong(policy.initial_state()), policy_state),
+        key=key,
+        policy_key=next_policy_key,
+        episode_return=jnp.where(done, 0.0, episode_return),
+        episode_length=jnp.where(done, 0, episode_length),
+    )
+    transition = Trajectory(
+        observation=state.observation,
+        action=action,
+        log_prob=distribution.log_prob(action),
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        episode_return=episode_return,
+        episode_length=episode_length,
+        policy_key=state.policy_key,
+        value=value if is_recurrent(policy) else None,
+        initial_policy_state=None,
+        final=None,
+    )
+    seen_last = FinalObservations(
+        step=jnp.zeros((), jnp.int32),
+        observation=info["final_observation"],
+        policy_state=policy_state,
+        policy_key=state.policy_key,
+    )
+    return after, transition, seen_last
+
+
+def where(condition: Bool[Array, "*N"], on_true: PyTree, on_false: PyTree) -> PyTree:
+    """`jnp.where` on the arrays, with the condition's axes in front of each array's own."""
+
+    def select(x: Any, y: Any) -> Any:
+        if not eqx.is_array(y):
+            return y  # functions and flags, which do not change
+        return jnp.where(jnp.expand_dims(condition, range(condition.ndim, jnp.ndim(y))), x, y)
+
+    return jax.tree.map(select, on_true, on_false)
+
+
+def _block_length(env: Environment, num_steps: int) -> int:
+    """Steps within which an environment is truncated at most once."""
+    time_limit = getattr(env, "time_limit", None)
+    if time_limit is None:
+        return 1  # any step may truncate
+    return int(min(time_limit, num_steps))
+
+
+def _empty_slots(state: RolloutState, num_steps: int, block_length: int) -> FinalObservations:
+    unused = FinalObservations(
+        step=jnp.full(state.key.shape, num_steps),
+        observation=state.observation,
+        policy_state=state.policy_state,
+        policy_key=state.policy_key,
+    )
+    num_slots = math.ceil(num_steps / block_length)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_slots, *leaf.shape)), unused)
+
+
+def _keep_final(
+    slots: FinalObservations,
+    t: Int[Array, ""],
+    block_length: int,
+    truncated: Bool[Array, " N"],
+    seen_last: FinalObservations,
+) -> FinalObservations:
+    """Keeps what was seen last by the environments that step t has truncated."""
+    k = t // block_length
+    seen_last = dataclasses.replace(seen_last, step=jnp.full(truncated.shape, t))
+    before = jax.tree.map(lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), slots)
+    after = where(truncated, seen_last, before)
+    return jax.tree.map(lambda s, x: lax.dynamic_update_index_in_dim(s, x, k, 0), slots, after)
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """Numbers as arrays, and no weak types (gymnax's `time=0`): they would retrace a rollout."""
+
+    def strong(leaf: Any) -> Any:
+        if isinstance(leaf, bool | int | float | complex):
+            leaf = jnp.asarray(leaf)
+        return _in_dtype_of(leaf, leaf)
+
+    return jax.tree.map(strong, tree)
+
+
+def _in_dtype_of(like: Any, leaf: Any) -> Any:
+    is_key = eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    is_number = eqx.is_array_like(leaf) and not is_key
+    return lax.convert_element_type(leaf, like.dtype) if is_number else leaf
+
+
+def _require_positive(name: str, number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{name} must be a positive integer, got {number!r}")

@@ -1,0 +1,230 @@
+"""`filter_scan`: `lax.scan` over any pytree, with modules and functions among its leaves."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.tree_util import (
+    KeyPath,
+    flatten_one_level_with_keys,
+    keystr,
+    tree_flatten_with_path,
+)
+
+Carry = TypeVar("Carry")
+X = TypeVar("X")
+Y = TypeVar("Y")
+
+
+def filter_scan(
+    f: Callable[[Carry, X], tuple[Carry, Y]],
+    init: Carry,
+    xs: X = None,
+    length: int | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+) -> tuple[Carry, Y]:
+    """`jax.lax.scan` for any pytree, Equinox modules and functions included.
+
+    Computes `carryₜ₊₁, yₜ = f(carryₜ, xₜ)` for t = 0 … T−1. Every pytree is held as two halves.
+    Its arrays cross the scan boundary. Everything else (functions, Python numbers, flags such as
+    `eqx.nn.Dropout.inference`) stays Python, outside the traced loop: no flag becomes a tracer,
+    no Python float looks like a parameter (equinox#987, #772, #681). The non-array half of the
+    carry must therefore leave each step as it came in.
+
+    Use it inside `eqx.filter_jit`: as `lax.scan`, it compiles anew on each call outside.
+
+    **Arguments:**
+
+    - `f`: the body, `(carry, x) -> (carry, y)`.
+    - `init`: the carry at t = 0; any pytree. NumPy arrays count as arrays, Python numbers do not.
+    - `xs`: any pytree; arrays are sliced along their first axis, `[T, …]`, the rest is handed to
+        each step unchanged. A module whose arrays are stacked is a module at each step.
+    - `length`: T; needed only where `xs` holds no array.
+    - `reverse`: run t = T−1 … 0; `xs` and `ys` keep their order.
+    - `unroll`: how many steps one iteration of the compiled loop holds.
+
+    **Returns:** `(carry, ys)`, the last carry, and the outputs: arrays stacked to `[T, …]`, the
+    rest once, unstacked.
+
+    **Raises:** `TypeError` naming the leaf if the non-array half of the carry changes in `f`, or
+    an array of it changes shape or dtype; `ValueError` naming the leaf if one of `xs` has no
+    first axis or another length than the others.
+    """
+    init_arrays, init_rest = _split(init)
+    xs_arrays, xs_rest = _split(xs)
+    _check_lengths(xs, length)
+    y_rest: _Rest | None = None
+
+    def body(carry_arrays: list, x_arrays: list) -> tuple[list, list]:
+        nonlocal y_rest
+        carry = _merge(carry_arrays, init_rest)
+        result = f(carry, _merge(x_arrays, xs_rest))
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                "the body of filter_scan must return (carry, y), "
+                f"got {type(result).__name__}; write `return carry, None` where there is no output"
+            )
+        new_carry, y = result
+        _check_same_carry(carry, new_carry)
+        new_arrays, _ = _split(new_carry)
+        y_arrays, y_rest = _split(y)
+        return new_arrays, y_arrays
+
+    carry_arrays, y_arrays = jax.lax.scan(
+        body, init_arrays, xs_arrays, length, reverse=reverse, unroll=unroll
+    )
+    assert y_rest is not None  # `lax.scan` traces its body at least once
+    return _merge(carry_arrays, init_rest), _merge(y_arrays, y_rest)
+
+
+class _Rest(NamedTuple):
+    """What is left of a pytree when its arrays are taken out."""
+
+    structure: Any  # a PyTreeDef
+    leaves: list[Any]  # `_HOLE` where an array was
+
+
+_HOLE = object()
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic)
+
+
+def _split(tree: Any) -> tuple[list[Any], _Rest]:
+    """The arrays of a pytree, and the rest.
+
+    Not `eqx.partition`, which builds a tree with `None` for each array: a distrax distribution
+    cannot be rebuilt with such leaves (equinox#269), but it can be a list of its own.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    return arrays, _Rest(structure, [_HOLE if _is_array(leaf) else leaf for leaf in leaves])
+
+
+def _merge(arrays: list[Any], rest: _Rest) -> Any:
+    arrays_in_order = iter(arrays)
+    leaves = [next(arrays_in_order) if leaf is _HOLE else leaf for leaf in rest.leaves]
+    return jax.tree.unflatten(rest.structure, leaves)
+
+
+# Refusals. `lax.scan` would refuse some of these as well, but without the leaf's name.
+
+
+def _check_lengths(xs: Any, length: int | None) -> None:
+    first: tuple[str, int] | None = None if length is None else ("length", length)
+    for path, leaf in tree_flatten_with_path(xs)[0]:
+        if not _is_array(leaf):
+            continue
+        name = f"xs{keystr(path)}"
+        if leaf.ndim == 0:
+            raise ValueError(
+                f"{name} has no first axis to scan over, it is a scalar {leaf.dtype}; "
+                "close over it in the body, or repeat it along a first axis"
+            )
+        if first is not None and leaf.shape[0] != first[1]:
+            raise ValueError(
+                f"{name} has length {leaf.shape[0]}, but {first[0]} is {first[1]}; "
+                "all that is scanned over must have one length"
+            )
+        first = first or (f"the length of {name}", leaf.shape[0])
+    if first is None:
+        raise ValueError("xs holds no array to scan over; say how many steps with length=…")
+
+
+def _check_same_carry(old: Any, new: Any) -> None:
+    old_leaves, old_structure = tree_flatten_with_path(old)
+    new_leaves, new_structure = tree_flatten_with_path(new)
+    if old_structure != new_structure:
+        where, was, became = _first_difference(old, new, ())
+        raise TypeError(
+            f"the structure of the carry changed inside filter_scan, at carry{keystr(where)}: "
+            f"it came in as {was} and went out as {became}; "
+            "return a carry of the structure of `init`, "
+            "and keep what only describes it (a static field) as it was"
+        )
+    for (path, was), (_, became) in zip(old_leaves, new_leaves, strict=True):
+        _check_same_leaf(f"carry{keystr(path)}", was, became)
+
+
+def _check_same_leaf(name: str, was: Any, became: Any) -> None:
+    if _is_array(was) and _is_array(became):
+        same_dtype = was.dtype == _dtype(became)
+        # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0.)` by itself.
+        widened = getattr(was, "weak_type", False)
+        if was.shape != became.shape or not (same_dtype or widened):
+            raise TypeError(
+                f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out "
+                f"as {_describe(became)}; cast or reshape one of them"
+            )
+    elif _is_array(was) or _is_array(became) or not _same_value(was, became):
+        raise TypeError(
+            f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out as "
+            f"{_describe(became)}. Only arrays may change in the loop; {_remedy(was, became)}"
+        )
+
+
+def _dtype(array: Any) -> Any:
+    """The dtype an array has inside JAX, which holds NumPy's float64 as float32."""
+    if isinstance(array, np.ndarray | np.generic):
+        return jax.dtypes.canonicalize_dtype(array.dtype)
+    return array.dtype
+
+
+def _remedy(was: Any, became: Any) -> str:
+    if isinstance(was, bool) and isinstance(became, bool):
+        return (
+            "set a flag before the loop (eqx.nn.inference_mode for `inference`), "
+            "or make it an array and branch with jnp.where"
+        )
+    if isinstance(was, bool | int | float | complex):
+        return f"start from an array: write jnp.asarray({was!r}) in `init`"
+    if callable(was) and callable(became):
+        return (
+            "a function built anew in each step is another function: "
+            "update the module with eqx.tree_at, or define the function outside the loop"
+        )
+    if _is_array(was):
+        return "return an array here, such as jnp.asarray(…)"
+    return "keep it as it was, or make it an array in `init`"
+
+
+def _same_value(was: Any, became: Any) -> bool:
+    if was is became:
+        return True
+    if type(was) is not type(became):
+        return False
+    try:
+        return bool(was == became)
+    except Exception:  # an `==` that cannot say is no agreement
+        return False
+
+
+def _describe(leaf: Any) -> str:
+    if _is_array(leaf):
+        return f"the array {leaf.dtype}{list(leaf.shape)}"
+    text = repr(leaf)
+    text = text if len(text) <= 80 else text[:77] + "…"
+    return f"{text} ({type(leaf).__name__})"
+
+
+def _first_difference(old: Any, new: Any, path: KeyPath) -> tuple[KeyPath, str, str]:
+    """Where two pytrees of unequal structure first part, and what stands there in each."""
+    if type(old) is not type(new):
+        return path, _describe(old), _describe(new)
+    # Trees of one type and unequal structure are no leaves, so both have a level to open.
+    (old_level, old_data), (new_level, new_data) = map(flatten_one_level_with_keys, (old, new))
+    old_children, new_children = dict(old_level), dict(new_level)
+    if old_children.keys() != new_children.keys():
+        names = [[keystr((k,)) for k in level] for level in (old_children, new_children)]
+        kind = type(old).__name__
+        return path, f"{kind} with {names[0]}", f"{kind} with {names[1]}"
+    for child, old_child in old_children.items():
+        new_child = new_children[child]
+        if jax.tree.structure(old_child) != jax.tree.structure(new_child):
+            return _first_difference(old_child, new_child, (*path, child))
+    return path, f"{type(old).__name__} with {old_data!r}", f"… with {new_data!r}"

@@ -1,0 +1,49 @@
+"""Spaces, read by their attributes, so that gymnax's, Gymnasium's and a user's own all do."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._types import PyTree
+
+
+def is_discrete(space: Any) -> bool:
+    """Integers 0 … n−1."""
+    return hasattr(space, "n") and not hasattr(space, "spaces")
+
+
+def is_box(space: Any) -> bool:
+    """Arrays between `low` and `high`."""
+    return all(hasattr(space, name) for name in ("low", "high", "shape"))
+
+
+def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`(low, high)` of a box, each of the box's shape, float32; ±inf where it is unbounded.
+
+    gymnax writes a missing bound as the largest float, which is nothing one could scale by.
+    """
+    largest = np.finfo(np.float32).max
+    sides = [
+        np.broadcast_to(np.asarray(side, np.float32), space.shape)
+        for side in (space.low, space.high)
+    ]
+    low, high = (np.where(np.abs(s) >= largest, np.copysign(np.inf, s), s) for s in sides)
+    return low, high
+
+
+def legal_action(space: Any, action: PyTree) -> PyTree:
+    """The action that the environment is sent for an action that the policy sampled.
+
+    The one place where the two part. A trajectory holds the sample, as it is the sample's
+    log-probability that was recorded; a Gaussian's may lie outside its box, and is clipped here.
+    """
+    if is_box(space):
+        return jnp.clip(action, space.low, space.high)
+    return action
+
+
+def one_hot(observation: Any, num_categories: int) -> Float[Array, " num_categories"]:
+    """Integers as vectors: state 7 is not seven times state 1."""
+    return (jnp.arange(num_categories) == observation).astype(jnp.float32)
