@@ -2,6 +2,7 @@
 
 from ._actor_critic import ActorCritic as ActorCritic
 from ._check import check_policy as check_policy
+from ._checkpoint import load_policy as load_policy
 from ._envs import (
     ENVIRONMENTS as ENVIRONMENTS,
     GymnaxEnvironment as GymnaxEnvironment,
@@ -14,6 +15,7 @@ from ._losses import (
 )
 from ._ppo import (
     METRICS as METRICS,
+    Metrics as Metrics,
     Minibatch as Minibatch,
     TrainState as TrainState,
     init_train as init_train,

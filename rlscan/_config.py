@@ -1,0 +1,284 @@
+"""`Config`: everything that decides a training run, from a YAML file and the command line."""
+
+import argparse
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ._actor_critic import check_settings
+from ._envs import check_name, did_you_mean
+from ._ppo import count_updates
+from ._ppo_config import PPOConfig, check_config
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """The environment."""
+
+    name: str = "CartPole-v1"
+    """One of rlscan.ENVIRONMENTS."""
+    params: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Its parameters by gymnax's names, such as {max_steps_in_episode: 200}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """The policy, an rlscan.ActorCritic."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Units of each hidden layer, of the actor and of the critic."""
+    activation: str = "tanh"
+    """Name of a function in jax.nn."""
+    dropout: float = 0.1
+    """Rate after each hidden layer of the actor, in [0, 1)."""
+    critic_dropout: float = 0.0
+    """Likewise of the critic."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    env: EnvConfig = EnvConfig()
+    policy: PolicyConfig = PolicyConfig()
+    ppo: PPOConfig = PPOConfig()
+    seed: int = 0
+    """Of everything random in the run, from 0 to 2^32 - 1."""
+    total_steps: int = 500_000
+    """Environment steps, over all environments; the run ends with the last whole update."""
+    output: str | None = None
+    """Run directory; runs/CONFIG-SEED-TIME if not given."""
+    log_interval: int = 1
+    """Updates per row of the metrics."""
+
+
+_GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
+
+
+def _leaves() -> dict[str, Any]:
+    """The type of every value by its dotted key, such as `ppo.learning_rate`."""
+    hints = {k: t for k, t in typing.get_type_hints(Config).items() if k not in _GROUPS}
+    for group, cls in _GROUPS.items():
+        hints |= {f"{group}.{k}": t for k, t in typing.get_type_hints(cls).items()}
+    return hints
+
+
+KEYS = _leaves()
+
+
+def parse(argv: Sequence[str], *, prog: str = "train") -> Config:
+    """The config that a command line asks for, checked; `output` is always set.
+
+    **Arguments:**
+
+    - `argv`: `--config FILE` and `--KEY VALUE`, in any number; later ones win. Dashes and
+        underscores in a key are the same.
+    - `prog`: what `--help` calls the program.
+
+    **Raises:** `ValueError`, in one line, for a file that cannot be read and a key or value that
+    cannot be. `SystemExit` after `--help` and `--print_config`.
+    """
+    from jsonargparse import ArgumentError
+
+    parser = _parser(prog)
+    argv = [_underscored(argument) for argument in argv]
+    _check_options(argv)
+    files = _config_files(argv)
+    for file in files:
+        _check_file(file)
+        try:
+            parser.parse_path(file)
+        except ArgumentError as error:
+            raise ValueError(f"{file}: {_explain(error)}") from None
+    try:
+        values = parser.instantiate(parser.parse_args(argv))
+    except ArgumentError as error:
+        raise ValueError(_explain(error)) from None
+    config = Config(**{field.name: values[field.name] for field in dataclasses.fields(Config)})
+    check(config)
+    if config.output is None:
+        name = Path(files[-1]).stem if files else config.env.name
+        output = f"runs/{name}-{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        config = dataclasses.replace(config, output=output)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raises `ValueError` for a value that cannot be. Imports no environment."""
+    try:
+        check_name(config.env.name)
+    except ValueError as error:
+        raise ValueError(f"env.name: {error}") from None
+    for name, value in config.env.params.items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"env.params.{name} must be a number or true or false, got {value!r}")
+    policy = config.policy
+    try:
+        check_settings(
+            policy.hidden_sizes, policy.activation, policy.dropout, policy.critic_dropout
+        )
+    except ValueError as error:
+        raise ValueError(f"policy.{error}") from None
+    try:
+        check_config(config.ppo)
+    except ValueError as error:
+        raise ValueError(f"ppo.{error}") from None
+    count_updates(config.total_steps, config.ppo)
+    if config.log_interval < 1:
+        raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {config.seed}")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain dictionaries, lists and numbers, without `output`: that is where a run was written,
+    not what it was."""
+    tree = dataclasses.asdict(config)
+    del tree["output"]
+    tree["policy"]["hidden_sizes"] = list(config.policy.hidden_sizes)
+    return tree
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """The config that `to_dict` was given, but for its `output`."""
+    policy = {**tree["policy"], "hidden_sizes": tuple(tree["policy"]["hidden_sizes"])}
+    groups = {
+        "env": EnvConfig(**tree["env"]),
+        "policy": PolicyConfig(**policy),
+        "ppo": PPOConfig(**tree["ppo"]),
+    }
+    return Config(**{**tree, **groups})
+
+
+def to_yaml(config: Config) -> str:
+    """A file for `--config`."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _parser(prog: str) -> Any:
+    import jsonargparse  # a quarter of a second, which `import rlscan` does without
+
+    jsonargparse.set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,  # they are the texts of --help
+        subclasses_disabled=[PPOConfig],  # else an eqx.Module is asked for as class_path, init_args
+        instantiate_subclass_spec_in_any=False,  # env.params holds values, never classes to build
+    )
+    parser = jsonargparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} --config FILE [--KEY VALUE ...]",
+        description="Trains a policy with PPO, from a config to a run directory.",
+        epilog="Dashes may be written for underscores: --ppo.learning-rate 1e-3.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with any of these keys.")
+    parser.add_class_arguments(Config)
+    for action in parser._actions:
+        if action.dest in _GROUPS:  # --ppo FILE: a second way to say what --config says
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def _underscored(argument: str) -> str:
+    """`--ppo.learning-rate=a-b` as `--ppo.learning_rate=a-b`."""
+    if not argument.startswith("--"):
+        return argument
+    option, *value = argument[2:].split("=", 1)
+    return "=".join(["--" + option.replace("-", "_"), *value])
+
+
+def _config_files(argv: Sequence[str]) -> list[str]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", default=[])
+    try:
+        return parser.parse_known_args(argv)[0].config
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_options(argv: Sequence[str]) -> None:
+    for argument in argv:
+        option = argument.split("=", 1)[0].removeprefix("--")
+        if not argument.startswith("--") or option in ("config", "print_config", "help"):
+            continue
+        if not _is_key(option):
+            raise ValueError(f"unknown option --{option}{_nearest(option)}")
+
+
+def _is_key(key: str) -> bool:
+    return key in KEYS or key.startswith("env.params.")
+
+
+def _nearest(key: str) -> str:
+    if key in _GROUPS:
+        return f"; set its keys one by one, such as {next(k for k in KEYS if k.startswith(key))}"
+    return did_you_mean(key, KEYS) or "; --help lists all"
+
+
+def _check_file(path: str) -> None:
+    """Raises `ValueError` if a config cannot be read, or has keys that are unknown or repeated."""
+    try:
+        root = yaml.compose(Path(path).read_text(), Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        siblings = [p for p in Path(path).parent.glob("*.y*ml")]
+        raise ValueError(f"no config file {path}{did_you_mean(path, siblings)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ValueError(f"cannot read the config file {path}: {reason}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ValueError(f"{path}{line}: not valid YAML, {problem}") from None
+    if root is None:
+        raise ValueError(f"{path} is empty; a config is a mapping, such as `seed: 0`")
+    seen = set()
+    for key, node in _walk(root, path):
+        where = f"{path}:{node.start_mark.line + 1}"
+        if not (key in _GROUPS or _is_key(key)):
+            raise ValueError(f"{where}: unknown key {key}{_nearest(key)}")
+        if key in seen:
+            raise ValueError(f"{where}: {key} is given twice; keep one")
+        seen.add(key)
+
+
+def _walk(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    """The dotted keys of a config, and where they stand."""
+    if not isinstance(node, yaml.MappingNode):
+        what = f"{prefix[:-1]} must be" if prefix else "a config is"
+        example = f"`{next(k for k in KEYS if k.startswith(prefix)).removeprefix(prefix)}: …`"
+        raise ValueError(
+            f"{path}:{node.start_mark.line + 1}: {what} a mapping, such as {example}, "
+            f"got {node.value or 'nothing' if isinstance(node, yaml.ScalarNode) else 'a list'}"
+        )
+    for key_node, value in node.value:
+        key = f"{prefix}{key_node.value}"
+        yield key, key_node
+        if key in _GROUPS:
+            yield from _walk(value, path, f"{key}.")
+
+
+_WANTED = {
+    int: "an integer, written without point or exponent",
+    float: "a number, such as 3e-4 or .inf",
+    bool: "true or false",
+    dict: "a mapping, such as {gravity: 9.8}",
+    tuple: "a list of integers, such as [64, 64]",
+}
+
+
+def _explain(error: Exception) -> str:
+    """jsonargparse's message in one line, with the type that the key wants."""
+    message = str(error)
+    match = re.match(r'Parser key "([^"]+)":.*Got value: (.*)', message, re.DOTALL)
+    if match is None or match[1] not in KEYS:
+        return " ".join(message.split())
+    hint = KEYS[match[1]]
+    wanted = _WANTED.get(typing.get_origin(hint) or hint, "text")
+    return f"{match[1]} must be {wanted}, got {' '.join(match[2].split())}"

@@ -1,0 +1,219 @@
+"""`run`: a training run, from a config to a run directory."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._checkpoint import POLICY_FILE, build_policy, save_policy
+from ._config import Config
+from ._envs import make
+from ._ppo import Metrics, TrainState, count_updates, init_train, update
+from ._progress import Progress, format_return, format_seconds
+from ._random import key as make_key
+from ._run_dir import MetricsFiles, check_output, claim
+from ._scan import filter_scan
+from ._types import Environment
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+
+def prepare(config: Config) -> tuple[Environment, TrainState, Path]:
+    """Builds what a run needs, then makes its directory: nothing is written before all is checked.
+
+    **Arguments:**
+
+    - `config`: as `parse` gives it, with `output` set.
+
+    **Returns:** `(env, state, directory)`, the state before the first update.
+
+    **Raises:** `ValueError` or `TypeError` for a config that cannot be trained, or an `output`
+    that cannot be written or holds another run.
+    """
+    check_output(str(config.output))
+    try:
+        env = make(config.env.name, **config.env.params)
+    except ValueError as error:
+        raise ValueError(f"env.params: {error}") from None
+    policy_key, train_key = jax.random.split(make_key(config.seed))
+    policy = build_policy(config, env, key=policy_key)
+    state = init_train(policy, env, config.ppo, key=train_key)
+    return env, state, claim(config)
+
+
+def run(config: Config, env: Environment, state: TrainState, directory: Path) -> int:
+    """Trains, and writes metrics and policy to the run directory.
+
+    Ctrl-C ends the run after the updates under way; what was learned until then is kept.
+
+    **Arguments:** the config, and what `prepare` made of it.
+
+    **Returns:** the exit status: 0, or 130 after Ctrl-C.
+
+    **Raises:** `OSError` if the disk is full. Files are whole then, and the policy is saved if it
+    still fits.
+    """
+    num_updates = count_updates(config.total_steps, config.ppo)
+    log = _Log(config, directory, num_updates)
+    with _ctrl_c() as interrupted, log:
+        call, updates_per_call = _compile(state, env, config, num_updates, log)
+        try:
+            for _ in range(0, num_updates, updates_per_call):
+                if interrupted.is_set():
+                    break
+                state, metrics = call(state, jnp.asarray(num_updates))
+                log.write(jax.device_get(metrics))
+        finally:
+            save_policy(directory / POLICY_FILE, state.policy, config)
+    log.summarize(interrupted.is_set())
+    return INTERRUPTED if interrupted.is_set() else 0
+
+
+def _compile(
+    state: TrainState, env: Environment, config: Config, num_updates: int, log: "_Log"
+) -> tuple[Callable, int]:
+    """`(call, updates_per_call)`: the program that makes several updates."""
+    length = _updates_per_call(num_updates, config.ppo.num_envs * config.ppo.num_steps)
+    numbers = config.ppo.as_arrays()
+
+    def several(state: TrainState, num_updates: Array) -> tuple[TrainState, Metrics]:
+        one = partial(update, env=env, config=numbers, num_updates=num_updates)
+        return filter_scan(lambda state, _: one(state), state, length=length)
+
+    started = time.monotonic()
+    jitted: Any = eqx.filter_jit(several)
+    call = jitted.lower(state, jnp.asarray(num_updates)).compile()
+    log.compiled(time.monotonic() - started)
+    return call, length
+
+
+def _updates_per_call(num_updates: int, steps_per_update: int) -> int:
+    """A call costs about a millisecond, so it makes some updates; not so many that a bar would
+    stand still or Ctrl-C wait. It divides their number: another length is another program."""
+    most = min(16, max(1, 65_536 // steps_per_update))
+    return max(k for k in range(1, most + 1) if num_updates % k == 0)
+
+
+class _Log:
+    """Brings the metrics of updates to the files and to the screen."""
+
+    def __init__(self, config: Config, directory: Path, num_updates: int):
+        self._config, self._directory, self._num_updates = config, directory, num_updates
+        self._steps_per_update = config.ppo.num_envs * config.ppo.num_steps
+        self._compile_seconds = math.nan
+        self._started = time.monotonic()
+        self._seconds = 0.0  # of training so far
+        self._done = 0  # updates
+        self._row = _Episodes()
+        self._row_start = (0, 0.0)  # updates and seconds at the last row
+        self._last_tenth = _Episodes()
+
+    def __enter__(self) -> "_Log":
+        self._files = MetricsFiles(self._directory)
+        self._progress = Progress(self._num_updates)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+        self._files.close()
+
+    def compiled(self, seconds: float) -> None:
+        self._compile_seconds = seconds
+        self._progress.say(f"compiled in {format_seconds(seconds)}")
+        self._progress.start()
+        self._started = time.monotonic()
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Takes in what a call returned, `[updates_per_call]`."""
+        row = None
+        before, self._seconds = self._seconds, time.monotonic() - self._started
+        length = len(metrics["num_episodes"])
+        for i in range(length):
+            self._done += 1
+            seconds = before + (self._seconds - before) * (i + 1) / length
+            one = {name: values[i].item() for name, values in metrics.items()}
+            row = self._take(one, seconds) or row
+        if row is not None:
+            self._progress.update(row)
+
+    def _take(self, metrics: dict[str, float], seconds: float) -> dict[str, float] | None:
+        """Takes in one update; writes a row and returns it if one is due."""
+        self._row.add(metrics)
+        if self._done > 0.9 * self._num_updates:
+            self._last_tenth.add(metrics)
+        if self._done % self._config.log_interval and self._done < self._num_updates:
+            return None
+        updates_before, seconds_before = self._row_start
+        steps = (self._done - updates_before) * self._steps_per_update
+        row = {
+            "update": self._done,
+            "step": self._done * self._steps_per_update,
+            "seconds": seconds,
+            "steps_per_second": steps / max(seconds - seconds_before, 1e-9),
+            **metrics,
+            **self._row.means(),
+        }
+        self._files.write(row)
+        self._row, self._row_start = _Episodes(), (self._done, seconds)
+        return row
+
+    def summarize(self, interrupted: bool) -> None:
+        steps = self._done * self._steps_per_update
+        speed = steps / max(self._seconds, 1e-9)
+        if interrupted:
+            ending = f"stopped after {self._done:,} of {self._num_updates:,} updates"
+        else:
+            mean = self._last_tenth.means()["episode_return"]
+            ending = f"return {format_return(mean)} in the last tenth"
+        self._progress.say(
+            f"{steps:,} steps in {format_seconds(self._seconds)} ({speed:,.0f} steps/s; compiling "
+            f"took {format_seconds(self._compile_seconds)}), {ending}: {self._directory}"
+        )
+
+
+class _Episodes:
+    """Means over the episodes of several updates."""
+
+    def __init__(self) -> None:
+        self._count, self._return, self._length = 0, 0.0, 0.0
+
+    def add(self, metrics: dict[str, float]) -> None:
+        count = int(metrics["num_episodes"])
+        if count:  # else the means are NaN
+            self._count += count
+            self._return += count * metrics["episode_return"]
+            self._length += count * metrics["episode_length"]
+
+    def means(self) -> dict[str, float]:
+        count = self._count or math.nan
+        return {
+            "episode_return": self._return / count,
+            "episode_length": self._length / count,
+            "num_episodes": self._count,
+        }
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts as ever."""
+    event = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
