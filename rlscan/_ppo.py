@@ -302,7 +302,7 @@ def _gradient_step(
         **metrics,
         **diagnostics,
         "max_log_ratio": jnp.abs(log_ratio).max(),
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "learning_rate": jnp.asarray(learning_rate),
         "evaluated": ~learner.stopped,
         "applied": ~stopped,

@@ -197,7 +197,7 @@ def _act(
     )
     seen_last = FinalObservations(
         step=jnp.zeros((), jnp.int32),
-        observation=info["final_observation"],
+        observation=jax.tree.map(_in_dtype_of, observation, info["final_observation"]),
         policy_state=policy_state,
         policy_key=state.policy_key,
     )

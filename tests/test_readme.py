@@ -1,0 +1,51 @@
+"""What the README shows is what happens."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import rlscan
+from rlscan._config import parse
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.strip().splitlines()[-1][:40])
+def test_python_blocks_run(block, capsys):
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    if "log_prob" in names:  # the block says what it prints
+        assert abs(names["log_prob"] - names["trajectory"].log_prob).max() < 1e-5
+        assert "(128, 64)" in capsys.readouterr().out
+    if "run" in names:
+        assert "(4, 4)" in capsys.readouterr().out
+
+
+def test_the_rollout_takes_at_most_15_lines():
+    (block,) = [block for block in PYTHON if "rlscan.rollout" in block]
+    assert len(block.strip().splitlines()) <= 15
+
+
+def test_the_training_command_is_one_that_parses(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = [line for block in SHELL for line in block.splitlines() if "train.py" in line]
+    assert len(commands) == 2
+    for command in commands:
+        arguments = command.partition("train.py")[2].split()
+        config = parse(arguments)
+        assert config.env.name == "CartPole-v1"
+    assert (config.ppo.learning_rate, config.policy.dropout, config.seed) == (5e-4, 0.25, 3)
+
+
+def test_every_public_name_has_a_docstring():
+    public = [name for name in vars(rlscan) if not name.startswith("_")]
+    undocumented = [
+        name
+        for name in public
+        if callable(getattr(rlscan, name)) and not getattr(rlscan, name).__doc__
+    ]
+    assert not undocumented
