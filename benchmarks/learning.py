@@ -16,10 +16,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 import rlscan
-from benchmarks._statistics import bootstrap_interval, iqm
 from benchmarks._timing import write_json
+from rlscan._checkpoint import build_policy
 from rlscan._config import Config, parse
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         "seeds": seeds.tolist(),
         "scores": scores.tolist(),
         "iqm": float(iqm(scores)),
-        "interval": bootstrap_interval(scores),
+        "interval": interval(scores),
         "worst": float(scores.min()),
         "audit_log_ratio": float(metrics["audit_log_ratio"].max()),
         "audit_clip_fraction": float(metrics["audit_clip_fraction"].max()),
@@ -68,14 +69,7 @@ def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dic
     @eqx.filter_vmap
     def run(seed: jax.Array) -> rlscan.Metrics:
         policy_key, train_key = jax.random.split(rlscan.key(seed))
-        policy = rlscan.ActorCritic(
-            env,
-            hidden_sizes=config.policy.hidden_sizes,
-            activation=config.policy.activation,
-            dropout=config.policy.dropout,
-            critic_dropout=config.policy.critic_dropout,
-            key=policy_key,
-        )
+        policy = build_policy(config, env, key=policy_key)
         total_steps = config.total_steps
         return rlscan.train_scan(policy, env, config.ppo, total_steps=total_steps, key=train_key)[1]
 
@@ -96,6 +90,19 @@ def last_tenth(episode_return: np.ndarray, num_episodes: np.ndarray) -> np.ndarr
     total = np.where(weights > 0, episode_return[:, last] * weights, 0).sum(axis=1)
     with np.errstate(invalid="ignore"):  # no episode ended: NaN
         return total / weights.sum(axis=1)
+
+
+def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Interquartile mean (Agarwal et al., 2021, arXiv:2108.13264)."""
+    return stats.trim_mean(scores, 0.25, axis=axis)
+
+
+def interval(scores: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the IQM over seeds."""
+    bounds = stats.bootstrap(
+        (scores,), iqm, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return float(bounds.low), float(bounds.high)
 
 
 def show(config: Config, figures: dict) -> None:
