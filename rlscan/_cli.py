@@ -32,7 +32,7 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
             return _fail(error, BAD_INPUT)
         return run(config, *prepared)
     except OSError as error:
-        return _fail(error, FAILED)
+        return _fail(f"cannot write {error.filename or 'output'}: {error.strerror}", FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
 

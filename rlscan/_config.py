@@ -6,6 +6,7 @@ import re
 import typing
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,6 @@ def check(config: Config) -> None:
         check_name(config.env.name)
     except ValueError as error:
         raise ValueError(f"env.name: {error}") from None
-    for name, value in config.env.params.items():
-        if not isinstance(value, int | float):
-            raise ValueError(f"env.params.{name} must be a number or true or false, got {value!r}")
     policy = config.policy
     try:
         check_settings(
@@ -132,6 +130,8 @@ def check(config: Config) -> None:
     count_updates(config.total_steps, config.ppo)
     if config.log_interval < 1:
         raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
+    if config.output == "":
+        raise ValueError("output must name a directory, got nothing; such as runs/first")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {config.seed}")
 
@@ -161,6 +161,7 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
+@cache
 def _parser(prog: str) -> Any:
     import jsonargparse  # a quarter of a second, which `import rlscan` does without
 
@@ -224,7 +225,7 @@ def _nearest(key: str) -> str:
 def _check_file(path: str) -> None:
     """Raises `ValueError` if a config cannot be read, or has keys that are unknown or repeated."""
     try:
-        root = yaml.compose(Path(path).read_text(), Loader=yaml.SafeLoader)
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
         siblings = [p for p in Path(path).parent.glob("*.y*ml")]
         raise ValueError(f"no config file {path}{did_you_mean(path, siblings)}") from None
@@ -235,21 +236,24 @@ def _check_file(path: str) -> None:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise ValueError(f"{path}{line}: not valid YAML, {problem}") from None
+        raise ValueError(f"{path}{line}: not valid YAML, {_one_line(problem)}") from None
     if root is None:
         raise ValueError(f"{path} is empty; a config is a mapping, such as `seed: 0`")
     seen = set()
-    for key, node in _walk(root, path):
+    for key, node, value in _walk(root, path):
         where = f"{path}:{node.start_mark.line + 1}"
         if not (key in _GROUPS or _is_key(key)):
             raise ValueError(f"{where}: unknown key {key}{_nearest(key)}")
         if key in seen:
             raise ValueError(f"{where}: {key} is given twice; keep one")
+        if value.tag.endswith(":null") and key in KEYS and not _may_be_none(key):
+            # jsonargparse would take it for a value not given.
+            raise ValueError(f"{where}: {key} must be {_wanted(key)}, got nothing")
         seen.add(key)
 
 
-def _walk(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
-    """The dotted keys of a config, and where they stand."""
+def _walk(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys of a config, with the nodes of key and value."""
     if not isinstance(node, yaml.MappingNode):
         what = f"{prefix[:-1]} must be" if prefix else "a config is"
         example = f"`{next(k for k in KEYS if k.startswith(prefix)).removeprefix(prefix)}: …`"
@@ -259,7 +263,7 @@ def _walk(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str, y
         )
     for key_node, value in node.value:
         key = f"{prefix}{key_node.value}"
-        yield key, key_node
+        yield key, key_node, value
         if key in _GROUPS:
             yield from _walk(value, path, f"{key}.")
 
@@ -273,12 +277,21 @@ _WANTED = {
 }
 
 
+def _wanted(key: str) -> str:
+    return _WANTED.get(typing.get_origin(KEYS[key]) or KEYS[key], "text")
+
+
+def _may_be_none(key: str) -> bool:
+    return type(None) in typing.get_args(KEYS[key])
+
+
 def _explain(error: Exception) -> str:
     """jsonargparse's message in one line, with the type that the key wants."""
-    message = str(error)
-    match = re.match(r'Parser key "([^"]+)":.*Got value: (.*)', message, re.DOTALL)
+    match = re.match(r'Parser key "([^"]+)":.*Got value: (.*)', str(error), re.DOTALL)
     if match is None or match[1] not in KEYS:
-        return " ".join(message.split())
-    hint = KEYS[match[1]]
-    wanted = _WANTED.get(typing.get_origin(hint) or hint, "text")
-    return f"{match[1]} must be {wanted}, got {' '.join(match[2].split())}"
+        return _one_line(error)
+    return f"{match[1]} must be {_wanted(match[1])}, got {_one_line(match[2])}"
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -75,8 +75,8 @@ class Progress:
 
 
 def format_return(value: float) -> str:
-    """Four digits or so; a dash where no episode ended."""
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    """Four digits or so; `none` where no episode ended."""
+    return "none" if math.isnan(value) else f"{value:.4g}"
 
 
 def format_seconds(seconds: float) -> str:

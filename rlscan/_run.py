@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._checkpoint import POLICY_FILE, build_policy, save_policy
-from ._config import Config
+from ._config import Config, EnvConfig
 from ._envs import make
 from ._ppo import Metrics, TrainState, count_updates, init_train, update
 from ._progress import Progress, format_return, format_seconds
@@ -41,10 +41,7 @@ def prepare(config: Config) -> tuple[Environment, TrainState, Path]:
     that cannot be written or holds another run.
     """
     check_output(str(config.output))
-    try:
-        env = make(config.env.name, **config.env.params)
-    except ValueError as error:
-        raise ValueError(f"env.params: {error}") from None
+    env = _make(config.env)
     policy_key, train_key = jax.random.split(make_key(config.seed))
     policy = build_policy(config, env, key=policy_key)
     state = init_train(policy, env, config.ppo, key=train_key)
@@ -66,6 +63,7 @@ def run(config: Config, env: Environment, state: TrainState, directory: Path) ->
     num_updates = count_updates(config.total_steps, config.ppo)
     log = _Log(config, directory, num_updates)
     with _ctrl_c() as interrupted, log:
+        log.introduce()
         call, updates_per_call = _compile(state, env, config, num_updates, log)
         try:
             for _ in range(0, num_updates, updates_per_call):
@@ -77,6 +75,20 @@ def run(config: Config, env: Environment, state: TrainState, directory: Path) ->
             save_policy(directory / POLICY_FILE, state.policy, config)
     log.summarize(interrupted.is_set())
     return INTERRUPTED if interrupted.is_set() else 0
+
+
+def _make(config: EnvConfig) -> Environment:
+    try:
+        env = make(config.name, **config.params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"env.params: {error}") from None
+    defaults = vars(getattr(make(config.name), "params", None) or object)
+    for name, value in config.params.items():
+        if isinstance(defaults.get(name), int | float) and not isinstance(value, int | float):
+            raise ValueError(
+                f"env.params.{name} must be a number, such as {defaults[name]}, got {value!r}"
+            )
+    return env
 
 
 def _compile(
@@ -126,6 +138,12 @@ class _Log:
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
         self._files.close()
+
+    def introduce(self) -> None:
+        self._progress.say(
+            f"{self._config.env.name}: {self._num_updates:,} updates of {self._steps_per_update:,} "
+            f"steps, into {self._directory}; compiling"
+        )
 
     def compiled(self, seconds: float) -> None:
         self._compile_seconds = seconds

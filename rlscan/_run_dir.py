@@ -56,8 +56,13 @@ def claim(config: Config) -> Path:
     try:
         (path / POLICY_FILE).parent.mkdir(parents=True, exist_ok=True)
         # "x" fails where the file exists: of two runs that start together, one gets it.
-        with open(path / CONFIG_FILE, "x") as file:
-            file.write(to_yaml(config))
+        with open(path / CONFIG_FILE, "x", encoding="utf-8") as file:
+            try:
+                file.write(to_yaml(config))
+                file.flush()
+            except OSError:  # half a config would hold the directory
+                os.unlink(path / CONFIG_FILE)
+                raise
     except FileExistsError:
         raise ValueError(
             f"output {output} holds another run; choose another --output, or remove it"
@@ -98,8 +103,8 @@ def _append(file: io.FileIO, line: bytes) -> None:
     end = file.tell()
     try:
         if file.write(line) != len(line):  # a disk that fills up takes what fits
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
-    except OSError:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
         file.truncate(end)
         file.seek(end)
-        raise
+        raise OSError(error.errno, error.strerror, str(file.name)) from None

@@ -1,0 +1,234 @@
+"""Configs: what they are read from, and what is refused."""
+
+import ast
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import rlscan
+from rlscan._config import KEYS, Config, check, from_dict, parse, to_dict, to_yaml
+
+REPOSITORY = Path(__file__).parent.parent
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_config_in_the_repository_loads(path: Path):
+    config = parse(["--config", str(path)])
+    assert config.env.name in rlscan.ENVIRONMENTS
+    assert str(config.output).startswith(f"runs/{path.stem}-0-")
+
+
+def test_there_are_configs():
+    assert {"cartpole", "acrobot", "pendulum", "breakout"} <= {path.stem for path in CONFIGS}
+
+
+def test_the_defaults_train_cartpole_with_dropout():
+    config = parse([])
+    assert (config.env.name, config.policy.dropout) == ("CartPole-v1", 0.1)
+    assert config.total_steps == 500_000
+
+
+def test_later_ones_win(tmp_path: Path):
+    first = write(tmp_path / "first.yaml", "seed: 1\nppo: {gamma: 0.5, num_envs: 8}\n")
+    second = write(tmp_path / "second.yaml", "seed: 2\nppo:\n  num_envs: 16\n")
+    argv = ["--seed", "0", "--config", first, "--config", second, "--ppo.num_envs", "32"]
+    config = parse(argv)
+    assert (config.seed, config.ppo.gamma, config.ppo.num_envs) == (2, 0.5, 32)
+
+
+def test_dashes_and_underscores_are_the_same_in_a_key_but_not_in_a_value():
+    dashes = parse(["--ppo.learning-rate", "1e-3", "--total-steps=5000", "--output", "a-b"])
+    underscores = parse(["--ppo.learning_rate=1e-3", "--total_steps", "5000", "--output=a-b"])
+    assert dashes == underscores
+    assert (dashes.ppo.learning_rate, dashes.output) == (1e-3, "a-b")
+
+
+def test_numbers_of_every_spelling_in_a_file(tmp_path: Path):
+    text = "ppo: {learning_rate: 3e-4, target_kl: .inf, gamma: 1, adam_eps: 1.0e-7}\n"
+    ppo = parse(["--config", write(tmp_path / "a.yaml", text)]).ppo
+    assert (ppo.learning_rate, ppo.target_kl, ppo.gamma, ppo.adam_eps) == (3e-4, math.inf, 1, 1e-7)
+
+
+def test_numbers_of_every_spelling_on_the_command_line():
+    argv = ["--ppo.learning_rate", "3e-4", "--ppo.value_clip_range", ".inf", "--ppo.gamma", "1"]
+    ppo = parse(argv).ppo
+    assert (ppo.learning_rate, ppo.value_clip_range, ppo.gamma) == (3e-4, math.inf, 1)
+
+
+def test_lists_and_mappings(tmp_path: Path):
+    file = write(tmp_path / "a.yaml", "env: {params: {gravity: 3.7}}\npolicy: {hidden_sizes: []}\n")
+    config = parse(["--config", file, "--env.params.length", "2e-1"])
+    assert config.env.params == {"gravity": 3.7, "length": 0.2}
+    assert config.policy.hidden_sizes == ()
+    assert parse(["--policy.hidden_sizes", "[3, 4]"]).policy.hidden_sizes == (3, 4)
+
+
+def test_yaml_and_dict_give_the_config_back():
+    argv = ["--ppo.target_kl", ".inf", "--ppo.learning_rate", "1e-5", "--policy.hidden_sizes=[3]"]
+    argv += ["--env.params", "{gravity: 1e-3}", "--seed", "7"]
+    config = dataclasses.replace(parse(argv), output=None)
+    assert from_dict(yaml.safe_load(to_yaml(config))) == config
+    assert from_dict(to_dict(config)) == config
+
+
+def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture):
+    argv = ["--config", str(CONFIGS[0]), "--ppo.learning-rate", "1e-3", "--policy.dropout", "0.25"]
+    with pytest.raises(SystemExit) as exit:
+        parse([*argv, "--print_config"])
+    assert exit.value.code == 0
+    printed = write(tmp_path / "printed.yaml", capsys.readouterr().out)
+    again, direct = parse(["--config", printed]), parse(argv)
+    assert to_dict(again) == to_dict(direct)
+    assert (again.ppo.learning_rate, again.policy.dropout) == (1e-3, 0.25)
+
+
+def test_help_explains_every_key(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as exit:
+        parse(["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    for key in KEYS:
+        # What follows the option is its docstring, not at once its type.
+        described = text.split(f"--{key} ")[1].split(maxsplit=1)[1].lstrip()
+        assert described[0].isupper(), key
+    assert "--ppo CONFIG" not in text
+
+
+BAD_OPTIONS = {
+    "--ppo.learning-rat 1e-3": "unknown option --ppo.learning_rat, did you mean ppo.learning_rate",
+    "--learning_rate 1e-3": "unknown option --learning_rate, did you mean ppo.learning_rate",
+    "--total 5": "did you mean total_steps?",
+    "--xyzzy 5": "unknown option --xyzzy; --help lists all",
+    "--ppo 3": "unknown option --ppo; set its keys one by one, such as ppo.num_envs",
+    "extra": "extra",
+    "--seed": "expected one argument",
+    "--seed x": "seed must be an integer",
+    "--seed -1": "seed must be from 0 to 4294967295, got -1",
+    "--total-steps 5e5": "total_steps must be an integer, written without point or exponent, got 5",
+    "--ppo.num_envs 2.5": "ppo.num_envs must be an integer, written without point or exponent",
+    "--ppo.learning_rate fast": "ppo.learning_rate must be a number, such as 3e-4 or .inf, got f",
+    "--ppo.target_kl inf": "ppo.target_kl must be a number, such as 3e-4 or .inf, got inf",
+    "--ppo.gamma true": "ppo.gamma must be a number",
+    "--ppo.gamma .nan": "ppo.gamma must be in [0, 1], got nan",
+    "--ppo.anneal_learning_rate 2": "ppo.anneal_learning_rate must be true or false, got 2",
+    "--policy.hidden_sizes 3": "policy.hidden_sizes must be a list of integers, such as [64, 64]",
+    "--policy.hidden_sizes [3,x]": "policy.hidden_sizes must be a list of integers",
+    "--env.params 3": "env.params must be a mapping, such as {gravity: 9.8}, got 3",
+    "--env.name cartpole": "env.name: unknown environment 'cartpole', did you mean CartPole-v1?",
+    "--policy.hidden_sizes [64,0]": "policy.hidden_sizes must be positive integers, got [64, 0]",
+    "--policy.dropout 1": "policy.dropout must be in [0, 1), got 1.0",
+    "--policy.critic_dropout -0.1": "policy.critic_dropout must be in [0, 1), got -0.1",
+    "--policy.activation tahn": "policy.activation must be a function or the name of one in jax.nn",
+    "--ppo.num_envs 0": "ppo.num_envs must be a positive integer, got 0",
+    "--ppo.num_minibatches 3": "= 512 is not divisible by num_minibatches = 3; use 1, 2 or 4",
+    "--ppo.gae_lambda 1.1": "ppo.gae_lambda must be in [0, 1], got 1.1",
+    "--total_steps 511": "total_steps = 511 is less than one update",
+    "--total_steps 0": "total_steps must be a positive integer, got 0",
+    "--log_interval 0": "log_interval must be a positive integer, got 0",
+    "--output=": "output must name a directory",
+    "--config": "expected one argument",
+    "--config configs/cartpol.yaml": "no config file configs/cartpol.yaml, did you mean configs/ca",
+    "--config configs": "cannot read the config file configs: Is a directory",
+}
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
+def test_a_bad_option_is_refused_in_one_line(options: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(ValueError) as error:
+        parse(options.split())
+    assert BAD_OPTIONS[options] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+BAD_FILES = {
+    "": "bad.yaml is empty; a config is a mapping, such as `seed: 0`",
+    "# only a comment\n": "bad.yaml is empty",
+    "- seed\n": "bad.yaml:1: a config is a mapping, such as `seed: …`, got a list",
+    "seed 3\n": "bad.yaml:1: a config is a mapping, such as `seed: …`, got seed 3",
+    "seed: 0\nppo:\n": "bad.yaml:2: ppo must be a mapping, such as `num_envs: …`, got nothing",
+    "ppo: 3\n": "bad.yaml:1: ppo must be a mapping, such as `num_envs: …`, got 3",
+    "ppo:\n  gamma: 0.9\n  gae: 1\n": "bad.yaml:3: unknown key ppo.gae, did you mean ppo.ga",
+    "sedd: 1\n": "bad.yaml:1: unknown key sedd, did you mean seed?",
+    "config: a.yaml\n": "bad.yaml:1: unknown key config",
+    "seed: 1\nseed: 2\n": "bad.yaml:2: seed is given twice; keep one",
+    "ppo: {gamma: 1}\nppo: {num_envs: 2}\n": "bad.yaml:2: ppo is given twice; keep one",
+    "seed: 1\nppo: [\n": "bad.yaml:3: not valid YAML",
+    "seed: 1\n\tppo: 3\n": "bad.yaml:2: not valid YAML",
+    "seed: \x07\n": "bad.yaml: not valid YAML",
+    "ppo: {num_envs: many}\n": "bad.yaml: ppo.num_envs must be an integer",
+    "ppo: {num_envs: 4.0}\n": "bad.yaml: ppo.num_envs must be an integer",
+    "seed: true\n": "bad.yaml: seed must be an integer",
+    "seed: null\n": "bad.yaml:1: seed must be an integer",
+    "seed: 1\nppo:\n  gamma:\n": "bad.yaml:3: ppo.gamma must be a number",
+    "env: {name: [a]}\n": "bad.yaml: env.name must be text, got ['a']",
+    "policy: {hidden_sizes: [64, wide]}\n": "bad.yaml: policy.hidden_sizes must be a list of int",
+    "policy: {dropout: '10 %'}\n": "bad.yaml: policy.dropout must be a number",
+}
+
+
+@pytest.mark.parametrize("text", BAD_FILES)
+def test_a_bad_file_is_refused_in_one_line(text: str, tmp_path: Path):
+    with pytest.raises(ValueError) as error:
+        parse(["--config", write(tmp_path / "bad.yaml", text)])
+    assert BAD_FILES[text] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_binary_file_is_refused(tmp_path: Path):
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ValueError, match="it is not text"):
+        parse(["--config", str(tmp_path / "bad.yaml")])
+
+
+def test_a_config_made_in_python_is_checked_too():
+    with pytest.raises(ValueError, match="total_steps"):
+        check(Config(total_steps=1))
+
+
+# A value that nothing reads misleads whoever sets it.
+
+
+def read_keys(sources: Iterable[str]) -> set[str]:
+    """The keys of `Config` that functions read, other than to check them."""
+    prefixes = {"Config": "", "EnvConfig": "env.", "PolicyConfig": "policy.", "PPOConfig": "ppo."}
+    found = set()
+    for source in sources:
+        for function in ast.walk(ast.parse(source)):
+            if not isinstance(function, ast.FunctionDef) or function.name.startswith("check"):
+                continue
+            owners = {"self._config": ""}
+            for argument in [*function.args.args, *function.args.kwonlyargs]:
+                annotation = getattr(argument.annotation, "id", None)
+                if annotation in prefixes:
+                    owners[argument.arg] = prefixes[annotation]
+            for node in ast.walk(function):
+                if isinstance(node, ast.Attribute):
+                    path = ast.unparse(node)
+                    for owner, prefix in owners.items():
+                        if path.startswith(f"{owner}."):
+                            found.add(prefix + path.removeprefix(f"{owner}."))
+    return found
+
+
+def test_every_config_value_is_read():
+    modules = (REPOSITORY / "rlscan").glob("*.py")
+    sources = [m.read_text() for m in modules if m.name not in ("_config.py", "_ppo_config.py")]
+    read = read_keys(sources)
+    assert set(KEYS) - read == set()
+    assert "ppo.planted" not in read and "planted" not in read
+
+
+def test_a_value_that_is_only_checked_does_not_count_as_read():
+    source = "def check_all(config: PPOConfig): config.gamma\ndef f(c: PPOConfig): c.clip_range\n"
+    assert read_keys([source]) == {"ppo.clip_range"}
