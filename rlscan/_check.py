@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import PRNGKeyArray
 
+from ._pytree import strong
 from ._random import key as make_key
 from ._spaces import is_box, is_discrete
 from ._types import PyTree
@@ -34,7 +35,7 @@ def check_policy(policy: Any, env: Any) -> None:
 
     def trace(key: PRNGKeyArray) -> None:
         observation, env_state = _check_reset(env.reset(key))
-        state = jax.tree.map(jnp.asarray, policy.initial_state())
+        state = strong(policy.initial_state())
         distribution = _check_call(policy, observation, state, key)
         action = distribution.sample(seed=key)
         _check_action(env.action_space(), distribution, action)

@@ -16,10 +16,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ._losses import clipped_policy_loss, clipped_value_loss, normalize, ratio_diagnostics
 from ._ppo_config import PPOConfig, check_config
+from ._pytree import map_arrays, where
 from ._random import KeyLike, as_key
 from ._replay import next_value, replay
 from ._returns import explained_variance, gae
-from ._rollout import RolloutState, Trajectory, init_rollout, is_recurrent, rollout, where
+from ._rollout import RolloutState, Trajectory, init_rollout, is_recurrent, rollout
 from ._scan import filter_scan
 from ._types import Environment, Policy, PyTree
 
@@ -256,8 +257,8 @@ def _shuffle(
         batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
     order = jax.random.permutation(key, batch.advantage.shape[1])
     minibatches = order.reshape(num_minibatches, -1)
-    take = lambda columns: jax.tree.map(lambda x: x[:, columns], batch)  # noqa: E731
-    shuffled = jax.vmap(take)(minibatches)
+    take = lambda columns: map_arrays(lambda x: x[:, columns], batch)  # noqa: E731
+    shuffled = eqx.filter_vmap(take)(minibatches)
     return shuffled if recurrent else jax.tree.map(lambda x: x.squeeze(1), shuffled)
 
 
@@ -372,7 +373,7 @@ def _check_value(policy: Policy, state: RolloutState) -> None:
     def value_of(observation: PyTree, policy_state: PyTree, key: PRNGKeyArray) -> PyTree:
         return policy(observation, policy_state, key=key)[1]
 
-    one = jax.tree.map(lambda leaf: leaf[0], state)
+    one = map_arrays(lambda leaf: leaf[0], state)
     value = eqx.filter_eval_shape(value_of, one.observation, one.policy_state, one.policy_key)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(

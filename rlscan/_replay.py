@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ._rollout import RolloutState, Trajectory, is_recurrent, where
+from ._pytree import map_arrays, where
+from ._rollout import RolloutState, Trajectory, is_recurrent
 from ._scan import filter_scan
 from ._types import Policy, PyTree
 
@@ -117,5 +118,5 @@ def _replay_sequences(policy: Policy, trajectory: Trajectory) -> tuple[Array, Ar
 
     steps = _Step(trajectory.observation, trajectory.action, trajectory.policy_key)
     done = trajectory.terminated | trajectory.truncated
-    first = jax.tree.map(lambda leaf: leaf[0], trajectory.initial_policy_state)
+    first = map_arrays(lambda leaf: leaf[0], trajectory.initial_policy_state)
     return filter_scan(eqx.filter_vmap(one), first, (steps, done))[1]

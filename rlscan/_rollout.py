@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ._check import check_policy
+from ._pytree import in_dtypes_of, map_arrays, strong, where
 from ._random import KeyLike, as_key
 from ._scan import filter_scan
 from ._spaces import legal_action
@@ -107,9 +108,9 @@ def init_rollout(policy: Policy, env: Environment, *, num_envs: int, key: KeyLik
             episode_length=jnp.zeros((), jnp.int32),
         )
         # An environment may reset to Python numbers, and to another dtype than it steps to.
-        state = _strong(state)
+        state = strong(state)
         after, *_ = eqx.filter_eval_shape(_act, policy, env, state)
-        return jax.tree.map(_in_dtype_of, after, state)
+        return in_dtypes_of(after, state)
 
     return eqx.filter_jit(eqx.filter_vmap(reset))(jnp.arange(num_envs))
 
@@ -145,7 +146,7 @@ def rollout(
 
     final = _empty_slots(state, num_steps, block_length)
     (after, final), trajectory = filter_scan(step, (state, final), jnp.arange(num_steps))
-    initial_policy_state = jax.tree.map(lambda leaf: leaf[None], state.policy_state)
+    initial_policy_state = map_arrays(lambda leaf: leaf[None], state.policy_state)
     return after, dataclasses.replace(
         trajectory, initial_policy_state=initial_policy_state, final=final
     )
@@ -168,14 +169,15 @@ def _act(
     observation, env_state, reward, terminated, truncated, info = env.step(
         env_key, state.env_state, legal_action(env.action_space(), action)
     )
+    observation, final_observation = strong(observation), strong(info["final_observation"])
     reward = jnp.asarray(reward, jnp.float32)
     terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
     done = terminated | truncated
     episode_return, episode_length = state.episode_return + reward, state.episode_length + 1
     after = RolloutState(
-        env_state=_strong(env_state),
-        observation=_strong(observation),
-        policy_state=where(done, _strong(policy.initial_state()), policy_state),
+        env_state=strong(env_state),
+        observation=observation,
+        policy_state=where(done, strong(policy.initial_state()), policy_state),
         key=key,
         policy_key=next_policy_key,
         episode_return=jnp.where(done, 0.0, episode_return),
@@ -197,22 +199,11 @@ def _act(
     )
     seen_last = FinalObservations(
         step=jnp.zeros((), jnp.int32),
-        observation=jax.tree.map(_in_dtype_of, observation, info["final_observation"]),
+        observation=in_dtypes_of(observation, final_observation),
         policy_state=policy_state,
         policy_key=state.policy_key,
     )
     return after, transition, seen_last
-
-
-def where(condition: Bool[Array, "*N"], on_true: PyTree, on_false: PyTree) -> PyTree:
-    """`jnp.where` on the arrays, with the condition's axes in front of each array's own."""
-
-    def select(x: Any, y: Any) -> Any:
-        if not eqx.is_array(y):
-            return y  # functions and flags, which do not change
-        return jnp.where(jnp.expand_dims(condition, range(condition.ndim, jnp.ndim(y))), x, y)
-
-    return jax.tree.map(select, on_true, on_false)
 
 
 def _block_length(env: Environment, num_steps: int) -> int:
@@ -231,7 +222,7 @@ def _empty_slots(state: RolloutState, num_steps: int, block_length: int) -> Fina
         policy_key=state.policy_key,
     )
     num_slots = math.ceil(num_steps / block_length)
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_slots, *leaf.shape)), unused)
+    return map_arrays(lambda leaf: jnp.broadcast_to(leaf, (num_slots, *leaf.shape)), unused)
 
 
 def _keep_final(
@@ -244,26 +235,9 @@ def _keep_final(
     """Keeps what was seen last by the environments that step t has truncated."""
     k = t // block_length
     seen_last = dataclasses.replace(seen_last, step=jnp.full(truncated.shape, t))
-    before = jax.tree.map(lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), slots)
+    before = map_arrays(lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), slots)
     after = where(truncated, seen_last, before)
-    return jax.tree.map(lambda s, x: lax.dynamic_update_index_in_dim(s, x, k, 0), slots, after)
-
-
-def _strong(tree: PyTree) -> PyTree:
-    """Numbers as arrays, and no weak types (gymnax's `time=0`): they would retrace a rollout."""
-
-    def strong(leaf: Any) -> Any:
-        if isinstance(leaf, bool | int | float | complex):
-            leaf = jnp.asarray(leaf)
-        return _in_dtype_of(leaf, leaf)
-
-    return jax.tree.map(strong, tree)
-
-
-def _in_dtype_of(like: Any, leaf: Any) -> Any:
-    is_key = eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    is_number = eqx.is_array_like(leaf) and not is_key
-    return lax.convert_element_type(leaf, like.dtype) if is_number else leaf
+    return map_arrays(lambda s, x: lax.dynamic_update_index_in_dim(s, x, k, 0), slots, after)
 
 
 def _require_positive(name: str, number: Any) -> None:

@@ -1,0 +1,46 @@
+"""Arrays in pytrees, beside functions and flags that stay as they are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool
+
+from ._types import PyTree
+
+
+def map_arrays(f: Callable[..., Array], tree: PyTree, *others: PyTree) -> PyTree:
+    """`jax.tree.map` over the arrays of `tree`; its other leaves are returned as they are."""
+
+    def one(leaf: Any, *rest: Any) -> Any:
+        return f(leaf, *rest) if eqx.is_array(leaf) else leaf
+
+    return jax.tree.map(one, tree, *others)
+
+
+def where(condition: Bool[Array, "*N"], on_true: PyTree, on_false: PyTree) -> PyTree:
+    """`jnp.where` on the arrays, with the condition's axes in front of each array's own."""
+
+    def select(x: Any, y: Any) -> Array:
+        return jnp.where(jnp.expand_dims(condition, range(condition.ndim, jnp.ndim(y))), x, y)
+
+    return map_arrays(select, on_true, on_false)
+
+
+def strong(tree: PyTree) -> PyTree:
+    """Numbers as arrays, and no weak types (gymnax's `time=0`): they would retrace a rollout."""
+    arrays = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, tree)
+    return in_dtypes_of(arrays, arrays)
+
+
+def in_dtypes_of(like: PyTree, tree: PyTree) -> PyTree:
+    """The arrays of a tree in the dtypes of another's."""
+
+    def convert(x: Array, wanted: Any) -> Array:
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x if is_key else lax.convert_element_type(x, wanted.dtype)
+
+    return map_arrays(convert, tree, like)
