@@ -164,7 +164,7 @@ class _Log:
         if row is not None:
             self._progress.update(row)
 
-    def _take(self, metrics: dict[str, float], seconds: float) -> dict[str, float] | None:
+    def _take(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any] | None:
         """Takes in one update; writes a row and returns it if one is due."""
         self._row.add(metrics)
         if self._done > 0.9 * self._num_updates:
@@ -205,14 +205,14 @@ class _Episodes:
     def __init__(self) -> None:
         self._count, self._return, self._length = 0, 0.0, 0.0
 
-    def add(self, metrics: dict[str, float]) -> None:
+    def add(self, metrics: dict[str, Any]) -> None:
         count = int(metrics["num_episodes"])
         if count:  # else the means are NaN
             self._count += count
             self._return += count * metrics["episode_return"]
             self._length += count * metrics["episode_length"]
 
-    def means(self) -> dict[str, float]:
+    def means(self) -> dict[str, Any]:
         count = self._count or math.nan
         return {
             "episode_return": self._return / count,

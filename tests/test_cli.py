@@ -1,0 +1,426 @@
+"""The command line, and the run that it starts."""
+
+import csv
+import errno
+import json
+import math
+import os
+import pty
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rlscan
+from rlscan import _run
+from rlscan._checkpoint import POLICY_FILE, build_policy
+from rlscan._cli import main
+from rlscan._config import parse
+from rlscan._progress import Progress, format_seconds
+from rlscan._run_dir import COLUMNS, MetricsFiles
+
+REPOSITORY = Path(__file__).parent.parent
+SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
+NUM_UPDATES = 16
+OVERRIDES = ["--ppo.learning-rate", "1e-3", "--policy.dropout", "0.25", "--seed", "3"]
+FOUR_UPDATES = [*SMALL, "--total-steps", str(4 * 2 * 16)]
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def rows_of(directory: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
+
+
+# What does not need training.
+
+
+def test_nothing_heavy_is_imported_for_help_and_errors(tmp_path: Path):
+    program = """
+import contextlib, sys
+from rlscan._cli import main
+for argv in (["--help"], ["--version"], ["train", "--help"], ["train", "--print_config"]):
+    with contextlib.suppress(SystemExit):
+        main(argv)
+for argv in (["--env.name", "Cart"], ["--seed", "x"], ["--ppo.num_minibatches", "3"]):
+    assert main(["train", *argv]) == 2
+heavy = {"gymnax", "distrax", "matplotlib", "tensorflow_probability", "pandas"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stderr.count(b"\n") == 3
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("argv", [[], ["trian"], ["--unknown"]])
+def test_no_such_command(argv: list[str], capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--ppo.learning-rat 1e-3", "did you mean ppo.learning_rate"),
+        ("--config nowhere.yaml", "no config file nowhere.yaml"),
+        ("--env.params.gravty 3", "CartPole-v1 has no parameter 'gravty', did you mean gravity?"),
+        ("--env.params.gravity heavy", "env.params.gravity must be a number, such as 9.8, got 'h"),
+        ("--policy.activation one_hot", "one_hot"),
+        ("--output file", "output file must be a directory, but file is a file"),
+        ("--output file/run", "output file/run must be a directory, but file is a file"),
+        ("--output old", "output old holds another run (its config.yaml); choose another --output"),
+        ("--output old2", "output old2 holds another run (its metrics.csv)"),
+        ("--output /proc/run", "output /proc/run cannot be written"),
+        ("--output dangling", "output dangling must be a directory"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_nothing_written(
+    options: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    for name in ("old/config.yaml", "old2/metrics.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "dangling").symlink_to("/nowhere/at/all")
+    before = sorted(tmp_path.rglob("*")), files_in(tmp_path)
+    assert main(["train", *FOUR_UPDATES, *options.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.out == ""
+    assert (sorted(tmp_path.rglob("*")), files_in(tmp_path)) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_is_not_writable(tmp_path: Path, capsys: pytest.CaptureFixture):
+    tmp_path.chmod(0o500)
+    assert main(["train", "--output", str(tmp_path / "run")]) == 2
+    assert "is not writable" in capsys.readouterr().err
+
+
+def test_of_two_runs_that_start_together_one_gets_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    # Both looked before either wrote: so that looking must not be all that guards it.
+    monkeypatch.setattr(_run, "check_output", lambda output: None)
+    monkeypatch.setattr("rlscan._run_dir.check_output", lambda output: None)
+    (tmp_path / "config.yaml").write_text("the other's")
+    assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path)]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "the other's"
+
+
+# A real run, as a user starts it, and what it leaves behind.
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """With a compile cache, so that the second program need not compile again."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return {**os.environ, **cache, "TERM": "xterm", "COLUMNS": "100"}
+
+
+def train_argv(output: Path, num_updates: int) -> list[str]:
+    script = str(REPOSITORY / "scripts" / "train.py")
+    config = ["--config", str(REPOSITORY / "configs" / "cartpole.yaml")]
+    sizes = [*SMALL, "--total-steps", str(num_updates * 2 * 16), "--output", str(output)]
+    return [sys.executable, script, *config, *sizes, *OVERRIDES]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]):
+    """`(directory, stdout)` of a run through `scripts/train.py`."""
+    directory = tmp_path_factory.mktemp("runs") / "new" / "run"
+    argv = train_argv(directory, NUM_UPDATES)
+    result = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return directory, result.stdout
+
+
+def test_overrides_reach_the_config_of_the_run(finished: tuple[Path, str]):
+    directory, _ = finished
+    config = parse(["--config", str(directory / "config.yaml")])
+    assert (config.ppo.learning_rate, config.policy.dropout, config.seed) == (1e-3, 0.25, 3)
+    assert (config.policy.hidden_sizes, config.total_steps) == ((8,), NUM_UPDATES * 32)
+
+
+def test_a_row_for_every_update_in_both_files(finished: tuple[Path, str]):
+    directory, _ = finished
+    rows = rows_of(directory)
+    assert list(rows[0]) == list(COLUMNS)
+    assert {"update", "step", "episode_return", *rlscan.METRICS} <= set(COLUMNS)
+    assert [int(row["update"]) for row in rows] == list(range(1, NUM_UPDATES + 1))
+    assert [int(row["step"]) for row in rows] == [32 * u for u in range(1, NUM_UPDATES + 1)]
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    as_json = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    for row, other in zip(rows, as_json, strict=True):
+        for name, text in row.items():
+            value = math.nan if other[name] is None else other[name]
+            assert float(text) == value or math.isnan(float(text)) and math.isnan(value)
+
+
+@pytest.mark.slow
+def test_the_policy_of_the_run_is_what_the_documented_loop_trains(finished: tuple[Path, str]):
+    directory, _ = finished
+    config = parse(["--config", str(directory / "config.yaml")])
+    env = rlscan.make(config.env.name)
+    policy_key, train_key = jax.random.split(rlscan.key(config.seed))
+    policy = build_policy(config, env, key=policy_key)
+    updates = rlscan.train(
+        policy, env, config.ppo, total_steps=config.total_steps, key=train_key, updates_per_call=16
+    )
+    *_, (state, _) = updates
+    loaded = rlscan.load_policy(directory, inference=False)
+    assert jax.tree.structure(loaded) == jax.tree.structure(state.policy)
+    leaves = [jax.tree.leaves(p) for p in (loaded, state.policy, policy)]
+    for ours, theirs, untrained in zip(*leaves, strict=True):
+        if eqx.is_array(ours):
+            assert jnp.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+            assert not jnp.allclose(ours, untrained, rtol=1e-4, atol=1e-5)
+
+
+def test_lines_where_there_is_no_terminal(finished: tuple[Path, str]):
+    directory, output = finished
+    first, compiled, *lines, last = output.splitlines()
+    assert first.startswith("CartPole-v1: 16 updates of 32 steps, into ")
+    assert compiled.startswith("compiled in ")
+    assert lines[-1].startswith("100%  update 16/16  ") and "steps/s  return " in lines[-1]
+    assert last.startswith("512 steps in ") and last.endswith(f" in the last tenth: {directory}")
+    assert "\x1b" not in output
+
+
+def test_a_second_run_there_is_refused_and_the_first_is_untouched(
+    finished: tuple[Path, str], capsys: pytest.CaptureFixture
+):
+    directory, _ = finished
+    before = files_in(directory)
+    assert main(["train", *FOUR_UPDATES, "--output", str(directory)]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert files_in(directory) == before and before
+
+
+def test_ctrl_c_keeps_what_was_learned(
+    finished: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
+):
+    """In a terminal, which shows a bar. Depends on `finished` for the compiled program."""
+    directory = tmp_path / "run"
+    terminal, inside = pty.openpty()
+    argv = train_argv(directory, 16 * 1_000_000)
+    with subprocess.Popen(
+        argv, stdout=inside, stderr=subprocess.PIPE, env=environment, start_new_session=True
+    ) as process:
+        os.close(inside)
+        screen = b""
+        while b"return" not in screen:  # the first updates are through
+            screen += os.read(terminal, 4096)
+        process.send_signal(2)
+        screen += read_to_end(terminal)
+        os.close(terminal)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 130
+    shown = screen.decode()
+    assert "━" in shown and "steps/s" in shown and "update 0/16,000,000" in shown
+    last = shown.strip().splitlines()[-1]
+    num_updates = len(rows_of(directory))
+    assert f"stopped after {num_updates:,} of 16,000,000 updates" in last
+    assert num_updates == len((directory / "metrics.jsonl").read_text().splitlines()) > 0
+    assert os.listdir(directory / "checkpoints") == [POLICY_FILE.name]
+    trained = jax.tree.leaves(rlscan.load_policy(directory))
+    assert not jnp.array_equal(trained[0], jax.tree.leaves(rlscan.load_policy(finished[0]))[0])
+
+
+def read_to_end(terminal: int) -> bytes:
+    """What is left to read of a terminal that its program has closed, or is about to."""
+    content = b""
+    while True:
+        try:
+            content += os.read(terminal, 4096)
+        except OSError:  # EIO: nobody has it open any more
+            return content
+
+
+# The loop, with updates that cost nothing.
+
+
+def fake_update(state, env, config, *, num_updates):
+    """Update u ends u mod 3 episodes, each with return 10 u, and adds 1 to the actor's bias."""
+    u = state.num_gradient_steps + 1
+    count = u % 3
+    episode = {"episode_return": 10.0 * u, "episode_length": 1.0 * u}
+    metrics = {name: jnp.asarray(0.0) for name in rlscan.METRICS}
+    metrics |= {name: jnp.where(count > 0, x, jnp.nan) for name, x in episode.items()}
+    metrics |= {"num_episodes": count, "learning_rate": 1.0 * u}
+    bias = state.policy.actor.layers[-1].bias + 1.0
+    moved = eqx.tree_at(lambda s: s.policy.actor.layers[-1].bias, state, bias)
+    return eqx.tree_at(lambda s: s.num_gradient_steps, moved, u), metrics
+
+
+def test_rows_over_several_updates_weigh_every_episode_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_run, "update", fake_update)
+    argv = [*SMALL, "--total-steps", str(8 * 32), "--log-interval", "3"]
+    assert main(["train", *argv, "--output", str(tmp_path / "run")]) == 0
+    rows = rows_of(tmp_path / "run")
+    assert [int(row["update"]) for row in rows] == [3, 6, 8]  # the last update is always logged
+    # 1 × 10 + 2 × 20, 1 × 40 + 2 × 50, 1 × 70 + 2 × 80.
+    assert [float(row["episode_return"]) for row in rows] == pytest.approx(
+        [50 / 3, 140 / 3, 230 / 3]
+    )
+    assert [float(row["episode_length"]) for row in rows] == pytest.approx([5 / 3, 14 / 3, 23 / 3])
+    assert [float(row["num_episodes"]) for row in rows] == [3, 3, 3]
+    assert [float(row["learning_rate"]) for row in rows] == [3, 6, 8]  # of the row's own update
+
+
+def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(_run, "update", fake_update)
+    argv = [*SMALL, "--total-steps", str(3 * 32), "--output", str(tmp_path / "run")]
+    assert main(["train", *argv]) == 0
+    assert rows_of(tmp_path / "run")[2]["episode_return"] == "nan"
+    third = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[2]
+    assert '"episode_return": null' in third and "NaN" not in third
+
+
+def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("seed: 5\n")
+    assert main(["train", "--config", "mine.yaml", *FOUR_UPDATES]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("mine-5-20")
+
+
+def test_the_saved_policy_is_that_of_the_last_update(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(_run, "update", fake_update)
+    argv = [*FOUR_UPDATES, "--output", str(tmp_path / "run")]
+    assert main(["train", *argv]) == 0
+    config = parse(argv)
+    policy_key, _ = jax.random.split(rlscan.key(config.seed))
+    start = build_policy(config, rlscan.make("CartPole-v1"), key=policy_key)
+    expected = eqx.tree_at(lambda p: p.actor.layers[-1].bias, start, jnp.full(2, 4.0))
+    assert eqx.tree_equal(rlscan.load_policy(tmp_path / "run", inference=False), expected)
+
+
+def test_a_full_disk_ends_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def write(self, row):
+        if row["update"] == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+        whole(self, row)
+
+    whole = MetricsFiles.write
+    monkeypatch.setattr(MetricsFiles, "write", write)
+    monkeypatch.setattr(_run, "update", fake_update)
+    assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err == "error: cannot write metrics.csv: No space left on device\n"
+    assert len(rows_of(tmp_path / "run")) == 2
+    rlscan.load_policy(tmp_path / "run")
+
+
+def test_a_line_that_does_not_fit_is_not_written_at_all(tmp_path: Path):
+    files = MetricsFiles(tmp_path)
+    row = dict.fromkeys(COLUMNS, 1.0)
+    files.write(row)
+    before = files_in(tmp_path)
+    size = (tmp_path / "metrics.csv").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # room for ten bytes more
+    try:
+        with pytest.raises(OSError, match="metrics.csv"):
+            files.write(row)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files_in(tmp_path) == before
+    files.write(row)
+    assert len(rows_of(tmp_path)) == 2
+    files.close()
+
+
+@pytest.mark.parametrize(
+    "num_updates, steps_per_update, length",
+    [(976, 512, 16), (977, 512, 1), (39, 512, 13), (5, 512, 5), (64, 65_536, 1), (64, 20_000, 2)],
+)
+def test_updates_per_call(num_updates: int, steps_per_update: int, length: int):
+    # 64 updates of 20,000 steps: three fit, two divide.
+    assert _run._updates_per_call(num_updates, steps_per_update) == length
+
+
+# The screen.
+
+ROW = {"update": 1, "steps_per_second": 1234.5, "episode_return": math.nan}
+
+
+@pytest.mark.parametrize("columns", [1, 20, 200])
+def test_a_bar_in_a_terminal_of_any_width(columns: int, monkeypatch: pytest.MonkeyPatch):
+    terminal, inside = pty.openpty()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(inside, "w") as stdout, monkeypatch.context() as context:
+        context.setattr(sys, "stdout", stdout)
+        progress = Progress(2)
+        progress.start()
+        progress.update({**ROW, "update": 2})
+        progress.stop()
+        shown = os.read(terminal, 65_536).decode()
+    os.close(terminal)
+    assert "\x1b[" in shown
+    assert ("update 2/2" in shown and "1,234 steps/s" in shown) == (columns == 200)
+
+
+def test_a_reader_who_leaves_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch):
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        progress = Progress(100)
+        progress.say("heard")
+        os.close(reader)
+        for update in range(1, 101):
+            progress.update({**ROW, "update": update})
+        monkeypatch.undo()
+
+
+def test_about_twenty_lines_per_run(capsys: pytest.CaptureFixture):
+    progress = Progress(1000)
+    for update in range(1, 1001):
+        progress.update({**ROW, "update": update})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20
+    assert lines[0].startswith("  5%  update 50/1,000  1,234 steps/s  return none")
+
+
+def test_a_line_at_least_every_thirty_seconds(capsys, monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(1_000_000)
+    for update in range(1, 61):
+        now[0] = float(update)
+        progress.update({**ROW, "update": update})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_times_are_easy_to_read():
+    times = [format_seconds(s) for s in (0.04, 8.26, 245.0, 7800.0)]
+    assert times == ["0.0 s", "8.3 s", "4:05", "2:10:00"]
