@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 # A typed key (`jax.random.key`), or the raw uint32 form of one (`jax.random.PRNGKey`). `Any`,
 # because what comes here from outside is judged by `as_key`, which says what was wrong.
@@ -20,7 +20,7 @@ _REFUSED = {
 }
 
 
-def key(seed: int) -> PRNGKeyArray:
+def key(seed: int | Int[Array, ""]) -> PRNGKeyArray:
     """A typed key of the generator that rlscan uses unless told otherwise.
 
     Rollouts take any key whose generator is exact under `vmap`, and keep its generator; this is
@@ -82,6 +82,11 @@ def _why_inexact(impl: Any) -> str | None:
     Names are judged first, as the known faults need not show in a small sample. A generator that
     a user registered is tried out: its keys are counted in bits, and a batch is drawn both ways.
     """
+
+    def draws(key: PRNGKeyArray) -> list[Array]:
+        split, folded = jax.random.split(key), jax.random.fold_in(key, 1)
+        return [jax.random.bits(key, (3,)), *map(jax.random.key_data, (split, folded))]
+
     if str(impl) in _REFUSED:
         return _REFUSED[str(impl)]
     with jax.ensure_compile_time_eval():
@@ -89,8 +94,8 @@ def _why_inexact(impl: Any) -> str | None:
         data = jax.random.key_data(keys)
         if data[0].size * data.dtype.itemsize < 8:
             return "holds fewer than 64 bits, so that keys repeat"
-        batched = jax.vmap(lambda k: jax.random.bits(k, (3,)))(keys)
-        single = jnp.stack([jax.random.bits(k, (3,)) for k in keys])
-        if not bool((batched == single).all()):
+        batched = jax.vmap(draws)(keys)
+        single = [jnp.stack(column) for column in zip(*map(draws, keys), strict=True)]
+        if not all(map(jnp.array_equal, batched, single)):
             return "draws other bits under vmap than without"
     return None

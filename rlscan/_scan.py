@@ -1,12 +1,15 @@
 """`filter_scan`: `lax.scan` over any pytree, with modules and functions among its leaves."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import (
+    GetAttrKey,
     KeyPath,
     flatten_one_level_with_keys,
     keystr,
@@ -53,6 +56,26 @@ def filter_scan(
     **Raises:** `TypeError` naming the leaf if the non-array half of the carry changes in `f`, or
     an array of it changes shape or dtype; `ValueError` naming the leaf if one of `xs` has no
     first axis or another length than the others.
+
+    **Example:** a model with active dropout, and the key that it takes, in the carry.
+
+    ```python
+    import equinox as eqx, jax, jax.numpy as jnp, rlscan
+
+    def scan_with_dropout(model, initial_state, inputs, *, key):
+        def step(carry, x):
+            model, _, key = carry
+            key, dropout_key = jax.random.split(key)
+            return (model, model(x, key=dropout_key), key), None
+
+        carry = (model, initial_state, key)
+        (_, output, _), _ = rlscan.filter_scan(step, carry, inputs)
+        return output
+
+    linear = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+    model = eqx.nn.Sequential([linear, eqx.nn.Dropout(0.5)])
+    output = scan_with_dropout(model, jnp.zeros(2), jnp.ones((10, 3)), key=rlscan.key(1))
+    ```
     """
     init_arrays, init_rest = _split(init)
     xs_arrays, xs_rest = _split(xs)
@@ -69,7 +92,8 @@ def filter_scan(
                 f"got {type(result).__name__}; write `return carry, None` where there is no output"
             )
         new_carry, y = result
-        _check_same_carry(carry, new_carry)
+        # Held against the carry anew, as `f` may have changed a dict or list of it in place.
+        _check_same_carry(_merge(carry_arrays, init_rest), new_carry)
         new_arrays, _ = _split(new_carry)
         y_arrays, y_rest = _split(y)
         return new_arrays, y_arrays
@@ -153,10 +177,9 @@ def _check_same_carry(old: Any, new: Any) -> None:
 
 def _check_same_leaf(name: str, was: Any, became: Any) -> None:
     if _is_array(was) and _is_array(became):
-        same_dtype = was.dtype == _dtype(became)
-        # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0.)` by itself.
-        widened = getattr(was, "weak_type", False)
-        if was.shape != became.shape or not (same_dtype or widened):
+        # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0)` by itself.
+        widened = getattr(was, "weak_type", False) and jnp.result_type(was, became)
+        if was.shape != became.shape or _dtype(became) not in (_dtype(was), widened):
             raise TypeError(
                 f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out "
                 f"as {_describe(became)}; cast or reshape one of them"
@@ -208,7 +231,8 @@ def _describe(leaf: Any) -> str:
     if _is_array(leaf):
         return f"the array {leaf.dtype}{list(leaf.shape)}"
     text = repr(leaf)
-    text = text if len(text) <= 80 else text[:77] + "…"
+    # Both ends, as a function's name and address are at the end of its text.
+    text = text if len(text) <= 80 else f"{text[:39]}…{text[-40:]}"
     return f"{text} ({type(leaf).__name__})"
 
 
@@ -227,4 +251,9 @@ def _first_difference(old: Any, new: Any, path: KeyPath) -> tuple[KeyPath, str, 
         new_child = new_children[child]
         if jax.tree.structure(old_child) != jax.tree.structure(new_child):
             return _first_difference(old_child, new_child, (*path, child))
+    static = [f.name for f in dataclasses.fields(old)] if dataclasses.is_dataclass(old) else []
+    for name in static:
+        was, became = getattr(old, name, None), getattr(new, name, None)
+        if GetAttrKey(name) not in old_children and not _same_value(was, became):
+            return (*path, GetAttrKey(name)), _describe(was), _describe(became)
     return path, f"{type(old).__name__} with {old_data!r}", f"… with {new_data!r}"
