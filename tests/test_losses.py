@@ -40,7 +40,7 @@ def test_policy_loss(seed):
     log_ratio, advantage = samples(seed)
     expected = policy_loss(log_ratio, advantage)
     unclipped = -(np.exp(log_ratio) * advantage).mean()
-    assert clipped_policy_loss(*f32(log_ratio, advantage), CLIP) == pytest.approx(
+    assert clipped_policy_loss(*f32(log_ratio, advantage), clip_range=CLIP) == pytest.approx(
         expected, abs=1e-6
     )
     assert expected > unclipped + 1e-3  # pessimistic, and the data reaches the clip
@@ -93,7 +93,9 @@ def value_loss(value, old_value, target, clip_range):
 @pytest.mark.parametrize("clip_range", [0.05, 0.3, math.inf])
 def test_value_loss(clip_range):
     expected = value_loss(*values(), clip_range)
-    assert clipped_value_loss(*f32(*values()), clip_range) == pytest.approx(expected, rel=1e-5)
+    assert clipped_value_loss(*f32(*values()), clip_range=clip_range) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_clipping_never_makes_the_value_loss_smaller():
@@ -125,7 +127,7 @@ def test_normalize():
 def test_ratio_diagnostics():
     log_ratio, _ = samples()
     ratio = np.exp(log_ratio)
-    diagnostics = ratio_diagnostics(*f32(log_ratio), CLIP)
+    diagnostics = ratio_diagnostics(*f32(log_ratio), clip_range=CLIP)
     outside = (ratio < 1 - CLIP) | (ratio > 1 + CLIP)
     assert diagnostics["kl_k1"] == pytest.approx(-log_ratio.mean(), abs=1e-6)
     assert diagnostics["approx_kl"] == pytest.approx((ratio - 1 - log_ratio).mean(), rel=1e-5)
@@ -137,7 +139,7 @@ def test_small_divergences_keep_their_digits():
     """ε²/2 at log r = ±ε: computed as (r − 1) − log r it would be lost in float32."""
     log_ratio = np.array([1e-3, -1e-3] * 8)
     expected = (np.expm1(log_ratio) - log_ratio).mean()
-    assert ratio_diagnostics(*f32(log_ratio), CLIP)["approx_kl"] == pytest.approx(
+    assert ratio_diagnostics(*f32(log_ratio), clip_range=CLIP)["approx_kl"] == pytest.approx(
         expected, rel=1e-3
     )
 
