@@ -73,14 +73,24 @@ class ActorCritic(eqx.Module):
         self, observation: PyTree, state: PyTree, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Float[Array, ""], PyTree]:
         actor_key, critic_key = jax.random.split(key)
-        if self.num_categories is not None:
-            observation = one_hot(observation, self.num_categories)
-        x = jnp.ravel(observation).astype(jnp.float32)
+        x = self._input(observation)
         value = self.critic(x, key=critic_key)
         return self._distribution(self.actor(x, key=actor_key)), value[0], state
 
     def initial_state(self) -> PyTree:
         return ()
+
+    def _input(self, observation: PyTree) -> Float[Array, " num_inputs"]:
+        if self.num_categories is not None and jnp.shape(observation) == ():
+            observation = one_hot(observation, self.num_categories)
+        x = jnp.ravel(observation).astype(jnp.float32)
+        num_inputs = self.actor.layers[0].in_features
+        if x.size != num_inputs:
+            raise ValueError(
+                f"this ActorCritic takes observations of {num_inputs} numbers, got one of shape "
+                f"{jnp.shape(observation)}; build it for the environment that it acts in"
+            )
+        return x
 
     def _distribution(self, output: Float[Array, " num_outputs"]) -> Distribution:
         import distrax  # takes a second, so not at the top

@@ -1,0 +1,137 @@
+import ast
+import importlib.metadata
+import importlib.resources
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import rlscan
+
+PACKAGE = Path(__file__).parent.parent / "rlscan"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {file.relative_to(PACKAGE).with_suffix("").as_posix(): file for file in FILES}
+
+
+def imported(tree: ast.AST) -> list[str]:
+    """Full names of the modules that a module imports, wherever in it, `.`-relative ones so."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            # `from . import _rollout` imports a module as well as a name
+            names += [base] if node.module else [f".{alias.name}" for alias in node.names]
+    return names
+
+
+def siblings(name: str, tree: ast.AST) -> set[str]:
+    """The rlscan modules that a module imports; `__init__` where it imports the package."""
+    found = set()
+    for target in imported(tree):
+        if target.startswith("."):
+            found.add(target.lstrip("."))
+        elif target == "rlscan":
+            found.add("__init__")
+        elif target.startswith("rlscan."):
+            found.add(target.removeprefix("rlscan."))
+    return found - {name}
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One cycle of the graph; empty where its nodes can be put in a line."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        for other in sorted(graph.get(node, set()) - done):
+            if found := walk(other, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in graph if (found := walk(node, []))), [])
+
+
+GRAPH = {name: siblings(name, ast.parse(file.read_text())) for name, file in MODULES.items()}
+
+
+def test_a_cycle_would_be_found() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    lazy = "def f():\n    from ._rollout import rollout\n    from . import _scan\n    import rlscan"
+    assert siblings("_x", ast.parse(lazy)) == {"_rollout", "_scan", "__init__"}
+
+
+def test_imports_form_a_line() -> None:
+    """Also those inside of functions, which is where a cycle hides."""
+    assert {"_types", "_scan", "_rollout", "__init__"} <= GRAPH.keys()
+    assert GRAPH["__init__"] > {"_rollout", "_scan"}
+    assert set().union(*GRAPH.values()) <= GRAPH.keys()
+    assert cycle(GRAPH) == []
+
+
+@pytest.mark.parametrize(
+    "module, below",
+    [
+        ("_types", set()),
+        ("_scan", set()),
+        ("_random", {"_types"}),
+        ("_spaces", {"_types"}),
+        ("_returns", {"_types", "_scan"}),
+        ("_envs", {"_types"}),
+        # What the author of an agent reads, and nothing of PPO, configs or runs.
+        ("_rollout", {"_types", "_scan", "_random", "_spaces", "_pytree", "_check"}),
+        ("_replay", {"_types", "_scan", "_random", "_spaces", "_pytree", "_check", "_rollout"}),
+    ],
+)
+def test_what_stands_below_a_module(module: str, below: set[str]) -> None:
+    reached, front = set(), {module}
+    while front:
+        front = set().union(*(GRAPH[name] for name in front)) - reached
+        reached |= front
+    assert reached <= below
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_hides_and_nothing_from_scripts(name: str) -> None:
+    source = MODULES[name].read_text()
+    assert "TYPE_CHECKING" not in source
+    tops = {target.split(".")[0] for target in imported(ast.parse(source)) if target[0] != "."}
+    assert not tops & {"scripts", "benchmarks", "tests", "pytest", "hypothesis", "beartype"}
+
+
+def test_public_names_are_those_of_private_modules() -> None:
+    """`from ._scan import filter_scan as filter_scan`: each name exported on purpose."""
+    tree = ast.parse(MODULES["__init__"].read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            assert all(alias.name == alias.asname for alias in node.names)
+            assert all(hasattr(rlscan, alias.name) for alias in node.names)
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert rlscan.__version__ == importlib.metadata.version("rlscan")
+
+
+def test_types_are_shipped() -> None:
+    assert importlib.resources.files("rlscan").joinpath("py.typed").is_file()
+    assert "Typing :: Typed" in importlib.metadata.metadata("rlscan").get_all("Classifier", [])
+
+
+def test_core_dependencies_are_those_that_are_imported() -> None:
+    """Nothing is imported that is not declared, lazily or not."""
+    pyproject = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    declared = {
+        requirement.replace("[", " ").replace(">", " ").replace("<", " ").split()[0]
+        for requirement in pyproject["project"]["dependencies"]
+    }
+    standard = set(sys.stdlib_module_names)
+    # numpy comes with jax, yaml with jsonargparse, both as what they are made of.
+    provided = declared | standard | {"rlscan", "numpy", "yaml"}
+    for name, file in MODULES.items():
+        tops = {t.split(".")[0] for t in imported(ast.parse(file.read_text())) if t[0] != "."}
+        assert tops <= provided, f"{name} imports {tops - provided}"
