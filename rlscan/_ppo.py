@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from ._losses import clipped_policy_loss, clipped_value_loss, normalize, ratio_diagnostics
 from ._ppo_config import PPOConfig, check_config
@@ -20,11 +20,18 @@ from ._pytree import map_arrays, where
 from ._random import KeyLike, as_key
 from ._replay import next_value, replay
 from ._returns import explained_variance, gae
-from ._rollout import RolloutState, Trajectory, init_rollout, is_recurrent, rollout
+from ._rollout import (
+    RolloutState,
+    Trajectory,
+    init_rollout,
+    is_recurrent,
+    require_positive,
+    rollout,
+)
 from ._scan import filter_scan
 from ._types import Environment, Policy, PyTree
 
-Metrics = dict[str, Float[Array, "..."]]
+Metrics = dict[str, Shaped[Array, "..."]]  # floats; counts are integers
 
 
 class Minibatch(eqx.Module):
@@ -105,6 +112,7 @@ def train(
     `total_steps` is less than one update.
     """
     num_updates = count_updates(total_steps, config)
+    require_positive("updates_per_call", updates_per_call)
     state = init_train(policy, env, config, key=key)
     numbers = config.as_arrays()
 
@@ -147,8 +155,7 @@ def train_scan(
 def count_updates(total_steps: int, config: PPOConfig) -> int:
     """How many whole updates `total_steps` environment steps make; `ValueError` if none."""
     per_update = config.num_envs * config.num_steps
-    if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
-        raise ValueError(f"total_steps must be a positive integer, got {total_steps!r}")
+    require_positive("total_steps", total_steps)
     if total_steps < per_update:
         raise ValueError(
             f"total_steps = {total_steps} is less than one update, "

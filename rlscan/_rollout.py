@@ -92,7 +92,7 @@ def init_rollout(policy: Policy, env: Environment, *, num_envs: int, key: KeyLik
     or a `num_envs` that is no positive integer.
     """
     key = as_key(key)
-    _require_positive("num_envs", num_envs)
+    require_positive("num_envs", num_envs)
     check_policy(policy, env)
 
     def reset(index: Int[Array, ""]) -> RolloutState:
@@ -134,7 +134,7 @@ def rollout(
     **Returns:** `(state, trajectory)`, where the environments stand now, and the T steps that led
     there, `[T, N, …]`.
     """
-    _require_positive("num_steps", num_steps)
+    require_positive("num_steps", num_steps)
     block_length = _block_length(env, num_steps)
 
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
@@ -240,6 +240,6 @@ def _keep_final(
     return map_arrays(lambda s, x: lax.dynamic_update_index_in_dim(s, x, k, 0), slots, after)
 
 
-def _require_positive(name: str, number: Any) -> None:
+def require_positive(name: str, number: Any) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"{name} must be a positive integer, got {number!r}")
