@@ -133,7 +133,7 @@ def test_nothing_is_compiled_or_computed() -> None:
 
     compiled: list[str] = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
         if "backend_compile" in event:
             compiled.append(event)
 
