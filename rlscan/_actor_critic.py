@@ -143,13 +143,20 @@ def check_settings(
         raise ValueError(
             f"hidden_sizes must be positive integers, got {list(hidden_sizes)}; such as [64, 64]"
         )
-    if isinstance(activation, str):
-        named = getattr(jax.nn, activation, None)
-        if activation.startswith("_") or not callable(named):
-            raise ValueError(
-                f"activation must be a function or the name of one in jax.nn, got {activation!r}; "
-                "such as tanh, relu, silu or gelu"
-            )
+    named = getattr(jax.nn, activation, None) if isinstance(activation, str) else activation
+    if not _is_activation(named):
+        raise ValueError(
+            "activation must be a function that keeps the shape of an array, or the name of one "
+            f"in jax.nn, got {activation!r}; such as tanh, relu, silu or gelu"
+        )
+
+
+def _is_activation(function: Any) -> bool:
+    hidden = jax.ShapeDtypeStruct((3,), jnp.float32)
+    try:
+        return jax.eval_shape(function, hidden) == hidden
+    except Exception:  # no function of one array
+        return False
 
 
 def _read_observation_space(space: Any) -> tuple[int, int | None]:

@@ -60,17 +60,25 @@ def make(name: str, **params: Any) -> Environment:
     import gymnax  # takes seconds, so not at the top
 
     probe, defaults = gymnax.make(name)
-    settings = set(vars(defaults))
-    arguments = _constructor_arguments(type(probe))
-    for param in params:
-        if param not in settings | arguments:
+    settings = vars(defaults)
+    known = settings.keys() | _constructor_arguments(type(probe))
+    for param, value in params.items():
+        if param not in known:
             raise ValueError(
-                f"{name} has no parameter {param!r}{did_you_mean(param, settings | arguments)}; "
-                f"it has {', '.join(sorted(settings | arguments))}"
+                f"{name} has no parameter {param!r}{did_you_mean(param, known)}; "
+                f"it has {', '.join(sorted(known))}"
             )
-    env, defaults = gymnax.make(name, **{k: params[k] for k in params.keys() & arguments})
+        if isinstance(settings.get(param), int | float) and not eqx.is_array_like(value):
+            raise ValueError(
+                f"{param} of {name} must be a number, such as {settings[param]}, got {value!r}"
+            )
+    arguments = {param: value for param, value in params.items() if param not in settings}
+    try:
+        env, defaults = gymnax.make(name, **arguments)
+    except Exception as error:
+        raise ValueError(f"{name} does not take {arguments}: {error}") from error
     return GymnaxEnvironment(
-        env, defaults.replace(**{k: params[k] for k in params.keys() & settings})
+        env, defaults.replace(**{k: params[k] for k in params.keys() & settings.keys()})
     )
 
 

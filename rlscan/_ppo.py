@@ -106,7 +106,8 @@ def train(
     - `updates_per_call`: how many updates one compiled call makes. More save its overhead, and
         those of one call are handed over together, each with the state after the last of them.
 
-    **Returns:** an iterator over updates, of `(state, metrics)`; the metrics are scalars.
+    **Returns:** an iterator over updates, of `(state, metrics)`; the metrics are NumPy scalars,
+    and `rlscan.METRICS` says what each is.
 
     **Raises:** at once, not at the first update: as `init_train`, and `ValueError` if
     `total_steps` is less than one update.
@@ -125,6 +126,7 @@ def train(
         for done in range(0, num_updates, updates_per_call):
             length = min(updates_per_call, num_updates - done)
             state, stacked = call(state, jnp.asarray(num_updates), length)
+            stacked = jax.device_get(stacked)  # at once: slicing on the device takes milliseconds
             for i in range(length):
                 yield state, {name: values[i] for name, values in stacked.items()}
 

@@ -79,16 +79,9 @@ def run(config: Config, env: Environment, state: TrainState, directory: Path) ->
 
 def _make(config: EnvConfig) -> Environment:
     try:
-        env = make(config.name, **config.params)
+        return make(config.name, **config.params)
     except (ValueError, TypeError) as error:
         raise ValueError(f"env.params: {error}") from None
-    defaults = vars(getattr(make(config.name), "params", None) or object)
-    for name, value in config.params.items():
-        if isinstance(defaults.get(name), int | float) and not isinstance(value, int | float):
-            raise ValueError(
-                f"env.params.{name} must be a number, such as {defaults[name]}, got {value!r}"
-            )
-    return env
 
 
 def _compile(
@@ -116,6 +109,10 @@ def _updates_per_call(num_updates: int, steps_per_update: int) -> int:
     return max(k for k in range(1, most + 1) if num_updates % k == 0)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 class _Log:
     """Brings the metrics of updates to the files and to the screen."""
 
@@ -140,9 +137,10 @@ class _Log:
         self._files.close()
 
     def introduce(self) -> None:
+        updates = _counted(self._num_updates, "update")
         self._progress.say(
-            f"{self._config.env.name}: {self._num_updates:,} updates of {self._steps_per_update:,} "
-            f"steps, into {self._directory}; compiling"
+            f"{self._config.env.name}: {updates} of {self._steps_per_update:,} steps, "
+            f"into {self._directory}; compiling"
         )
 
     def compiled(self, seconds: float) -> None:

@@ -115,10 +115,6 @@ class _Rest(NamedTuple):
 _HOLE = object()
 
 
-def _is_array(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic)
-
-
 def _split(tree: Any) -> tuple[list[Any], _Rest]:
     """The arrays of a pytree, and the rest.
 
@@ -126,8 +122,8 @@ def _split(tree: Any) -> tuple[list[Any], _Rest]:
     cannot be rebuilt with such leaves (equinox#269), but it can be a list of its own.
     """
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    return arrays, _Rest(structure, [_HOLE if _is_array(leaf) else leaf for leaf in leaves])
+    arrays = [leaf for leaf in leaves if eqx.is_array(leaf)]
+    return arrays, _Rest(structure, [_HOLE if eqx.is_array(leaf) else leaf for leaf in leaves])
 
 
 def _merge(arrays: list[Any], rest: _Rest) -> Any:
@@ -142,7 +138,7 @@ def _merge(arrays: list[Any], rest: _Rest) -> Any:
 def _check_lengths(xs: Any, length: int | None) -> None:
     first: tuple[str, int] | None = None if length is None else ("length", length)
     for path, leaf in tree_flatten_with_path(xs)[0]:
-        if not _is_array(leaf):
+        if not eqx.is_array(leaf):
             continue
         name = f"xs{keystr(path)}"
         if leaf.ndim == 0:
@@ -176,7 +172,7 @@ def _check_same_carry(old: Any, new: Any) -> None:
 
 
 def _check_same_leaf(name: str, was: Any, became: Any) -> None:
-    if _is_array(was) and _is_array(became):
+    if eqx.is_array(was) and eqx.is_array(became):
         # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0)` by itself.
         widened = getattr(was, "weak_type", False) and jnp.result_type(was, became)
         if was.shape != became.shape or _dtype(became) not in (_dtype(was), widened):
@@ -184,7 +180,7 @@ def _check_same_leaf(name: str, was: Any, became: Any) -> None:
                 f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out "
                 f"as {_describe(became)}; cast or reshape one of them"
             )
-    elif _is_array(was) or _is_array(became) or not _same_value(was, became):
+    elif eqx.is_array(was) or eqx.is_array(became) or not _same_value(was, became):
         raise TypeError(
             f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out as "
             f"{_describe(became)}. Only arrays may change in the loop; {_remedy(was, became)}"
@@ -211,7 +207,7 @@ def _remedy(was: Any, became: Any) -> str:
             "a function built anew in each step is another function: "
             "update the module with eqx.tree_at, or define the function outside the loop"
         )
-    if _is_array(was):
+    if eqx.is_array(was):
         return "return an array here, such as jnp.asarray(…)"
     return "keep it as it was, or make it an array in `init`"
 
@@ -228,7 +224,7 @@ def _same_value(was: Any, became: Any) -> bool:
 
 
 def _describe(leaf: Any) -> str:
-    if _is_array(leaf):
+    if eqx.is_array(leaf):
         return f"the array {leaf.dtype}{list(leaf.shape)}"
     text = repr(leaf)
     # Both ends, as a function's name and address are at the end of its text.
