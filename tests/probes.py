@@ -159,17 +159,20 @@ class Wander(eqx.Module):
 
 
 class WhatWasSent(eqx.Module):
-    """Gives the action that it got as a reward. Observations are a dict, and rewards integers."""
+    """Gives the action that it got as a reward. Observations are a dict, and rewards integers.
+
+    Its state resets to the Python integer 0 where it steps to a float.
+    """
 
     def reset(self, key: Any) -> tuple:
         seen = {"at": jnp.zeros(2), "count": 0}
-        return seen, seen
+        return seen, {**seen, "sum": 0}
 
     def step(self, key: Any, state: Any, action: Any) -> tuple:
         seen = {"at": state["at"] + action[0], "count": state["count"] + 1}
         reward = jnp.round(1000 * action[0]).astype(jnp.int32)
         ends = jnp.asarray(seen["count"] >= 3), jnp.asarray(False)
-        return finish(self, key, seen, seen, reward, ends)
+        return finish(self, key, seen, {**seen, "sum": state["sum"] + action[0]}, reward, ends)
 
     def observation_space(self) -> dict:
         return {"at": Box(-jnp.inf, jnp.inf, (2,)), "count": Discrete(4)}

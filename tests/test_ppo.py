@@ -349,28 +349,41 @@ def test_an_update_is_the_one_written_by_hand(jit_update, target_kl):
 # Minibatches.
 
 
-def test_every_sample_comes_once_in_each_epoch_and_a_loss_of_ones_own_is_used():
-    """The loss notes what it is given; a key is the name of a sample."""
-    seen = []
+seen: list[Any] = []
 
-    def loss(policy, minibatch, config):
+
+class Noting(eqx.Module):
+    """A loss that notes what it is given, pulls one number to 3, and minds one sample."""
+
+    minded: Any  # key data; the minibatch with this key says that the policy went far
+
+    def __call__(self, policy, minibatch, config):
         parts = minibatch.advantage, minibatch.target, minibatch.trajectory.log_prob
         names = jax.random.key_data(minibatch.trajectory.policy_key)
         jax.debug.callback(lambda *x: seen.append(x), names, *parts, ordered=True)
-        log_ratio = jnp.zeros_like(minibatch.advantage)
+        is_minded = (names == self.minded).all(axis=1).any()
+        log_ratio = jnp.where(is_minded, jnp.ones_like(minibatch.advantage), 0.0)
         return (policy.preference - 3.0) ** 2, (log_ratio, {"mine": jnp.asarray(7.0)})
 
-    config = dataclasses.replace(CONFIG, num_steps=8, num_epochs=3, num_minibatches=4)
-    policy = probes.Coin(jnp.zeros(()), jnp.ones(()))
-    state = init_train(policy, probes.leak, config, key=rlscan.key(0))
-    state, metrics = eqx.filter_jit(update)(
-        state, probes.leak, config.as_arrays(), num_updates=1, loss=loss
-    )
-    jax.effects_barrier()
 
-    learnt: Any = state.policy
+def test_every_sample_comes_once_in_each_epoch_and_a_loss_of_ones_own_is_used():
+    """A key is the name of a sample."""
+    config = dataclasses.replace(CONFIG, num_steps=8, num_epochs=3, num_minibatches=4)
+    start = init_train(
+        probes.Coin(jnp.zeros(()), jnp.ones(())), probes.leak, config, key=rlscan.key(0)
+    )
+    jit_update = eqx.filter_jit(update)
+
+    def run(config, minded) -> Any:
+        seen.clear()
+        loss = Noting(minded)
+        result = jit_update(start, probes.leak, config.as_arrays(), num_updates=1, loss=loss)
+        jax.effects_barrier()
+        return result
+
+    state, metrics = run(config, jnp.zeros(2, jnp.uint32))
     assert metrics["mine"] == 7
-    assert learnt.value == 1 and 0.1 < learnt.preference < 0.13  # 12 steps of 0.01
+    assert state.policy.value == 1 and 0.1 < state.policy.preference < 0.13  # 12 steps of 0.01
     assert len(seen) == 12 and all(len(row) == 8 for call in seen for row in call)
     epochs = [[np.concatenate(x) for x in zip(*seen[i : i + 4], strict=True)] for i in (0, 4, 8)]
     in_order = []
@@ -384,6 +397,13 @@ def test_every_sample_comes_once_in_each_epoch_and_a_loss_of_ones_own_is_used():
         for a, b in zip(in_order[0][:-1], other[:-1], strict=True):
             np.testing.assert_array_equal(a, b)
         assert (in_order[0][-1] != other[-1]).any()
+
+    # A KL stop in the third minibatch ends the whole update, later epochs included.
+    third = jnp.asarray(seen[2][0][0])
+    state, metrics = run(dataclasses.replace(config, target_kl=0.5), third)
+    assert metrics["num_gradient_steps"] == state.num_gradient_steps == 2
+    assert 0.015 < state.policy.preference < 0.025
+    assert metrics["approx_kl"] == pytest.approx((np.e - 2) / 3, rel=1e-5)  # of three looked at
 
 
 def test_minibatches_of_a_recurrent_policy_are_whole_environments():

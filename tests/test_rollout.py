@@ -338,6 +338,7 @@ def test_observations_are_pytrees():
     )
     # The reset's count is a Python number; in the state it is the array that `step` makes of it.
     assert before.env_state["count"].dtype == after.env_state["count"].dtype == jnp.int32
+    assert before.env_state["sum"].dtype == after.env_state["sum"].dtype == jnp.float32
 
 
 def roll_probe(env, num_steps=12) -> Any:
