@@ -75,11 +75,13 @@ def make(name: str, **params: Any) -> Environment:
     arguments = {param: value for param, value in params.items() if param not in settings}
     try:
         env, defaults = gymnax.make(name, **arguments)
+        given = {param: value for param, value in params.items() if param in settings}
+        made = GymnaxEnvironment(env, defaults.replace(**given))
+        # gymnax keeps what it is given, and trips over it later.
+        jax.eval_shape(lambda key: made.reset(key)[0], jax.random.key(0))
     except Exception as error:
-        raise ValueError(f"{name} does not take {arguments}: {error}") from error
-    return GymnaxEnvironment(
-        env, defaults.replace(**{k: params[k] for k in params.keys() & settings.keys()})
-    )
+        raise ValueError(f"{name} does not take {params}: {error}") from error
+    return made
 
 
 def check_name(name: str) -> None:

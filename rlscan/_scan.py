@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import (
     GetAttrKey,
@@ -173,9 +172,11 @@ def _check_same_carry(old: Any, new: Any) -> None:
 
 def _check_same_leaf(name: str, was: Any, became: Any) -> None:
     if eqx.is_array(was) and eqx.is_array(became):
-        # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0)` by itself.
-        widened = getattr(was, "weak_type", False) and jnp.result_type(was, became)
-        if was.shape != became.shape or _dtype(became) not in (_dtype(was), widened):
+        same_dtype = _dtype(was) == _dtype(became)
+        # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0)` by itself, where it
+        # can, and traces again: what it cannot widen comes here a second time, strongly typed.
+        widened = getattr(was, "weak_type", False)
+        if was.shape != became.shape or not (same_dtype or widened):
             raise TypeError(
                 f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out "
                 f"as {_describe(became)}; cast or reshape one of them"

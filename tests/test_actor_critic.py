@@ -67,14 +67,17 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_shapes() -> None:
+    def shapes(**settings: Any) -> list[list[tuple[int, ...]]]:
+        policy = eqx.filter_eval_shape(lambda: build(**settings))
+        return [
+            [layer.weight.shape for layer in net.layers] for net in (policy.actor, policy.critic)
+        ]
+
+    assert shapes(hidden_sizes=(8, 16)) == [[(8, 4), (16, 8), (2, 16)], [(8, 4), (16, 8), (1, 16)]]
+    assert shapes() == [[(64, 4), (64, 64), (2, 64)], [(64, 4), (64, 64), (1, 64)]]
+    assert shapes(hidden_sizes=()) == [[(2, 4)], [(1, 4)]]
+
     policy = build(hidden_sizes=(8, 16))
-    shapes = {name: [w.shape for w in ws] for name, ws in weights(policy).items()}
-    assert shapes == {
-        "actor": [(8, 4), (16, 8), (2, 16)],
-        "critic": [(8, 4), (16, 8), (1, 16)],
-    }
-    assert [w.shape for w in weights(build())["actor"]] == [(64, 4), (64, 64), (2, 64)]
-    assert [w.shape for w in weights(build(hidden_sizes=()))["actor"]] == [(2, 4)]
     distribution, value, state = policy(jnp.ones(4), (), key=rlscan.key(1))
     assert distribution.sample(seed=rlscan.key(0)).shape == value.shape == () and state == ()
     assert policy.initial_state() == () and policy.log_std is None
@@ -246,7 +249,7 @@ def test_the_layers_have_masks_of_their_own() -> None:
     seen = []
 
     def spy(x: Any) -> Any:
-        seen.append(np.asarray(x == 0))
+        seen.append(x == 0)
         return jnp.ones_like(x)
 
     policy = build(hidden_sizes=(64, 64, 64), dropout=0.5, activation=spy)
@@ -254,7 +257,9 @@ def test_the_layers_have_masks_of_their_own() -> None:
         lambda p: [layer.weight for layer in p.actor.layers[1:-1]], policy, [jnp.eye(64)] * 2
     )
     eye.actor(jnp.ones(4), key=rlscan.key(1))
-    _, first, second = seen  # what the masks of layers 1 and 2 left to layers 2 and 3
+    _, first, second = map(
+        np.asarray, seen[-3:]
+    )  # what the masks of layers 1 and 2 left to layers 2 and 3
     assert 16 < first.sum() < 48 and 16 < second.sum() < 48 and (first != second).any()
 
 
@@ -282,6 +287,8 @@ def test_actor_and_critic_have_masks_of_their_own() -> None:
         ({"activation": "tnah"}, "the name of one in jax.nn, got 'tnah'"),
         ({"activation": "initializers"}, "got 'initializers'"),
         ({"activation": "__name__"}, "got '__name__'"),
+        ({"activation": "logsumexp"}, "keeps the shape of an array"),
+        ({"activation": lambda x: x[:1]}, "such as tanh, relu, silu or gelu"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, told: str) -> None:
@@ -314,7 +321,7 @@ def test_construction_vmaps_over_keys_again_and_again() -> None:
         import equinox as eqx, jax, numpy as np, rlscan
         env = rlscan.make("CartPole-v1")
         build = eqx.filter_jit(eqx.filter_vmap(lambda key: rlscan.ActorCritic(env, key=key)))
-        for repeat in range(20):
+        for repeat in range(10):
             keys = jax.random.split(rlscan.key(repeat), 32)
             jax.block_until_ready(jax.tree.leaves(eqx.filter(build(keys), eqx.is_array)))
         population = build(keys)

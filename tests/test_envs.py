@@ -67,6 +67,13 @@ def test_an_unknown_parameter_is_refused_with_the_nearest() -> None:
         make("UmbrellaChain-bsuite", n_distracters=3)
 
 
+def test_a_value_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="gravity of CartPole-v1 must be a number, such as 9.8"):
+        make("CartPole-v1", gravity="heavy")
+    with pytest.raises(ValueError, match="UmbrellaChain-bsuite does not take.*n_distractor"):
+        make("UmbrellaChain-bsuite", n_distractor="many")
+
+
 def test_physical_parameters_reach_the_environment() -> None:
     def speed(**params: float) -> float:
         """Of the pole after a step from rest at one tenth of a radian."""
