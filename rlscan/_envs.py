@@ -75,7 +75,14 @@ def make(name: str, **params: Any) -> Environment:
     arguments = {param: value for param, value in params.items() if param not in settings}
     try:
         env, defaults = gymnax.make(name, **arguments)
-        given = {param: value for param, value in params.items() if param in settings}
+        # gymnax selects between its numbers, which must be of one type: 3 for 100.0 is 3.0.
+        given = {
+            param: float(value)
+            if isinstance(settings[param], float) and type(value) is int
+            else value
+            for param, value in params.items()
+            if param in settings
+        }
         made = GymnaxEnvironment(env, defaults.replace(**given))
         # gymnax keeps what it is given, and trips over it later.
         jax.eval_shape(lambda key: made.reset(key)[0], jax.random.key(0))

@@ -224,6 +224,8 @@ def test_time_limits() -> None:
     assert make("CartPole-v1").time_limit == 500  # pyright: ignore
     limit: Any = make("CartPole-v1", max_steps_in_episode=7)
     assert limit.time_limit == 7 and type(limit.time_limit) is int
+    as_float: Any = make("BernoulliBandit-misc", max_steps_in_episode=7)  # 100.0 by default
+    assert as_float.time_limit == 7 and as_float.params.max_steps_in_episode == 7
     # An array cannot size the slots, and who truncates by other rules keeps no count of steps.
     traced: Any = make("CartPole-v1", max_steps_in_episode=jnp.asarray(7))
     assert traced.time_limit is None
