@@ -39,8 +39,8 @@ class ActorCritic(eqx.Module):
         *,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str | Callable[[Array], Array] = "tanh",
-        dropout: float = 0.0,
-        critic_dropout: float = 0.0,
+        dropout: float | int = 0.0,
+        critic_dropout: float | int = 0.0,
         key: KeyLike,
     ):
         """Orthogonal initialisation with gains √2 (hidden), 0.01 (actor) and 1 (critic).
@@ -116,7 +116,7 @@ class MLP(eqx.Module):
         self,
         weights: Sequence[Float[Array, "output input"]],
         activation: Callable[[Array], Array],
-        dropout: float,
+        dropout: float | int,
     ):
         self.layers = tuple(_linear(weight) for weight in weights)
         self.dropout = eqx.nn.Dropout(dropout)
@@ -132,8 +132,8 @@ class MLP(eqx.Module):
 def check_settings(
     hidden_sizes: Sequence[int],
     activation: str | Callable[[Array], Array],
-    dropout: float,
-    critic_dropout: float,
+    dropout: float | int,
+    critic_dropout: float | int,
 ) -> None:
     """Raises `ValueError` for a setting that `ActorCritic` does not take."""
     for name, rate in (("dropout", dropout), ("critic_dropout", critic_dropout)):
@@ -161,12 +161,12 @@ def _is_activation(function: Any) -> bool:
 
 def _read_observation_space(space: Any) -> tuple[int, int | None]:
     """`(num_inputs, num_categories)`."""
-    if is_discrete(space):
+    if is_discrete(space) and getattr(space, "start", 0) == 0:
         return int(space.n), int(space.n)
     if is_box(space):
         return math.prod(space.shape), None
     raise ValueError(
-        f"ActorCritic takes observations of a Discrete or a Box space, got {space!r}; "
+        f"ActorCritic takes observations of a Discrete space from 0, or of a Box, got {space!r}; "
         "write a policy of your own: any eqx.Module by the contract of rlscan.Policy"
     )
 

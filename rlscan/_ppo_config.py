@@ -13,6 +13,11 @@ def _shape(default: Any) -> Any:
     return eqx.field(default=default, static=True)
 
 
+def _number(default: float) -> Any:
+    """A setting that is a number, or an array in its place."""
+    return eqx.field(default=default, converter=lambda x: float(x) if type(x) is int else x)
+
+
 class PPOConfig(eqx.Module):
     """Settings of PPO.
 
@@ -29,27 +34,27 @@ class PPOConfig(eqx.Module):
     """Passes over each rollout."""
     num_minibatches: int = _shape(4)
     """Gradient steps per pass; divides num_envs * num_steps."""
-    learning_rate: float = 2.5e-4
+    learning_rate: float = _number(2.5e-4)
     """Adam's step size at the start."""
     anneal_learning_rate: bool = _shape(True)
     """Whether the step size falls linearly, to 0 on the last gradient step."""
-    gamma: float = 0.99
+    gamma: float = _number(0.99)
     """Discount per environment step, in [0, 1]."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = _number(0.95)
     """Decay of the advantage's trace, in [0, 1]; 0 is TD(0), 1 is Monte Carlo."""
-    clip_range: float = 0.2
+    clip_range: float = _number(0.2)
     """How far from 1 the probability ratio is clipped."""
-    value_clip_range: float = math.inf
+    value_clip_range: float = _number(math.inf)
     """How far from its old value a value is clipped; .inf for nowhere."""
-    value_coef: float = 0.5
+    value_coef: float = _number(0.5)
     """Weight of the value loss."""
-    entropy_coef: float = 0.01
+    entropy_coef: float = _number(0.01)
     """Weight of the entropy bonus."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: float = _number(0.5)
     """Where the gradient's global norm is clipped; .inf for nowhere."""
-    target_kl: float = math.inf
+    target_kl: float = _number(math.inf)
     """Estimated KL (k3, in nats) of a minibatch at which an update ends; .inf for never."""
-    adam_eps: float = 1e-5
+    adam_eps: float = _number(1e-5)
     """Adam's epsilon."""
 
     def as_arrays(self) -> "PPOConfig":

@@ -5,7 +5,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 # A hyper-parameter: a number, or an array of shape () where it is traced or mapped over.
-Scalar = float | Float[Array, ""]
+Scalar = float | int | Float[Array, ""]
 
 
 def gae(

@@ -10,8 +10,8 @@ from ._types import PyTree
 
 
 def is_discrete(space: Any) -> bool:
-    """Integers 0 … n−1."""
-    return hasattr(space, "n") and not hasattr(space, "spaces")
+    """One of n integers. Gymnasium's MultiBinary has an `n` as well, but is an array of them."""
+    return hasattr(space, "n") and getattr(space, "shape", ()) == ()
 
 
 def is_box(space: Any) -> bool:
@@ -38,9 +38,12 @@ def legal_action(space: Any, action: PyTree) -> PyTree:
 
     The one place where the two part. A trajectory holds the sample, as it is the sample's
     log-probability that was recorded; a Gaussian's may lie outside its box, and is clipped here.
+    A category counts from 0, and the integers of a space may begin elsewhere.
     """
     if is_box(space):
         return jnp.clip(action, space.low, space.high)
+    if is_discrete(space):
+        return action + getattr(space, "start", 0)  # Gymnasium's may begin elsewhere than at 0
     return action
 
 
