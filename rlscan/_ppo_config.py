@@ -1,7 +1,7 @@
 """`PPOConfig`: the settings of PPO, and which of them cannot be."""
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import equinox as eqx
 import jax
@@ -13,9 +13,14 @@ def _shape(default: Any) -> Any:
     return eqx.field(default=default, static=True)
 
 
+@no_type_check  # annotated for the command line, which asks for numbers; arrays pass as they are
+def _as_float(number: float) -> float:
+    return float(number) if type(number) is int else number
+
+
 def _number(default: float) -> Any:
     """A setting that is a number, or an array in its place."""
-    return eqx.field(default=default, converter=lambda x: float(x) if type(x) is int else x)
+    return eqx.field(default=default, converter=_as_float)
 
 
 class PPOConfig(eqx.Module):

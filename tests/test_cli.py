@@ -75,7 +75,10 @@ def test_no_such_command(argv: list[str], capsys: pytest.CaptureFixture):
         ("--ppo.learning-rat 1e-3", "did you mean ppo.learning_rate"),
         ("--config nowhere.yaml", "no config file nowhere.yaml"),
         ("--env.params.gravty 3", "CartPole-v1 has no parameter 'gravty', did you mean gravity?"),
-        ("--env.params.gravity heavy", "env.params.gravity must be a number, such as 9.8, got 'h"),
+        (
+            "--env.params.gravity heavy",
+            "gravity of CartPole-v1 must be a number, such as 9.8, got 'heavy'",
+        ),
         ("--policy.activation one_hot", "one_hot"),
         ("--output file", "output file must be a directory, but file is a file"),
         ("--output file/run", "output file/run must be a directory, but file is a file"),
