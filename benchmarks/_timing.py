@@ -38,7 +38,8 @@ def interleaved(
     compiled, seconds = {}, {}
     for name, (function, args) in contestants.items():
         start = time.perf_counter()
-        compiled[name] = eqx.filter_jit(function).lower(*args).compile()
+        jitted: Any = eqx.filter_jit(function)
+        compiled[name] = jitted.lower(*args).compile()
         seconds[name] = time.perf_counter() - start
         jax.block_until_ready(eqx.filter(compiled[name](*args), eqx.is_array))
     runs: dict[str, list[float]] = {name: [] for name in contestants}

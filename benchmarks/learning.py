@@ -11,6 +11,7 @@ the policy that learns, sampling its actions, dropout on. Tune on other seeds th
 import argparse
 import sys
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -74,7 +75,8 @@ def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dic
         return rlscan.train_scan(policy, env, config.ppo, total_steps=total_steps, key=train_key)[1]
 
     start = time.perf_counter()
-    compiled = run.lower(jnp.asarray(seeds)).compile()
+    jitted: Any = run
+    compiled = jitted.lower(jnp.asarray(seeds)).compile()
     compile_seconds = time.perf_counter() - start
     start = time.perf_counter()
     metrics = jax.device_get(compiled(jnp.asarray(seeds)))

@@ -80,7 +80,7 @@ def plain(env: rlscan.GymnaxEnvironment, num_envs: int, num_steps: int, *, dropo
             action, log_prob, value = eqx.filter_vmap(act, in_axes=(None, 0, 0))(
                 policy, observation, act_keys
             )
-            new_observation, env_state, reward, terminated, truncated, _ = jax.vmap(env.env.step)(
+            new_observation, env_state, reward, terminated, truncated, _ = jax.vmap(env.step)(
                 jax.random.split(env_key, num_envs), env_state, action
             )
             done = terminated | truncated

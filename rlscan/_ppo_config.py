@@ -1,7 +1,7 @@
 """`PPOConfig`: the settings of PPO, and which of them cannot be."""
 
 import math
-from typing import Any, no_type_check
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,16 +11,6 @@ import jax.numpy as jnp
 def _shape(default: Any) -> Any:
     """A setting that shapes the program: another value compiles another one."""
     return eqx.field(default=default, static=True)
-
-
-@no_type_check  # annotated for the command line, which asks for numbers; arrays pass as they are
-def _as_float(number: float) -> float:
-    return float(number) if type(number) is int else number
-
-
-def _number(default: float) -> Any:
-    """A setting that is a number, or an array in its place."""
-    return eqx.field(default=default, converter=_as_float)
 
 
 class PPOConfig(eqx.Module):
@@ -39,27 +29,27 @@ class PPOConfig(eqx.Module):
     """Passes over each rollout."""
     num_minibatches: int = _shape(4)
     """Gradient steps per pass; divides num_envs * num_steps."""
-    learning_rate: float = _number(2.5e-4)
+    learning_rate: float = 2.5e-4
     """Adam's step size at the start."""
     anneal_learning_rate: bool = _shape(True)
     """Whether the step size falls linearly, to 0 on the last gradient step."""
-    gamma: float = _number(0.99)
+    gamma: float = 0.99
     """Discount per environment step, in [0, 1]."""
-    gae_lambda: float = _number(0.95)
+    gae_lambda: float = 0.95
     """Decay of the advantage's trace, in [0, 1]; 0 is TD(0), 1 is Monte Carlo."""
-    clip_range: float = _number(0.2)
+    clip_range: float = 0.2
     """How far from 1 the probability ratio is clipped."""
-    value_clip_range: float = _number(math.inf)
+    value_clip_range: float = math.inf
     """How far from its old value a value is clipped; .inf for nowhere."""
-    value_coef: float = _number(0.5)
+    value_coef: float = 0.5
     """Weight of the value loss."""
-    entropy_coef: float = _number(0.01)
+    entropy_coef: float = 0.01
     """Weight of the entropy bonus."""
-    max_grad_norm: float = _number(0.5)
+    max_grad_norm: float = 0.5
     """Where the gradient's global norm is clipped; .inf for nowhere."""
-    target_kl: float = _number(math.inf)
+    target_kl: float = math.inf
     """Estimated KL (k3, in nats) of a minibatch at which an update ends; .inf for never."""
-    adam_eps: float = _number(1e-5)
+    adam_eps: float = 1e-5
     """Adam's epsilon."""
 
     def as_arrays(self) -> "PPOConfig":

@@ -128,7 +128,7 @@ BAD_OPTIONS = {
     "--policy.hidden_sizes [64,0]": "policy.hidden_sizes must be positive integers, got [64, 0]",
     "--policy.dropout 1": "policy.dropout must be in [0, 1), got 1.0",
     "--policy.critic_dropout -0.1": "policy.critic_dropout must be in [0, 1), got -0.1",
-    "--policy.activation tahn": "policy.activation must be a function that keeps the shape of an array",
+    "--policy.activation tahn": "policy.activation must be a function that keeps the shape",
     "--ppo.num_envs 0": "ppo.num_envs must be a positive integer, got 0",
     "--ppo.num_minibatches 3": "= 512 is not divisible by num_minibatches = 3; use 1, 2 or 4",
     "--ppo.gae_lambda 1.1": "ppo.gae_lambda must be in [0, 1], got 1.1",

@@ -34,11 +34,10 @@ def test_the_training_command_is_one_that_parses(monkeypatch):
     monkeypatch.chdir(ROOT)
     commands = [line for block in SHELL for line in block.splitlines() if "train.py" in line]
     assert len(commands) == 2
-    for command in commands:
-        arguments = command.partition("train.py")[2].split()
-        config = parse(arguments)
-        assert config.env.name == "CartPole-v1"
-    assert (config.ppo.learning_rate, config.policy.dropout, config.seed) == (5e-4, 0.25, 3)
+    plain, overridden = [parse(c.partition("train.py")[2].split()) for c in commands]
+    assert plain.env.name == overridden.env.name == "CartPole-v1"
+    assert overridden.ppo.learning_rate == 5e-4
+    assert (overridden.policy.dropout, overridden.seed) == (0.25, 3)
 
 
 def test_every_public_name_has_a_docstring():

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from rlscan._ppo_config import PPOConfig
 from rlscan._spaces import bounds, is_box, is_discrete, legal_action, one_hot
 
 
@@ -20,7 +19,7 @@ def test_kinds_of_spaces():
 
 
 def test_an_action_is_clipped_to_its_box_and_shifted_to_its_first_category():
-    box = gymnasium.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, np.inf]))
+    box = spaces.Box(jnp.array([-1.0, 0.0]), jnp.array([1.0, jnp.inf]), (2,))
     np.testing.assert_array_equal(legal_action(box, jnp.array([-3.0, 7.0])), [-1, 7])
     assert legal_action(gymnasium.spaces.Discrete(3, start=-1), jnp.asarray(2)) == 1
     assert legal_action(spaces.Discrete(3), jnp.asarray(2)) == 2
@@ -28,15 +27,9 @@ def test_an_action_is_clipped_to_its_box_and_shifted_to_its_first_category():
 
 def test_the_largest_float_is_no_bound():
     largest = np.finfo(np.float32).max
-    low, high = bounds(spaces.Box(np.array([-largest, -2.0]), np.array([largest, 2.0]), (2,)))
+    low, high = bounds(spaces.Box(jnp.array([-largest, -2.0]), jnp.array([largest, 2.0]), (2,)))
     np.testing.assert_array_equal([low, high], [[-np.inf, -2], [np.inf, 2]])
 
 
 def test_one_hot():
     np.testing.assert_array_equal(one_hot(jnp.asarray(2), 4), [0, 0, 1, 0])
-
-
-def test_integers_stand_for_numbers_in_a_config():
-    config = PPOConfig(gamma=1, learning_rate=0)
-    assert (config.gamma, config.learning_rate) == (1.0, 0.0)
-    assert isinstance(config.gamma, float)
