@@ -61,7 +61,7 @@ def contestants(num_envs: int, num_steps: int) -> dict[str, tuple]:
     }
 
 
-def plain(env: rlscan.GymnaxEnvironment, num_envs: int, num_steps: int, *, dropout: float) -> tuple:
+def plain(env: rlscan.Environment, num_envs: int, num_steps: int, *, dropout: float) -> tuple:
     key = jax.random.key(0, impl="threefry2x32")
     policy = rlscan.ActorCritic(env, dropout=dropout, key=key)
     observation, env_state = jax.vmap(env.reset)(jax.random.split(key, num_envs))
