@@ -61,7 +61,29 @@ def make(name: str, **params: Any) -> Environment:
 
     probe, defaults = gymnax.make(name)
     settings = vars(defaults)
-    known = settings.keys() | _constructor_arguments(type(probe))
+    _check_params(name, params, settings, settings.keys() | _constructor_arguments(type(probe)))
+    arguments = {param: value for param, value in params.items() if param not in settings}
+    given = {
+        # gymnax selects between its numbers, which must be of one type: 3 for 100.0 is 3.0.
+        param: float(params[param])
+        if isinstance(default, float) and type(params[param]) is int
+        else params[param]
+        for param, default in settings.items()
+        if param in params
+    }
+    try:
+        env, defaults = gymnax.make(name, **arguments)
+        made = GymnaxEnvironment(env, defaults.replace(**given))
+        # gymnax keeps what it is given, and trips over it later.
+        jax.eval_shape(lambda key: made.reset(key)[0], jax.random.key(0))
+    except Exception as error:
+        raise ValueError(f"{name} does not take {params}: {error}") from error
+    return made
+
+
+def _check_params(
+    name: str, params: dict[str, Any], settings: dict[str, Any], known: set[str]
+) -> None:
     for param, value in params.items():
         if param not in known:
             raise ValueError(
@@ -72,23 +94,6 @@ def make(name: str, **params: Any) -> Environment:
             raise ValueError(
                 f"{param} of {name} must be a number, such as {settings[param]}, got {value!r}"
             )
-    arguments = {param: value for param, value in params.items() if param not in settings}
-    try:
-        env, defaults = gymnax.make(name, **arguments)
-        # gymnax selects between its numbers, which must be of one type: 3 for 100.0 is 3.0.
-        given = {
-            param: float(value)
-            if isinstance(settings[param], float) and type(value) is int
-            else value
-            for param, value in params.items()
-            if param in settings
-        }
-        made = GymnaxEnvironment(env, defaults.replace(**given))
-        # gymnax keeps what it is given, and trips over it later.
-        jax.eval_shape(lambda key: made.reset(key)[0], jax.random.key(0))
-    except Exception as error:
-        raise ValueError(f"{name} does not take {params}: {error}") from error
-    return made
 
 
 def check_name(name: str) -> None:
