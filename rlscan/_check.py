@@ -101,8 +101,10 @@ def _check_reset(result: Any) -> tuple[PyTree, PyTree]:
 def _check_call(policy: Any, observation: PyTree, state: PyTree, key: PRNGKeyArray) -> Any:
     """Calls the policy and returns its distribution."""
     name = type(policy).__name__
+    # Unwrapped, as Python 3.13 does not see through `eqx.filter_jit` on a method.
+    call = inspect.unwrap(type(policy).__call__).__get__(policy)
     _require_signature(
-        f"{name}.__call__", "observation, state, *, key", policy, observation, state, key=key
+        f"{name}.__call__", "observation, state, *, key", call, observation, state, key=key
     )
     try:
         result = policy(observation, state, key=key)
