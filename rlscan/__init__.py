@@ -1,6 +1,8 @@
 """Jitted reinforcement-learning rollouts of stochastic Equinox policies, replayed exactly."""
 
+from . import nn as nn
 from ._actor_critic import ActorCritic as ActorCritic
+from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
 from ._checkpoint import load_policy as load_policy
 from ._envs import (
@@ -8,20 +10,22 @@ from ._envs import (
     GymnaxEnvironment as GymnaxEnvironment,
     make as make,
 )
+from ._evaluate import (
+    Evaluation as Evaluation,
+    Spread as Spread,
+    evaluate as evaluate,
+)
 from ._losses import (
     clipped_policy_loss as clipped_policy_loss,
     clipped_value_loss as clipped_value_loss,
     normalize as normalize,
 )
+from ._metrics import METRICS as METRICS, Metrics as Metrics
 from ._ppo import (
-    METRICS as METRICS,
-    Metrics as Metrics,
     Minibatch as Minibatch,
     TrainState as TrainState,
     init_train as init_train,
     ppo_loss as ppo_loss,
-    train as train,
-    train_scan as train_scan,
     update as update,
 )
 from ._ppo_config import PPOConfig as PPOConfig
@@ -36,5 +40,12 @@ from ._rollout import (
     rollout as rollout,
 )
 from ._scan import filter_scan as filter_scan
+from ._statistics import move_statistics as move_statistics
+from ._train import train as train, train_scan as train_scan
+from ._trainable import (
+    NonTrainable as NonTrainable,
+    partition_trainable as partition_trainable,
+)
 from ._types import Distribution as Distribution, Environment as Environment, Policy as Policy
 from ._version import __version__ as __version__
+from ._with_statistics import WithStatistics as WithStatistics

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._random import KeyLike, as_key
 from ._spaces import bounds, is_box, is_discrete, one_hot
 from ._types import Distribution, Environment, PyTree
+from .nn import AnnealedDropout, Schedule
 
 
 class ActorCritic(eqx.Module):
@@ -30,6 +31,7 @@ class ActorCritic(eqx.Module):
     # What it must know of the spaces. Not the spaces themselves: two equal ones compare unequal,
     # and so would two policies made for them.
     num_categories: int | None = eqx.field(static=True)  # of a discrete observation, else `None`
+    shared_masks: bool = eqx.field(static=True)
     action_center: tuple[float, ...] = eqx.field(static=True)
     action_half_width: tuple[float, ...] = eqx.field(static=True)
 
@@ -39,8 +41,9 @@ class ActorCritic(eqx.Module):
         *,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str | Callable[[Array], Array] = "tanh",
-        dropout: float | int = 0.0,
-        critic_dropout: float | int = 0.0,
+        dropout: float | int | Schedule = 0.0,
+        critic_dropout: float | int | Schedule = 0.0,
+        shared_masks: bool = False,
         key: KeyLike,
     ):
         """Orthogonal initialisation with gains √2 (hidden), 0.01 (actor) and 1 (critic).
@@ -50,19 +53,23 @@ class ActorCritic(eqx.Module):
         - `env`: whose spaces the policy is made for.
         - `hidden_sizes`: units of each hidden layer, of the actor and of the critic.
         - `activation`: a function, or the name of one in `jax.nn`.
-        - `dropout`: the rate after each hidden layer of the actor, in [0, 1).
+        - `dropout`: the rate after each hidden layer of the actor, in [0, 1); or a schedule of it
+            over updates, see `rlscan.nn.AnnealedDropout`.
         - `critic_dropout`: likewise of the critic.
+        - `shared_masks`: whether the critic has the actor's masks, so that its value is that of the
+            very network that acts. For masks that outlive a step, see `rlscan.rollout`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
         """
-        check_settings(hidden_sizes, activation, dropout, critic_dropout)
+        check_settings(hidden_sizes, activation, dropout, critic_dropout, shared_masks)
         function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
         num_inputs, self.num_categories = _read_observation_space(env.observation_space())
         num_outputs, center, half_width = _read_action_space(env.action_space())
         self.action_center, self.action_half_width = center, half_width
+        self.shared_masks = shared_masks
 
-        sizes = (num_inputs, *hidden_sizes)
+        sizes = (num_inputs, *map(int, hidden_sizes))
         actor, critic = _orthogonal_weights(as_key(key), (*sizes, num_outputs), (*sizes, 1))
         self.actor = MLP(actor, function, dropout)
         self.critic = MLP(critic, function, critic_dropout)
@@ -73,6 +80,8 @@ class ActorCritic(eqx.Module):
         self, observation: PyTree, state: PyTree, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Float[Array, ""], PyTree]:
         actor_key, critic_key = jax.random.split(key)
+        if self.shared_masks:  # the same draws for layers of the same sizes
+            critic_key = jax.random.clone(actor_key)
         x = self._input(observation)
         value = self.critic(x, key=critic_key)
         return self._distribution(self.actor(x, key=actor_key)), value[0], state
@@ -109,17 +118,17 @@ class MLP(eqx.Module):
     """Linear layers with an activation and dropout after each but the last."""
 
     layers: tuple[eqx.nn.Linear, ...]
-    dropout: eqx.nn.Dropout
+    dropout: eqx.nn.Dropout | AnnealedDropout
     activation: Callable[[Array], Array]
 
     def __init__(
         self,
         weights: Sequence[Float[Array, "output input"]],
         activation: Callable[[Array], Array],
-        dropout: float | int,
+        dropout: float | int | Schedule,
     ):
         self.layers = tuple(_linear(weight) for weight in weights)
-        self.dropout = eqx.nn.Dropout(dropout)
+        self.dropout = AnnealedDropout(dropout) if callable(dropout) else eqx.nn.Dropout(dropout)
         self.activation = activation
 
     def __call__(self, x: Float[Array, " input"], *, key: PRNGKeyArray) -> Float[Array, " output"]:
@@ -132,23 +141,36 @@ class MLP(eqx.Module):
 def check_settings(
     hidden_sizes: Sequence[int],
     activation: str | Callable[[Array], Array],
-    dropout: float | int,
-    critic_dropout: float | int,
+    dropout: float | int | Schedule,
+    critic_dropout: float | int | Schedule,
+    shared_masks: bool = False,
 ) -> None:
     """Raises `ValueError` for a setting that `ActorCritic` does not take."""
     for name, rate in (("dropout", dropout), ("critic_dropout", critic_dropout)):
-        if not 0 <= rate < 1:
+        if not (callable(rate) or _is_rate(rate)):
             raise ValueError(f"{name} must be in [0, 1), got {rate!r}; 0 switches it off")
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in hidden_sizes):
+    if shared_masks and isinstance(critic_dropout, int | float) and critic_dropout == 0:
         raise ValueError(
-            f"hidden_sizes must be positive integers, got {list(hidden_sizes)}; such as [64, 64]"
+            "shared_masks gives the critic the actor's masks, but critic_dropout is 0, so it has "
+            "none; set critic_dropout to the actor's rate"
         )
+    if not (isinstance(hidden_sizes, Sequence) and all(map(_is_size, hidden_sizes))):
+        got = list(hidden_sizes) if isinstance(hidden_sizes, Sequence) else hidden_sizes
+        raise ValueError(f"hidden_sizes must be positive integers, got {got}; such as [64, 64]")
     named = getattr(jax.nn, activation, None) if isinstance(activation, str) else activation
     if not _is_activation(named):
         raise ValueError(
             "activation must be a function that keeps the shape of an array, or the name of one "
             f"in jax.nn, got {activation!r}; such as tanh, relu, silu or gelu"
         )
+
+
+def _is_rate(rate: Any) -> bool:
+    return isinstance(rate, int | float) and not isinstance(rate, bool) and 0 <= rate < 1
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and bool(size > 0)
 
 
 def _is_activation(function: Any) -> bool:

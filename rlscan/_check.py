@@ -3,14 +3,25 @@
 import inspect
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import PRNGKeyArray
 
+from ._check_randomness import (
+    CallInputs,
+    CallOutputs,
+    check_constants,
+    check_draws,
+    check_initial_state,
+    check_layers,
+    trace,
+)
 from ._pytree import strong
 from ._random import key as make_key
+from ._scan import describe, first_structural_difference, same_value
 from ._spaces import is_box, is_discrete
 from ._types import PyTree
 
@@ -18,7 +29,9 @@ from ._types import PyTree
 def check_policy(policy: Any, env: Any) -> None:
     """Checks that a policy and an environment keep their contracts, and fit each other.
 
-    Traces one reset, one call and one step abstractly: nothing is compiled or computed.
+    Traces one reset, two calls and one step abstractly: nothing is compiled or computed. Beside
+    signatures and shapes it checks what makes a rollout replayable: that all noise before the
+    distribution comes from `key`, and that flags, rates and statistics stay as they are.
 
     **Arguments:**
 
@@ -26,8 +39,8 @@ def check_policy(policy: Any, env: Any) -> None:
     - `env`: anything by the contract of `rlscan.Environment`.
 
     **Raises:** `TypeError` for a missing method or a wrong signature or type, `ValueError` for a
-    wrong shape or an action that the environment does not take. The message says what was
-    required, what was got, and what to change.
+    wrong shape, an action that the environment does not take, or noise that cannot be replayed.
+    The message names the leaf, and says what was required, what was got, and what to change.
     """
     _require_methods(
         env,
@@ -42,16 +55,44 @@ def check_policy(policy: Any, env: Any) -> None:
     _require_methods(policy, "policy", {"__call__": None, "initial_state": ()})
     _check_time_limit(env)
 
-    def trace(key: PRNGKeyArray) -> None:
-        observation, env_state = _check_reset(env.reset(key))
-        state = strong(policy.initial_state())
-        distribution = _check_call(policy, observation, state, key)
-        action = distribution.sample(seed=key)
-        _check_action(env.action_space(), distribution, action)
-        _check_density(distribution, action)
-        _check_step(env.step(key, env_state, action), observation, env_state)
+    check_layers(policy)
 
-    jax.eval_shape(trace, make_key(0))
+    def trace_all(key: PRNGKeyArray) -> None:
+        reset_key, policy_key, action_key, step_key = jax.random.split(key, 4)
+        observation, env_state = _check_reset(env.reset(reset_key))
+        state = policy.initial_state()
+        check_initial_state(state)
+        inputs = CallInputs(policy_key, action_key, strong(observation), strong(state), policy)
+        action = _check_policy_call(inputs, env.action_space())
+        _check_step(env.step(step_key, env_state, action), observation, env_state)
+
+    jax.eval_shape(trace_all, make_key(0))
+
+
+def _check_policy_call(inputs: CallInputs, action_space: Any) -> PyTree:
+    """Traces a call by itself, to see what it depends on; returns an action of its shape."""
+
+    def call(inputs: CallInputs) -> tuple[Any, CallOutputs]:
+        distribution, value, new_state = _check_call(*inputs)
+        states = zip(jax.tree.leaves(inputs.state), jax.tree.leaves(new_state), strict=True)
+        after = [jnp.asarray(new) for old, new in states if eqx.is_array(old)]
+        return distribution, CallOutputs([*_arrays(distribution), *_arrays(value)], after, [])
+
+    def call_and_sample(inputs: CallInputs) -> tuple[CallOutputs, PyTree]:
+        distribution, outputs = call(inputs)
+        action = distribution.sample(seed=inputs.action_key)
+        _check_action(action_space, distribution, action)
+        density = [*_arrays(action), *_check_density(distribution, action)]
+        return outputs._replace(density=density), action
+
+    program, (shapes, action) = trace(call_and_sample, inputs)
+    check_draws(program, shapes, inputs)
+    check_constants(program, lambda inputs: call(inputs)[1], inputs)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), action)
+
+
+def _arrays(tree: PyTree) -> list[Any]:
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if eqx.is_array_like(leaf)]
 
 
 def _require_methods(thing: Any, kind: str, methods: dict[str, tuple[str, ...] | None]) -> None:
@@ -98,8 +139,10 @@ def _check_reset(result: Any) -> tuple[PyTree, PyTree]:
     return result
 
 
-def _check_call(policy: Any, observation: PyTree, state: PyTree, key: PRNGKeyArray) -> Any:
-    """Calls the policy and returns its distribution."""
+def _check_call(
+    key: PRNGKeyArray, action_key: PRNGKeyArray, observation: PyTree, state: PyTree, policy: Any
+) -> tuple[Any, Any, PyTree]:
+    """Calls the policy and returns what it does."""
     name = type(policy).__name__
     # Unwrapped, as Python 3.13 does not see through `eqx.filter_jit` on a method.
     call = inspect.unwrap(type(policy).__call__).__get__(policy)
@@ -111,6 +154,12 @@ def _check_call(policy: Any, observation: PyTree, state: PyTree, key: PRNGKeyArr
     except Exception as error:
         seen = jax.tree.map(_shape_of, observation)
         error.add_note(f"raised in {name}.__call__, for an observation of the environment: {seen}")
+        if isinstance(error, NameError) and "unbound axis name" in str(error):
+            error.add_note(
+                "a layer reduces over a named axis, as eqx.nn.BatchNorm does in training mode, but "
+                "a policy is called for one observation; use rlscan.WithStatistics, or inference "
+                "mode"
+            )
         raise
     if not (isinstance(result, tuple) and len(result) == 3):
         raise TypeError(
@@ -125,8 +174,10 @@ def _check_call(policy: Any, observation: PyTree, state: PyTree, key: PRNGKeyArr
                 f"sample, log_prob and entropy, got {_shape_of(distribution)}; "
                 "wrap logits as distrax.Categorical(logits)"
             )
-    _require_same(f"the state that {name}.__call__ returns", new_state, "initial_state()", state)
-    return distribution
+    returned = f"the state that {name}.__call__ returns"
+    _require_same(returned, new_state, "initial_state()", state)
+    _require_static(returned, new_state, state)
+    return result
 
 
 def _check_action(space: Any, distribution: Any, action: PyTree) -> None:
@@ -156,7 +207,8 @@ def _check_action(space: Any, distribution: Any, action: PyTree) -> None:
             )
 
 
-def _check_density(distribution: Any, action: PyTree) -> None:
+def _check_density(distribution: Any, action: PyTree) -> list[Any]:
+    """The action's log_prob, and the entropy."""
     try:
         entropy = distribution.entropy()
     except NotImplementedError as error:
@@ -164,12 +216,14 @@ def _check_density(distribution: Any, action: PyTree) -> None:
             f"the distribution {type(distribution).__name__} has no entropy, which replay returns "
             f"({error}); give it a method `entropy`, such as the base distribution's or an estimate"
         ) from error
-    for name, number in (("log_prob", distribution.log_prob(action)), ("entropy", entropy)):
+    log_prob = distribution.log_prob(action)
+    for name, number in (("log_prob", log_prob), ("entropy", entropy)):
         if jnp.shape(number) != ():
             raise ValueError(
                 f"the {name} of one action must be a scalar, got {_shape_of(number)}; "
                 "join the parts of an action with distrax.Independent(…, 1)"
             )
+    return [jnp.asarray(log_prob), jnp.asarray(entropy)]
 
 
 def _check_step(result: Any, observation: PyTree, env_state: PyTree) -> None:
@@ -209,9 +263,10 @@ def _require_same(name: str, got: PyTree, wanted_name: str, wanted: PyTree) -> N
     got_leaves, got_structure = tree_flatten_with_path(got)
     wanted_leaves, wanted_structure = tree_flatten_with_path(wanted)
     if got_structure != wanted_structure:
+        path, was, became = first_structural_difference(wanted, got, ())
         raise ValueError(
             f"{name} must have the structure of {wanted_name}, {wanted_structure}, "
-            f"got {got_structure}"
+            f"got {got_structure}; at {name}{keystr(path)}, give {was} in place of {became}"
         )
     for (path, g), (_, w) in zip(got_leaves, wanted_leaves, strict=True):
         got_shape, wanted_shape = (getattr(leaf, "shape", ()) for leaf in (g, w))
@@ -219,6 +274,22 @@ def _require_same(name: str, got: PyTree, wanted_name: str, wanted: PyTree) -> N
             raise ValueError(
                 f"{name}{keystr(path)} must have the shape {wanted_shape} of {wanted_name}, "
                 f"got {got_shape}"
+            )
+
+
+def _require_static(name: str, got: PyTree, wanted: PyTree) -> None:
+    """What is no array stays as it came in: the rollout would silently keep the old one.
+
+    Not numbers, which the rollout has made arrays.
+    """
+    got_leaves, wanted_leaves = tree_flatten_with_path(got)[0], jax.tree.leaves(wanted)
+    for (path, g), w in zip(got_leaves, wanted_leaves, strict=True):
+        both_arrays = eqx.is_array(w) and eqx.is_array_like(g)
+        if not both_arrays and not same_value(w, g):
+            raise TypeError(
+                f"{name}{keystr(path)} must be what came in, {describe(w)}, got {describe(g)}: "
+                "only arrays may change from step to step; return it as it was, or hold a number "
+                "or a jnp array in initial_state() and branch on it with jnp.where"
             )
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import optax
 
 from ._actor_critic import ActorCritic
 from ._config import Config, from_dict, to_dict
 from ._envs import make
 from ._random import key as make_key
+from ._train import count_updates
 from ._types import Environment, Policy
 from ._version import __version__
 
 FORMAT = "rlscan policy"
-FORMAT_VERSION = 1  # raised when a reader of this one could no longer read it
+FORMAT_VERSION = 2  # raised when a reader of this one could no longer read it
 
 POLICY_FILE = Path("checkpoints", "policy.eqx")  # in a run directory
 
@@ -33,7 +35,49 @@ def save_policy(path: str | os.PathLike, policy: Policy, config: Config) -> None
     - `path`: the file.
     - `policy`: as `build_policy` makes it from `config`, trained or not.
     - `config`: of the run.
+
+    **Raises:** `OSError`, which names the file.
     """
+    file = Path(path)
+    temporary = _temporary(file)
+    try:
+        # Over what `reserve_policy` put there: a full disk has room for it.
+        with open(temporary, "r+b" if temporary.exists() else "wb") as stream:
+            stream.write(_content(policy, config))
+            stream.truncate()
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def reserve_policy(path: str | os.PathLike, policy: Policy, config: Config) -> Path:
+    """Takes the room on the disk that `save_policy` will need, by this process, later.
+
+    Not by saving the untrained policy: what a killed run left would pass for a trained one.
+
+    **Arguments:** as for `save_policy`.
+
+    **Returns:** the file that holds the room; it is gone when the policy is saved.
+    """
+    temporary = _temporary(Path(path))
+    try:
+        temporary.write_bytes(_content(policy, config))
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _temporary(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{os.getpid()}.tmp")
+
+
+def _content(policy: Policy, config: Config) -> bytes:
+    """Of the file. As long for any policy that `config` describes."""
     leaves = io.BytesIO()
     eqx.tree_serialise_leaves(leaves, policy)
     header = {
@@ -43,7 +87,7 @@ def save_policy(path: str | os.PathLike, policy: Policy, config: Config) -> None
         "config": to_dict(config),
         "sha256": _checksum(to_dict(config), leaves.getvalue()),
     }
-    write_atomically(Path(path), json.dumps(header).encode() + b"\n" + leaves.getvalue())
+    return json.dumps(header).encode() + b"\n" + leaves.getvalue()
 
 
 def load_policy(path: str | os.PathLike, *, inference: bool = True) -> Policy:
@@ -78,27 +122,19 @@ def load_policy(path: str | os.PathLike, *, inference: bool = True) -> Policy:
 
 def build_policy(config: Config, env: Environment, *, key: Any) -> ActorCritic:
     """The untrained policy that a config describes."""
+    dropout = start = config.policy.dropout
+    if (end := config.policy.dropout_end) is not None:
+        num_updates = count_updates(config.total_steps, config.ppo)
+        dropout = optax.linear_schedule(start, end, num_updates)
     return ActorCritic(
         env,
         hidden_sizes=config.policy.hidden_sizes,
         activation=config.policy.activation,
-        dropout=config.policy.dropout,
+        dropout=dropout,
         critic_dropout=config.policy.critic_dropout,
+        shared_masks=config.policy.shared_masks,
         key=key,
     )
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Replaces a file by another, whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path, content: bytes) -> tuple[dict[str, Any], bytes]:

@@ -1,15 +1,20 @@
 """The command line: `rlscan train --config FILE`."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NoReturn
 
+from jax.errors import JaxRuntimeError
+
+from ._audit import AuditError
 from ._config import parse
-from ._run import INTERRUPTED, prepare, run
+from ._run import prepare, run
 from ._version import __version__
 
-FAILED, BAD_INPUT = 1, 2  # exit statuses
+FAILED, BAD_INPUT, SIGNALLED = 1, 2, 128  # exit statuses, the last one plus the signal's number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,20 +29,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """`rlscan train` and `scripts/train.py`. Returns the exit status."""
-    try:
+    with _stop_signals() as signals:
         try:
-            config = parse(sys.argv[1:] if argv is None else argv, prog=prog)
-            prepared = prepare(config)
+            return _train(sys.argv[1:] if argv is None else argv, prog, signals)
+        except OSError as error:
+            what = f"cannot write {error.filename or 'output'}: {error.strerror}"
+            return _fail(f"{what}; make room there, or write elsewhere", FAILED)
+        except AuditError as error:
+            return _fail(error, FAILED)
+        except KeyboardInterrupt:
+            return _fail("interrupted", SIGNALLED + (signals or [signal.SIGINT])[0])
+        except (MemoryError, JaxRuntimeError) as error:
+            if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            sizes = "ppo.num_envs, ppo.num_steps or policy.hidden_sizes"
+            return _fail(f"not enough memory, {error}; use smaller {sizes}", FAILED)
+
+
+def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
+    with ExitStack() as stack:
+        try:
+            config = parse(argv, prog=prog)
+            prepared = stack.enter_context(prepare(config))
         except (ValueError, TypeError) as error:
             return _fail(error, BAD_INPUT)
-        return run(config, *prepared)
-    except OSError as error:
-        return _fail(f"cannot write {error.filename or 'output'}: {error.strerror}", FAILED)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        # Outside of the above: here such an error is none of the input, and keeps its traceback.
+        finished = run(config, *prepared, signals)
+    return 0 if finished else SIGNALLED + signals[0]
 
 
 COMMANDS = {"train": train_main}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """The signals that asked the program to stop, as they come: Ctrl-C, and SIGTERM of a cluster.
+
+    They are noted, not raised: an exception in a callback, such as JAX has in the garbage
+    collector, is printed and lost. Only the second Ctrl-C raises, for whoever cannot wait; a second
+    SIGTERM does not, since `timeout` may send two.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if number == signal.SIGINT in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def _fail(error: Exception | str, status: int) -> int:

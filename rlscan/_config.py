@@ -2,20 +2,24 @@
 
 import argparse
 import dataclasses
+import math
 import re
+import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ._actor_critic import check_settings
 from ._envs import check_name, did_you_mean
-from ._ppo import count_updates
 from ._ppo_config import PPOConfig, check_config
+from ._train import count_updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,10 @@ class PolicyConfig:
     """Rate after each hidden layer of the actor, in [0, 1)."""
     critic_dropout: float = 0.0
     """Likewise of the critic."""
+    dropout_end: float | None = None
+    """Rate at the end of the run, reached linearly; the same as at the start if not given."""
+    shared_masks: bool = False
+    """Whether the critic has the actor's masks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +65,8 @@ class Config:
     """Run directory; runs/CONFIG-SEED-TIME if not given."""
     log_interval: int = 1
     """Updates per row of the metrics."""
+    strict: bool = False
+    """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
 
 
 _GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
@@ -78,31 +88,28 @@ def parse(argv: Sequence[str], *, prog: str = "train") -> Config:
 
     **Arguments:**
 
-    - `argv`: `--config FILE` and `--KEY VALUE`, in any number; later ones win. Dashes and
-        underscores in a key are the same.
+    - `argv`: `--config FILE` and `--KEY VALUE`, in any number and order. Later ones win, and
+        values over files, wherever they stand. Dashes and underscores in a key are the same.
     - `prog`: what `--help` calls the program.
 
     **Raises:** `ValueError`, in one line, for a file that cannot be read and a key or value that
     cannot be. `SystemExit` after `--help` and `--print_config`.
     """
-    from jsonargparse import ArgumentError
-
     parser = _parser(prog)
     argv = [_underscored(argument) for argument in argv]
     _check_options(argv)
-    files = _config_files(argv)
+    printing = [argument for argument in argv if argument.split("=")[0] == "--print_config"]
+    files, overrides = _split([argument for argument in argv if argument not in printing])
     for file in files:
         _check_file(file)
-        try:
-            parser.parse_path(file)
-        except ArgumentError as error:
-            raise ValueError(f"{file}: {_explain(error)}") from None
-    try:
-        values = parser.instantiate(parser.parse_args(argv))
-    except ArgumentError as error:
-        raise ValueError(_explain(error)) from None
+        _explained(parser.parse_path, file, prefix=f"{file}: ")
+    # jsonargparse lets the last one win, file or value.
+    argv = [*(f"--config={file}" for file in files), *overrides]
+    values = parser.instantiate(_explained(parser.parse_args, argv))
     config = Config(**{field.name: values[field.name] for field in dataclasses.fields(Config)})
     check(config)
+    if printing:  # once it is known that it can run
+        _explained(parser.parse_args, [*argv, *printing])
     if config.output is None:
         name = Path(files[-1]).stem if files else config.env.name
         output = f"runs/{name}-{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -119,21 +126,45 @@ def check(config: Config) -> None:
     policy = config.policy
     try:
         check_settings(
-            policy.hidden_sizes, policy.activation, policy.dropout, policy.critic_dropout
+            list(policy.hidden_sizes), policy.activation, policy.dropout, policy.critic_dropout
         )
     except ValueError as error:
         raise ValueError(f"policy.{error}") from None
+    end = policy.dropout_end
+    if end is not None and not 0 <= end < 1:
+        raise ValueError(f"policy.dropout_end must be in [0, 1), got {end!r}; 0 ends without")
+    steps_per_update = config.ppo.num_envs * config.ppo.num_steps
+    if steps_per_update >= 2**31:  # no array can be indexed there; and a divisor is sought below
+        raise ValueError(
+            f"ppo.num_envs * num_steps must be at most {2**31 - 1}, got {steps_per_update}; "
+            "use fewer of either"
+        )
     try:
         check_config(config.ppo)
     except ValueError as error:
         raise ValueError(f"ppo.{error}") from None
     count_updates(config.total_steps, config.ppo)
+    _check_range(config)
     if config.log_interval < 1:
         raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
     if config.output == "":
         raise ValueError("output must name a directory, got nothing; such as runs/first")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {config.seed}")
+
+
+def _check_range(config: Config) -> None:
+    """Raises `ValueError` for what is a number here, but would be 0 or infinite in float32."""
+    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    for key in KEYS:
+        number = attrgetter(key)(config)
+        if not isinstance(number, float) or number == 0 or not math.isfinite(number):
+            continue
+        if not least <= abs(number) <= most:
+            raise ValueError(
+                f"{key} must be a number of float32, from {least:.2g} to {most:.2g} in size, "
+                f"got {number!r}"
+            )
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -194,13 +225,15 @@ def _underscored(argument: str) -> str:
     return "=".join(["--" + option.replace("-", "_"), *value])
 
 
-def _config_files(argv: Sequence[str]) -> list[str]:
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`(files, overrides)`: what `--config` names, and all the rest."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
     try:
-        return parser.parse_known_args(argv)[0].config
+        options, overrides = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from None
+    return options.config, overrides
 
 
 def _check_options(argv: Sequence[str]) -> None:
@@ -262,15 +295,28 @@ def _walk(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str, A
             f"got {node.value or 'nothing' if isinstance(node, yaml.ScalarNode) else 'a list'}"
         )
     for key_node, value in node.value:
+        if key_node.tag != "tag:yaml.org,2002:str":
+            raise ValueError(
+                f"{path}:{key_node.start_mark.line + 1}: a key must be a name, such as seed, "
+                f"got {_what_for_a_key(key_node)}"
+            )
         key = f"{prefix}{key_node.value}"
         yield key, key_node, value
-        if key in _GROUPS:
+        if key in _GROUPS or _is_key(f"{key}.") and isinstance(value, yaml.MappingNode):
             yield from _walk(value, path, f"{key}.")
+
+
+def _what_for_a_key(node: yaml.Node) -> str:
+    if node.tag.endswith(":merge"):
+        return "<<; write out what it would merge"
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 _WANTED = {
     int: "an integer, written without point or exponent",
-    float: "a number, such as 3e-4 or .inf",
+    float: "a number, such as 3e-4",
     bool: "true or false",
     dict: "a mapping, such as {gravity: 9.8}",
     tuple: "a list of integers, such as [64, 64]",
@@ -278,16 +324,43 @@ _WANTED = {
 
 
 def _wanted(key: str) -> str:
-    return _WANTED.get(typing.get_origin(KEYS[key]) or KEYS[key], "text")
+    kind = KEYS[key]
+    if isinstance(kind, types.UnionType):  # with None
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(typing.get_args(kind))}"
+    wanted = _WANTED.get(typing.get_origin(kind) or kind, "text")
+    return f"{wanted} or .inf" if kind is float and _may_be_infinite(key) else wanted
 
 
 def _may_be_none(key: str) -> bool:
     return type(None) in typing.get_args(KEYS[key])
 
 
+def _may_be_infinite(key: str) -> bool:
+    tree = to_dict(Config())
+    group, name = key.split(".")
+    tree[group][name] = math.inf
+    try:
+        check(from_dict(tree))
+    except ValueError:
+        return False
+    return True
+
+
+def _explained(parse: Callable[[Any], Any], what: Any, *, prefix: str = "") -> Any:
+    """What jsonargparse makes of it, with its errors as ours."""
+    from jsonargparse import ArgumentError
+
+    try:
+        return parse(what)
+    except ArgumentError as error:
+        raise ValueError(f"{prefix}{_explain(error)}") from None
+
+
 def _explain(error: Exception) -> str:
     """jsonargparse's message in one line, with the type that the key wants."""
-    match = re.match(r'Parser key "([^"]+)":.*Got value: (.*)', str(error), re.DOTALL)
+    match = re.match(r'Parser key "([^"]+)":.*(?:Got|Given) value: (.*)', str(error), re.DOTALL)
     if match is None or match[1] not in KEYS:
         return _one_line(error)
     return f"{match[1]} must be {_wanted(match[1])}, got {_one_line(match[2])}"

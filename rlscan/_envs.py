@@ -2,11 +2,13 @@
 
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ._types import Environment, PyTree
@@ -90,10 +92,29 @@ def _check_params(
                 f"{name} has no parameter {param!r}{did_you_mean(param, known)}; "
                 f"it has {', '.join(sorted(known))}"
             )
-        if isinstance(settings.get(param), int | float) and not eqx.is_array_like(value):
-            raise ValueError(
-                f"{param} of {name} must be a number, such as {settings[param]}, got {value!r}"
-            )
+        if isinstance(default := settings.get(param), int | float):
+            wanted, fits = _wanted(param, default)
+            if not (fits(value) if isinstance(value, int | float) else eqx.is_array_like(value)):
+                raise ValueError(
+                    f"{param} of {name} must be {wanted}, such as {default}, got {value!r}"
+                )
+
+
+def _wanted(param: str, default: float | int) -> tuple[str, Callable[[float | int], bool]]:
+    """What a parameter must be, in words and as a test of a Python number."""
+    if isinstance(default, bool):
+        return "true or false", lambda value: value in (0, 1)
+    if param == "max_steps_in_episode":
+        return (
+            "a positive whole number",
+            lambda value: value % 1 == 0 and 1 <= value < 2**31 and value is not True,
+        )
+    return "a number", _is_number
+
+
+def _is_number(value: float | int) -> bool:
+    """Whether it is one to an environment, too, which computes in float32."""
+    return not isinstance(value, bool) and abs(value) <= float(np.finfo(np.float32).max)
 
 
 def check_name(name: str) -> None:

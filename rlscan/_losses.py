@@ -7,7 +7,10 @@ from ._returns import Scalar
 
 
 def normalize(advantage: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Zero mean and unit standard deviation over the minibatch."""
+    """Zero mean and unit standard deviation over the minibatch; 0 where all are equal."""
+    # From the first one on, as a mean of large equal numbers differs from them by rounding, and
+    # a deviation of nothing but rounding would be scaled up to ±1.
+    advantage = advantage - advantage.ravel()[0]
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
@@ -75,3 +78,10 @@ def ratio_diagnostics(
         "approx_kl": (jnp.expm1(log_ratio) - log_ratio).mean(),
         "clip_fraction": (jnp.abs(ratio - 1) > clip_range).mean(dtype=jnp.float32),
     }
+
+
+def relative_error(
+    log_ratio: Float[Array, "*batch"], old_log_prob: Float[Array, "*batch"]
+) -> Float[Array, ""]:
+    """max |log r| / max(1, |log π_old|): rounding grows with the number that is rounded."""
+    return (jnp.abs(log_ratio) / jnp.maximum(1, jnp.abs(old_log_prob))).max()

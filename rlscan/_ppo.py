@@ -5,18 +5,25 @@ shuffled order take gradients of the loss, which replays them.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ._losses import clipped_policy_loss, clipped_value_loss, normalize, ratio_diagnostics
+from ._losses import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    normalize,
+    ratio_diagnostics,
+    relative_error,
+)
+from ._metrics import Metrics, episode_metrics, gradient_metrics
 from ._ppo_config import PPOConfig, check_config
-from ._pytree import map_arrays, where
+from ._pytree import map_arrays, unused, where
 from ._random import KeyLike, as_key
 from ._replay import next_value, replay
 from ._returns import explained_variance, gae
@@ -25,13 +32,13 @@ from ._rollout import (
     Trajectory,
     init_rollout,
     is_recurrent,
-    require_positive,
     rollout,
 )
 from ._scan import filter_scan
+from ._statistics import move_statistics
+from ._trainable import partition_trainable
 from ._types import Environment, Policy, PyTree
-
-Metrics = dict[str, Shaped[Array, "..."]]  # floats; counts are integers
+from .nn import anneal
 
 
 class Minibatch(eqx.Module):
@@ -75,112 +82,34 @@ class TrainState(eqx.Module):
 
     policy: Policy
     opt_state: PyTree
+    num_updates: Int[Array, ""]  # made so far; annealed layers follow them
     num_gradient_steps: Int[Array, ""]  # applied so far; the learning rate is annealed by them
     rollout_state: RolloutState
     key: PRNGKeyArray  # for the shuffles; split at every update
 
 
-def train(
-    policy: Policy,
-    env: Environment,
-    config: PPOConfig,
-    *,
-    total_steps: int,
-    key: KeyLike,
-    loss: Loss = ppo_loss,
-    updates_per_call: int = 1,
-) -> Iterator[tuple[TrainState, Metrics]]:
-    """Trains a policy with PPO, and hands over after every update.
-
-    What is done with an update is the caller's: `for state, metrics in train(…)` may log, save,
-    evaluate or break.
-
-    **Arguments:**
-
-    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`, whose value is a scalar.
-    - `env`: anything by the contract of `rlscan.Environment`.
-    - `config`: the settings.
-    - `total_steps`: environment steps, over all N; the run ends with the last whole update.
-    - `key`: consumed.
-    - `loss`: what is minimised, see `ppo_loss`.
-    - `updates_per_call`: how many updates one compiled call makes. More save its overhead, and
-        those of one call are handed over together, each with the state after the last of them.
-
-    **Returns:** an iterator over updates, of `(state, metrics)`; the metrics are NumPy scalars,
-    and `rlscan.METRICS` says what each is.
-
-    **Raises:** at once, not at the first update: as `init_train`, and `ValueError` if
-    `total_steps` is less than one update.
-    """
-    num_updates = count_updates(total_steps, config)
-    require_positive("updates_per_call", updates_per_call)
-    state = init_train(policy, env, config, key=key)
-    numbers = config.as_arrays()
-
-    def several(state: TrainState, num_updates: Array, length: int) -> tuple[TrainState, Metrics]:
-        one = partial(update, env=env, config=numbers, num_updates=num_updates, loss=loss)
-        return filter_scan(lambda state, _: one(state), state, length=length)
-
-    def updates(state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
-        call = eqx.filter_jit(several)
-        for done in range(0, num_updates, updates_per_call):
-            length = min(updates_per_call, num_updates - done)
-            state, stacked = call(state, jnp.asarray(num_updates), length)
-            stacked = jax.device_get(stacked)  # at once: slicing on the device takes milliseconds
-            for i in range(length):
-                yield state, {name: values[i] for name, values in stacked.items()}
-
-    return updates(state)
-
-
-def train_scan(
-    policy: Policy,
-    env: Environment,
-    config: PPOConfig,
-    *,
-    total_steps: int,
-    key: KeyLike,
-    loss: Loss = ppo_loss,
-) -> tuple[TrainState, Metrics]:
-    """The whole run as one pure function: jit it, and map it over seeds or numbers.
-
-    **Arguments:** as for `train`.
-
-    **Returns:** `(state, metrics)`, after the last update, and of every update, `[num_updates]`.
-    """
-    num_updates = count_updates(total_steps, config)
-    state = init_train(policy, env, config, key=key)
-    one = partial(update, env=env, config=config.as_arrays(), num_updates=num_updates, loss=loss)
-    return filter_scan(lambda state, _: one(state), state, length=num_updates)
-
-
-def count_updates(total_steps: int, config: PPOConfig) -> int:
-    """How many whole updates `total_steps` environment steps make; `ValueError` if none."""
-    per_update = config.num_envs * config.num_steps
-    require_positive("total_steps", total_steps)
-    if total_steps < per_update:
-        raise ValueError(
-            f"total_steps = {total_steps} is less than one update, "
-            f"num_envs * num_steps = {per_update}; use {per_update} or more"
-        )
-    return total_steps // per_update
-
-
 def init_train(policy: Policy, env: Environment, config: PPOConfig, *, key: KeyLike) -> TrainState:
     """The state before the first update.
 
-    **Arguments:** as for `train`.
+    **Arguments:** as for `rlscan.train`.
 
     **Raises:** as `rlscan.check_policy`; `ValueError` for a setting that cannot be, a policy
     whose value is no scalar, or a key that cannot be replayed.
     """
     rollout_key, shuffle_key = jax.random.split(as_key(key))
     check_config(config, recurrent=is_recurrent(policy))
-    rollout_state = init_rollout(policy, env, num_envs=config.num_envs, key=rollout_key)
+    rollout_state = init_rollout(
+        policy,
+        env,
+        num_envs=config.num_envs,
+        key=rollout_key,
+        shared_noise=config.shared_noise,
+    )
     _check_value(policy, rollout_state)
     return TrainState(
         policy=policy,
-        opt_state=_optimiser(config, 0.0).init(trainable(policy)),
+        opt_state=_optimiser(config, 0.0).init(_wide(partition_trainable(policy)[0])),
+        num_updates=jnp.zeros((), jnp.int32),
         num_gradient_steps=jnp.zeros((), jnp.int32),
         rollout_state=rollout_state,
         key=shuffle_key,
@@ -205,10 +134,7 @@ def update(
 
     **Returns:** `(state, metrics)`; `rlscan.METRICS` says what each metric is.
     """
-    policy = state.policy
-    rollout_state, trajectory = rollout(policy, env, state.rollout_state, config.num_steps)
-    batch = _with_advantages(policy, rollout_state, trajectory, config)
-
+    policy, rollout_state, batch = act_and_judge(state, env, config)
     shuffle_key, next_key = jax.random.split(state.key)
     num_gradient_steps = num_updates * config.num_epochs * config.num_minibatches
     gradient_step = partial(
@@ -223,36 +149,37 @@ def update(
     learner, steps = filter_scan(epoch, learner, jax.random.split(shuffle_key, config.num_epochs))
 
     metrics = {
-        **_episode_metrics(trajectory),
-        **_gradient_metrics(steps),
+        **episode_metrics(batch.trajectory),
+        **gradient_metrics(steps),
         "explained_variance": explained_variance(batch.value, batch.target),
     }
     return TrainState(
-        policy=learner.policy,
+        policy=move_statistics(learner.policy, batch.trajectory),
         opt_state=learner.opt_state,
+        num_updates=state.num_updates + 1,
         num_gradient_steps=learner.num_gradient_steps,
         rollout_state=rollout_state,
         key=next_key,
     ), metrics
 
 
-def trainable(policy: Policy) -> PyTree:
-    """The leaves that the optimiser moves: floating-point arrays."""
-    return eqx.filter(policy, eqx.is_inexact_array)
-
-
-def _with_advantages(
-    policy: Policy, state: RolloutState, trajectory: Trajectory, config: PPOConfig
-) -> Minibatch:
-    """The whole rollout, `[T, N]`, with what the loss needs beside it."""
+def act_and_judge(
+    state: TrainState, env: Environment, config: PPOConfig
+) -> tuple[Policy, RolloutState, Minibatch]:
+    """The policy of an update, where its rollout led, and the rollout `[T, N]` with advantages."""
+    policy = anneal(state.policy, state.num_updates)
+    rollout_state, trajectory = rollout(
+        policy, env, state.rollout_state, config.num_steps, key_schedule=config.key_schedule
+    )
     value = trajectory.value if is_recurrent(policy) else replay(policy, trajectory)[2]
-    following = next_value(policy, state, trajectory, value)
+    following = next_value(policy, rollout_state, trajectory, value)
     one_stream = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     advantage, target = jax.vmap(one_stream, in_axes=1, out_axes=1)(
         trajectory.reward, value, following, trajectory.terminated, trajectory.truncated
     )
     steps = dataclasses.replace(trajectory, final=None)
-    return Minibatch(trajectory=steps, value=value, advantage=advantage, target=target)
+    batch = Minibatch(trajectory=steps, value=value, advantage=advantage, target=target)
+    return policy, rollout_state, batch
 
 
 def _shuffle(
@@ -263,12 +190,17 @@ def _shuffle(
     A recurrent policy is trained through time, so its minibatches are taken over environments.
     """
     if not recurrent:
-        batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+        batch = map_arrays(lambda x: x[None], flat(batch))
     order = jax.random.permutation(key, batch.advantage.shape[1])
     minibatches = order.reshape(num_minibatches, -1)
     take = lambda columns: map_arrays(lambda x: x[:, columns], batch)  # noqa: E731
     shuffled = eqx.filter_vmap(take)(minibatches)
     return shuffled if recurrent else jax.tree.map(lambda x: x.squeeze(1), shuffled)
+
+
+def flat(batch: Minibatch) -> Minibatch:
+    """`[T · N, …]`, of a feed-forward policy."""
+    return map_arrays(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
 
 class _Learner(eqx.Module):
@@ -288,8 +220,12 @@ def _gradient_step(
     loss: Loss,
     num_gradient_steps: int | Int[Array, ""],
 ) -> tuple[_Learner, Metrics]:
-    gradient = eqx.filter_value_and_grad(loss, has_aux=True)
-    (total, (log_ratio, metrics)), grads = gradient(learner.policy, minibatch, config)
+    params, rest = partition_trainable(learner.policy)
+
+    def objective(params: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
+        return loss(eqx.combine(params, rest), minibatch, config)
+
+    (total, (log_ratio, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
     diagnostics = ratio_diagnostics(log_ratio, config.clip_range)
 
     learning_rate = config.learning_rate
@@ -297,11 +233,11 @@ def _gradient_step(
         last = jnp.maximum(num_gradient_steps - 1, 1)
         learning_rate *= jnp.maximum(1 - learner.num_gradient_steps / last, 0)
     optimiser = _optimiser(config, learning_rate)
-    steps, opt_state = optimiser.update(grads, learner.opt_state, trainable(learner.policy))
+    steps, opt_state = optimiser.update(_wide(grads), learner.opt_state, _wide(params))
     # Judged before the step is applied, so that a step too far is not taken.
     stopped = learner.stopped | (diagnostics["approx_kl"] > config.target_kl)
     moved = _Learner(
-        policy=eqx.apply_updates(learner.policy, steps),
+        policy=eqx.combine(optax.apply_updates(params, steps), rest),
         opt_state=opt_state,
         num_gradient_steps=learner.num_gradient_steps + 1,
         stopped=stopped,
@@ -312,6 +248,7 @@ def _gradient_step(
         **metrics,
         **diagnostics,
         "max_log_ratio": jnp.abs(log_ratio).max(),
+        "error": relative_error(log_ratio, minibatch.trajectory.log_prob),
         "grad_norm": optax.tree.norm(grads),
         "learning_rate": jnp.asarray(learning_rate),
         "evaluated": ~learner.stopped,
@@ -327,62 +264,16 @@ def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.Gradien
     )
 
 
-METRICS = {
-    "episode_return": "mean undiscounted return of the episodes that ended; NaN if none did",
-    "episode_length": "their mean length, in environment steps; NaN if none did",
-    "num_episodes": "how many ended",
-    "loss": "mean over the minibatches that were looked at, as all of the next five",
-    "policy_loss": "clipped surrogate, negated",
-    "value_loss": "half the mean squared error",
-    "entropy": "of the policy, in nats",
-    "kl_k1": "estimate of KL(old, new): mean −log ratio, in nats",
-    "approx_kl": "estimate of the same (k3), never negative",
-    "clip_fraction": "of the ratios, how many were outside 1 ± clip_range",
-    "grad_norm": "global norm of the gradient before clipping",
-    "learning_rate": "at the last gradient step",
-    "num_gradient_steps": "applied in this update; fewer than all where target_kl ended it",
-    "audit_log_ratio": "max |log ratio| of the first minibatch, before any step: 0 up to rounding",
-    "audit_clip_fraction": "of its ratios, how many were outside 1 ± clip_range: 0",
-    "explained_variance": "of the value targets, by the values that acted",
-}
-"""What each metric of an update is."""
-
-
-def _episode_metrics(trajectory: Trajectory) -> Metrics:
-    ended = trajectory.terminated | trajectory.truncated
-    num_episodes = ended.sum(dtype=jnp.int32)
-
-    def mean(per_episode: Array) -> Array:
-        total = jnp.where(ended, per_episode, 0).sum(dtype=jnp.float32)
-        return jnp.where(num_episodes > 0, total / num_episodes, jnp.nan)
-
-    return {
-        "episode_return": mean(trajectory.episode_return),
-        "episode_length": mean(trajectory.episode_length),
-        "num_episodes": num_episodes,
-    }
-
-
-def _gradient_metrics(steps: Metrics) -> Metrics:
-    """One number each of what the gradient steps reported, `[num_epochs, num_minibatches]`."""
-    steps = dict(steps)
-    evaluated, applied = steps.pop("evaluated"), steps.pop("applied")
-    max_log_ratio, learning_rate = steps.pop("max_log_ratio"), steps.pop("learning_rate")
-    means = {name: jnp.mean(values, where=evaluated) for name, values in steps.items()}
-    return {
-        **means,
-        "learning_rate": learning_rate[-1, -1],
-        "num_gradient_steps": applied.sum(dtype=jnp.int32),
-        "audit_log_ratio": max_log_ratio[0, 0],
-        "audit_clip_fraction": steps["clip_fraction"][0, 0],
-    }
+def _wide(tree: PyTree) -> PyTree:
+    """In float32 at least: the moments of bfloat16 gradients would lose what is added to them."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def _check_value(policy: Policy, state: RolloutState) -> None:
     def value_of(observation: PyTree, policy_state: PyTree, key: PRNGKeyArray) -> PyTree:
         return policy(observation, policy_state, key=key)[1]
 
-    one = map_arrays(lambda leaf: leaf[0], state)
+    one = map_arrays(lambda leaf: leaf[0], unused(state))
     value = eqx.filter_eval_shape(value_of, one.observation, one.policy_state, one.policy_key)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(

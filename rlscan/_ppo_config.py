@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._rollout import KEY_SCHEDULES, KeySchedule, require_one_of, require_positive
+
 
 def _shape(default: Any) -> Any:
     """A setting that shapes the program: another value compiles another one."""
@@ -51,6 +53,10 @@ class PPOConfig(eqx.Module):
     """Estimated KL (k3, in nats) of a minibatch at which an update ends; .inf for never."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
+    key_schedule: KeySchedule = _shape("step")
+    """How long a policy keeps its noise: for a step, an episode or a rollout."""
+    shared_noise: bool = _shape(False)
+    """Whether all environments have the same noise."""
 
     def as_arrays(self) -> "PPOConfig":
         """The same settings with every number a float32 array."""
@@ -72,9 +78,10 @@ def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
     - `recurrent`: whether minibatches are whole environments, as a recurrent policy needs them.
     """
     for name in _ONE_OR_MORE:
-        count = getattr(config, name)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a positive integer, got {count!r}")
+        require_positive(name, getattr(config, name))
+    for name in ("anneal_learning_rate", "shared_noise"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} must be True or False, got {getattr(config, name)!r}")
     for names, allowed, wanted in (
         (_FROM_0_TO_1, lambda x: 0 <= x <= 1, "in [0, 1]"),
         (_FROM_0, lambda x: 0 <= x < math.inf, "0 or more, and finite"),
@@ -82,8 +89,13 @@ def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
     ):
         for name in names:
             number = getattr(config, name)
-            if isinstance(number, int | float) and not allowed(number):
+            if eqx.is_array(number):
+                continue
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ValueError(f"{name} must be a number, got {number!r}")
+            if not allowed(number):
                 raise ValueError(f"{name} must be {wanted}, got {number!r}")
+    require_one_of("key_schedule", config.key_schedule, KEY_SCHEDULES)
     samples, what = config.num_envs * config.num_steps, "num_envs * num_steps"
     if recurrent:
         samples, what = config.num_envs, "num_envs (the policy is recurrent)"

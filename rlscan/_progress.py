@@ -28,8 +28,12 @@ class Progress:
             self._task = self._bar.add_task("", total=num_updates, speed="", episode_return="")
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar where there is one."""
-        self.console.print(text, markup=False)
+        """A line of its own, above the bar where there is one. `OSError` names stdout."""
+        try:
+            self.console.print(text, markup=False)
+        except OSError as error:
+            self.console.silence()
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
     def start(self) -> None:
         """From here on the time counts."""
@@ -105,6 +109,9 @@ class _Console(Console):
     """A console whose reader may leave: `rlscan train … | head` trains on, and says no more."""
 
     def on_broken_pipe(self) -> None:
+        self.silence()
+
+    def silence(self) -> None:
         self.quiet = True
         # Python flushes stdout once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -27,7 +27,20 @@ def where(condition: Bool[Array, "*N"], on_true: PyTree, on_false: PyTree) -> Py
     def select(x: Any, y: Any) -> Array:
         return jnp.where(jnp.expand_dims(condition, range(condition.ndim, jnp.ndim(y))), x, y)
 
-    return map_arrays(select, on_true, on_false)
+    return unused(map_arrays(select, unused(on_true), unused(on_false)))
+
+
+def unused(tree: PyTree) -> PyTree:
+    """The same, with its keys as if they were new: moving a key about is not drawing from it.
+
+    JAX's checker of key reuse takes indexing, selecting and storing for draws.
+    """
+    return jax.tree.map(lambda x: jax.random.clone(x) if is_key(x) else x, tree)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed keys."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def strong(tree: PyTree) -> PyTree:
@@ -40,7 +53,6 @@ def in_dtypes_of(like: PyTree, tree: PyTree) -> PyTree:
     """The arrays of a tree in the dtypes of another's."""
 
     def convert(x: Array, wanted: Any) -> Array:
-        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return x if is_key else lax.convert_element_type(x, wanted.dtype)
+        return x if is_key(x) else lax.convert_element_type(x, wanted.dtype)
 
     return map_arrays(convert, tree, like)

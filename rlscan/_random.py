@@ -84,8 +84,9 @@ def _why_inexact(impl: Any) -> str | None:
     """
 
     def draws(key: PRNGKeyArray) -> list[Array]:
-        split, folded = jax.random.split(key), jax.random.fold_in(key, 1)
-        return [jax.random.bits(key, (3,)), *map(jax.random.key_data, (split, folded))]
+        again = jax.random.clone  # one key, used in three ways and twice over, as a trial may
+        split, folded = jax.random.split(again(key)), jax.random.fold_in(again(key), 1)
+        return [jax.random.bits(again(key), (3,)), *map(jax.random.key_data, (split, folded))]
 
     if str(impl) in _REFUSED:
         return _REFUSED[str(impl)]

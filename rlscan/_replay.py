@@ -1,11 +1,13 @@
 """Replay: what a policy says of recorded steps, with the noise that it acted with."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ._pytree import map_arrays, where
+from ._pytree import map_arrays, strong, where
 from ._rollout import RolloutState, Trajectory, is_recurrent
 from ._scan import filter_scan
 from ._types import Policy, PyTree
@@ -43,7 +45,7 @@ def replay(
 
     for _ in range(trajectory.policy_key.ndim):
         one = eqx.filter_vmap(one)
-    return one(_Step(trajectory.observation, trajectory.action, trajectory.policy_key))
+    return one(_steps(trajectory))
 
 
 def next_value(
@@ -69,7 +71,7 @@ def next_value(
     """
 
     def evaluate(observation: PyTree, policy_state: PyTree, key: Key[Array, ""]) -> PyTree:
-        return policy(observation, policy_state, key=key)[1]
+        return policy(observation, policy_state, key=jax.random.clone(key))[1]
 
     last = eqx.filter_vmap(evaluate)(state.observation, state.policy_state, state.policy_key)
     after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end[None]]), value, last)
@@ -102,21 +104,42 @@ def _evaluate(policy: Policy, step: _Step, state: PyTree) -> tuple[tuple, PyTree
     return (distribution.log_prob(step.action), distribution.entropy(), value), state
 
 
+def policy_states(policy: Policy, trajectory: Trajectory) -> PyTree:
+    """The policy state that each step began with, `[T, N, …]`; no leaves if feed-forward."""
+
+    def before(policy: Policy, step: _Step, state: PyTree) -> tuple[PyTree, PyTree]:
+        return state, _evaluate(policy, step, state)[1]
+
+    if not is_recurrent(policy):
+        return policy.initial_state()
+    return _run_sequences(before, policy, trajectory)
+
+
 def _replay_sequences(policy: Policy, trajectory: Trajectory) -> tuple[Array, Array, PyTree]:
-    """Runs a recurrent policy through `[T, n]` steps, each sequence from the state it began in."""
     if trajectory.policy_key.ndim != 2:
         raise ValueError(
             f"{type(policy).__name__} is recurrent, so it is replayed in sequences of steps "
             f"[T, n], but the batch shape is {trajectory.policy_key.shape}; take minibatches "
             "over environments: jax.tree.map(lambda x: x[:, environments], trajectory)"
         )
+    return _run_sequences(_evaluate, policy, trajectory)
 
-    def one(state: PyTree, at_t: tuple[_Step, Array]) -> tuple[PyTree, tuple]:
+
+def _run_sequences(f: Callable, policy: Policy, trajectory: Trajectory) -> PyTree:
+    """Runs `f(policy, step, state) -> (output, state)` through `[T, n]` steps, each sequence from
+    the state that it began in, reset where an episode ended."""
+
+    def one(state: PyTree, at_t: tuple[_Step, Array]) -> tuple[PyTree, PyTree]:
         step, done = at_t
-        outputs, state = _evaluate(policy, step, state)
-        return where(done, policy.initial_state(), state), outputs
+        output, state = f(policy, step, state)
+        return where(done, strong(policy.initial_state()), state), output
 
-    steps = _Step(trajectory.observation, trajectory.action, trajectory.policy_key)
     done = trajectory.terminated | trajectory.truncated
     first = map_arrays(lambda leaf: leaf[0], trajectory.initial_policy_state)
-    return filter_scan(eqx.filter_vmap(one), first, (steps, done))[1]
+    return filter_scan(eqx.filter_vmap(one), first, (_steps(trajectory), done))[1]
+
+
+def _steps(trajectory: Trajectory) -> _Step:
+    # The recorded keys are used once more, and on purpose.
+    key = jax.random.clone(trajectory.policy_key)
+    return _Step(trajectory.observation, trajectory.action, key)

@@ -41,10 +41,20 @@ def gae(
 
     **Returns:** `(advantage, target)`: Âₜ, and Âₜ + V(sₜ), which the value function is fitted to.
 
+    **Raises:** `ValueError` if the five arrays are not of one shape: `[T]` and `[T, 1]` would give
+    `[T, T]`.
+
     Source: Schulman et al., *High-Dimensional Continuous Control Using Generalized Advantage
     Estimation*, 2016, arXiv:1506.02438, eq. 16; the treatment of time limits is that of Pardo et
     al., 2018, arXiv:1712.00378.
     """
+    _require_one_shape(
+        reward=reward,
+        value=value,
+        next_value=next_value,
+        terminated=terminated,
+        truncated=truncated,
+    )
     # `where`, not a product: what stands at a terminated step may be anything, even NaN.
     following = jnp.where(terminated, 0.0, next_value)
     delta = reward + gamma * following - value
@@ -57,6 +67,16 @@ def gae(
 
     _, advantage = lax.scan(backwards, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
     return advantage, advantage + value
+
+
+def _require_one_shape(**arrays: Array) -> None:
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"the arrays of gae must be of one shape [T], got {given}; "
+            "squeeze a value head of one output, and vmap over environments"
+        )
 
 
 def explained_variance(

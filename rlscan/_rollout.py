@@ -2,16 +2,19 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ._check import check_policy
-from ._pytree import in_dtypes_of, map_arrays, strong, where
+from ._pytree import in_dtypes_of, map_arrays, strong, unused, where
 from ._random import KeyLike, as_key
 from ._scan import filter_scan
 from ._spaces import legal_action
@@ -27,7 +30,8 @@ class RolloutState(eqx.Module):
     policy_state: PyTree  # reset already where an episode has just ended
 
     # Randomness, one stream per environment, so that no trajectory depends on N or on order.
-    key: Key[Array, "*N"]  # split at every step
+    key: Key[Array, "*N"]  # of actions and environments; split at every step
+    noise_key: Key[Array, "*N"]  # of policy keys; split for each new one
     policy_key: Key[Array, "*N"]  # for the policy's next call, whoever makes it
 
     # The episode under way.
@@ -76,52 +80,79 @@ class Trajectory(eqx.Module):
     final: FinalObservations | None
 
 
-def init_rollout(policy: Policy, env: Environment, *, num_envs: int, key: KeyLike) -> RolloutState:
-    """Resets N environments and gives each its own stream of random numbers.
+KeySchedule = Literal["step", "episode", "rollout"]
+KEY_SCHEDULES: tuple[KeySchedule, ...] = ("step", "episode", "rollout")
+
+
+def init_rollout(
+    policy: Policy,
+    env: Environment,
+    *,
+    num_envs: int,
+    key: KeyLike,
+    noise_key: KeyLike | None = None,
+    shared_noise: bool = False,
+) -> RolloutState:
+    """Resets N environments and gives each its own streams of random numbers.
 
     **Arguments:**
 
     - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`.
     - `env`: anything by the contract of `rlscan.Environment`.
     - `num_envs`: N.
-    - `key`: consumed. Environment i starts from `fold_in(key, i)`, whatever N is.
+    - `key`: consumed. What environment i draws depends on `key` and i, whatever N is.
+    - `noise_key`: of the policy's own noise, consumed; from `key` if not given. Another one gives
+        other masks in the same environments, under the same draws of actions.
+    - `shared_noise`: whether all environments have the same policy keys: at the same step, in
+        their k-th episode, or in the same rollout, as the key schedule has it.
 
     **Returns:** the state before the first step, every leaf `[N, …]`.
 
     **Raises:** as `check_policy`; `TypeError` or `ValueError` for a key that cannot be replayed,
     or a `num_envs` that is no positive integer.
     """
-    key = as_key(key)
+    env_key, own_noise_key = jax.random.split(as_key(key))
+    noise = own_noise_key if noise_key is None else as_key(noise_key)
     require_positive("num_envs", num_envs)
     check_policy(policy, env)
 
     def reset(index: Int[Array, ""]) -> RolloutState:
-        stream, reset_key, policy_key = jax.random.split(jax.random.fold_in(key, index), 3)
+        stream, reset_key = jax.random.split(jax.random.fold_in(env_key, index))
+        which = 0 if shared_noise else index
+        noise_key, policy_key = jax.random.split(jax.random.fold_in(noise, which))
         observation, env_state = env.reset(reset_key)
         state = RolloutState(
             env_state=env_state,
             observation=observation,
             policy_state=policy.initial_state(),
             key=stream,
+            noise_key=noise_key,
             policy_key=policy_key,
             episode_return=jnp.zeros(()),
             episode_length=jnp.zeros((), jnp.int32),
         )
         # An environment may reset to Python numbers, and to another dtype than it steps to.
         state = strong(state)
-        after, *_ = eqx.filter_eval_shape(_act, policy, env, state)
+        after, *_ = eqx.filter_eval_shape(act, policy, env, state)
         return in_dtypes_of(after, state)
 
     return eqx.filter_jit(eqx.filter_vmap(reset))(jnp.arange(num_envs))
 
 
 def rollout(
-    policy: Policy, env: Environment, state: RolloutState, num_steps: int
+    policy: Policy,
+    env: Environment,
+    state: RolloutState,
+    num_steps: int,
+    *,
+    key_schedule: KeySchedule = "step",
+    unroll: int = 1,
 ) -> tuple[RolloutState, Trajectory]:
     """Acts with `policy` in N environments for T steps.
 
     Every draw of a step depends only on the keys in `state`, so rollouts chain: two of T steps
-    are one of 2T. Not jitted by itself: call it under `eqx.filter_jit`.
+    are one of 2T (but for the schedule `"rollout"`). Not jitted by itself: call it under
+    `eqx.filter_jit`.
 
     **Arguments:**
 
@@ -130,22 +161,38 @@ def rollout(
     - `env`: anything by the contract of `rlscan.Environment`.
     - `state`: from `init_rollout`, or from the rollout before.
     - `num_steps`: T, in steps of each environment.
+    - `key_schedule`: how long a policy key is kept, and with it every mask that is drawn from it:
+        for a `"step"`; for an `"episode"`, until it is terminated or truncated, also across
+        rollouts; for this `"rollout"`.
+    - `unroll`: how many steps one iteration of the compiled loop holds.
 
     **Returns:** `(state, trajectory)`, where the environments stand now, and the T steps that led
     there, `[T, N, …]`.
+
+    **Raises:** `ValueError` for a count or a schedule that cannot be.
+
+    A key that outlives a step is a hidden variable ξ: what an action leads to depends on it, so
+    V(s) is not V(s, ξ), and bootstrapping from it is biased for λ < 1. Let the critic see the key
+    (draw its masks, or its input, from the same one: `rlscan.ActorCritic(shared_masks=True)`), or
+    let λ go to 1. Per-episode masks explore coherently (Xie et al., *NADPEx*, 2018,
+    arXiv:1812.09028).
     """
     require_positive("num_steps", num_steps)
+    require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
     block_length = _block_length(env, num_steps)
 
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
         state, final = carry
-        state, transition, seen_last = eqx.filter_vmap(lambda one: _act(policy, env, one))(state)
+        one_step = partial(act, policy, env, key_schedule=key_schedule, is_last=t == num_steps - 1)
+        state, transition, seen_last = eqx.filter_vmap(lambda one: one_step(one))(state)
         truncated = transition.truncated & ~transition.terminated
         final = _keep_final(final, t, block_length, truncated, seen_last)
         return (state, final), transition
 
     final = _empty_slots(state, num_steps, block_length)
-    (after, final), trajectory = filter_scan(step, (state, final), jnp.arange(num_steps))
+    (after, final), trajectory = filter_scan(
+        step, (state, final), jnp.arange(num_steps), unroll=unroll
+    )
     initial_policy_state = map_arrays(lambda leaf: leaf[None], state.policy_state)
     return after, dataclasses.replace(
         trajectory, initial_policy_state=initial_policy_state, final=final
@@ -157,15 +204,26 @@ def is_recurrent(policy: Policy) -> bool:
     return len(jax.tree.leaves(policy.initial_state())) > 0
 
 
-def _act(
-    policy: Policy, env: Environment, state: RolloutState
+def act(
+    policy: Policy,
+    env: Environment,
+    state: RolloutState,
+    *,
+    key_schedule: KeySchedule = "step",
+    is_last: bool | Bool[Array, ""] = False,
+    is_mode: bool = False,
 ) -> tuple[RolloutState, Trajectory, FinalObservations]:
-    """One step of one environment: what it leads to, what happened, and what was seen last."""
-    key, action_key, env_key, next_policy_key = jax.random.split(state.key, 4)
+    """One step of one environment: what it leads to, what happened, and what was seen last.
+
+    `is_last` says whether the rollout ends with it; `is_mode`, whether the action is the
+    distribution's mode rather than a sample.
+    """
+    key, action_key, env_key = jax.random.split(state.key, 3)
+    # A clone, as the same key is recorded, to be used again by `replay`.
     distribution, value, policy_state = policy(
-        state.observation, state.policy_state, key=state.policy_key
+        state.observation, state.policy_state, key=jax.random.clone(state.policy_key)
     )
-    action = distribution.sample(seed=action_key)
+    action = _mode(distribution) if is_mode else distribution.sample(seed=action_key)
     observation, env_state, reward, terminated, truncated, info = env.step(
         env_key, state.env_state, legal_action(env.action_space(), action)
     )
@@ -174,12 +232,16 @@ def _act(
     terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
     done = terminated | truncated
     episode_return, episode_length = state.episode_return + reward, state.episode_length + 1
+    noise_key, policy_key = _next_keys(
+        state, {"step": True, "episode": done, "rollout": is_last}[key_schedule]
+    )
     after = RolloutState(
         env_state=strong(env_state),
         observation=observation,
         policy_state=where(done, strong(policy.initial_state()), policy_state),
         key=key,
-        policy_key=next_policy_key,
+        noise_key=noise_key,
+        policy_key=policy_key,
         episode_return=jnp.where(done, 0.0, episode_return),
         episode_length=jnp.where(done, 0, episode_length),
     )
@@ -204,6 +266,18 @@ def _act(
         policy_key=state.policy_key,
     )
     return after, transition, seen_last
+
+
+def _mode(distribution: Any) -> PyTree:
+    return distribution.mode()  # not in the protocol, as only an evaluation may ask for it
+
+
+def _next_keys(state: RolloutState, is_new: bool | Bool[Array, ""]) -> tuple[Array, Array]:
+    """`(noise_key, policy_key)`, as they were unless there is to be a new one."""
+    noise_key, policy_key = jax.random.split(jax.random.clone(state.noise_key))
+    if is_new is True:
+        return noise_key, policy_key
+    return where(jnp.asarray(is_new), (noise_key, policy_key), (state.noise_key, state.policy_key))
 
 
 def _block_length(env: Environment, num_steps: int) -> int:
@@ -235,11 +309,18 @@ def _keep_final(
     """Keeps what was seen last by the environments that step t has truncated."""
     k = t // block_length
     seen_last = dataclasses.replace(seen_last, step=jnp.full(truncated.shape, t))
-    before = map_arrays(lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), slots)
+    before = map_arrays(
+        lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), unused(slots)
+    )
     after = where(truncated, seen_last, before)
     return map_arrays(lambda s, x: lax.dynamic_update_index_in_dim(s, x, k, 0), slots, after)
 
 
 def require_positive(name: str, number: Any) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
         raise ValueError(f"{name} must be a positive integer, got {number!r}")
+
+
+def require_one_of(name: str, choice: Any, choices: Sequence[str]) -> None:
+    if choice not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {choice!r}")

@@ -1,10 +1,8 @@
 """`run`: a training run, from a config to a run directory."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,24 +16,26 @@ from jaxtyping import Array
 from ._checkpoint import POLICY_FILE, build_policy, save_policy
 from ._config import Config, EnvConfig
 from ._envs import make
-from ._ppo import Metrics, TrainState, count_updates, init_train, update
+from ._metrics import Metrics
+from ._ppo import TrainState, init_train, update
 from ._progress import Progress, format_return, format_seconds
 from ._random import key as make_key
 from ._run_dir import MetricsFiles, check_output, claim
 from ._scan import filter_scan
+from ._train import check_audit, count_updates
 from ._types import Environment
 
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
-
-def prepare(config: Config) -> tuple[Environment, TrainState, Path]:
+@contextmanager
+def prepare(config: Config) -> Iterator[tuple[Environment, TrainState, Path]]:
     """Builds what a run needs, then makes its directory: nothing is written before all is checked.
 
     **Arguments:**
 
     - `config`: as `parse` gives it, with `output` set.
 
-    **Returns:** `(env, state, directory)`, the state before the first update.
+    **Returns:** a context, of `(env, state, directory)`, the state before the first update. At its
+    end the directory is taken away if there are no results in it.
 
     **Raises:** `ValueError` or `TypeError` for a config that cannot be trained, or an `output`
     that cannot be written or holds another run.
@@ -45,36 +45,58 @@ def prepare(config: Config) -> tuple[Environment, TrainState, Path]:
     policy_key, train_key = jax.random.split(make_key(config.seed))
     policy = build_policy(config, env, key=policy_key)
     state = init_train(policy, env, config.ppo, key=train_key)
-    return env, state, claim(config)
+    with claim(config, policy) as directory:
+        yield env, state, directory
 
 
-def run(config: Config, env: Environment, state: TrainState, directory: Path) -> int:
+def run(
+    config: Config,
+    env: Environment,
+    state: TrainState,
+    directory: Path,
+    signals: Sequence[int] = (),
+) -> bool:
     """Trains, and writes metrics and policy to the run directory.
 
-    Ctrl-C ends the run after the updates under way; what was learned until then is kept.
+    **Arguments:**
 
-    **Arguments:** the config, and what `prepare` made of it.
+    - `config`, and what `prepare` made of it.
+    - `signals`: those that asked the program to stop, looked at between updates: the first one
+        ends the run after those under way, and what was learned until then is kept.
 
-    **Returns:** the exit status: 0, or 130 after Ctrl-C.
+    **Returns:** whether all updates were made.
 
-    **Raises:** `OSError` if the disk is full. Files are whole then, and the policy is saved if it
-    still fits.
+    **Raises:** `AuditError` if `strict` and an update fails the audit; `OSError` if the disk is
+    full; files are whole then, and the policy is saved. `KeyboardInterrupt` if the signal came
+    before the first update.
     """
     num_updates = count_updates(config.total_steps, config.ppo)
     log = _Log(config, directory, num_updates)
-    with _ctrl_c() as interrupted, log:
+    with log:
+        _stop_if(signals)
         log.introduce()
         call, updates_per_call = _compile(state, env, config, num_updates, log)
+        _stop_if(signals)
         try:
             for _ in range(0, num_updates, updates_per_call):
-                if interrupted.is_set():
+                before, (state, metrics) = state, call(state, jnp.asarray(num_updates))
+                metrics = jax.device_get(metrics)
+                log.write(metrics)
+                if config.strict:
+                    numbers = config.ppo.as_arrays()
+                    check_audit(before, metrics, env, numbers, num_updates=num_updates)
+                if signals:
                     break
-                state, metrics = call(state, jnp.asarray(num_updates))
-                log.write(jax.device_get(metrics))
         finally:
-            save_policy(directory / POLICY_FILE, state.policy, config)
-    log.summarize(interrupted.is_set())
-    return INTERRUPTED if interrupted.is_set() else 0
+            if log.num_updates_done:
+                save_policy(directory / POLICY_FILE, state.policy, config)
+    log.summarize()
+    return log.num_updates_done == num_updates
+
+
+def _stop_if(signals: Sequence[int]) -> None:
+    if signals:
+        raise KeyboardInterrupt
 
 
 def _make(config: EnvConfig) -> Environment:
@@ -122,7 +144,7 @@ class _Log:
         self._compile_seconds = math.nan
         self._started = time.monotonic()
         self._seconds = 0.0  # of training so far
-        self._done = 0  # updates
+        self.num_updates_done = 0
         self._row = _Episodes()
         self._row_start = (0, 0.0)  # updates and seconds at the last row
         self._last_tenth = _Episodes()
@@ -155,7 +177,7 @@ class _Log:
         before, self._seconds = self._seconds, time.monotonic() - self._started
         length = len(metrics["num_episodes"])
         for i in range(length):
-            self._done += 1
+            self.num_updates_done += 1
             seconds = before + (self._seconds - before) * (i + 1) / length
             one = {name: values[i].item() for name, values in metrics.items()}
             row = self._take(one, seconds) or row
@@ -165,29 +187,32 @@ class _Log:
     def _take(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any] | None:
         """Takes in one update; writes a row and returns it if one is due."""
         self._row.add(metrics)
-        if self._done > 0.9 * self._num_updates:
+        if self.num_updates_done > 0.9 * self._num_updates:
             self._last_tenth.add(metrics)
-        if self._done % self._config.log_interval and self._done < self._num_updates:
+        if (
+            self.num_updates_done % self._config.log_interval
+            and self.num_updates_done < self._num_updates
+        ):
             return None
         updates_before, seconds_before = self._row_start
-        steps = (self._done - updates_before) * self._steps_per_update
+        steps = (self.num_updates_done - updates_before) * self._steps_per_update
         row = {
-            "update": self._done,
-            "step": self._done * self._steps_per_update,
+            "update": self.num_updates_done,
+            "step": self.num_updates_done * self._steps_per_update,
             "seconds": seconds,
             "steps_per_second": steps / max(seconds - seconds_before, 1e-9),
             **metrics,
             **self._row.means(),
         }
         self._files.write(row)
-        self._row, self._row_start = _Episodes(), (self._done, seconds)
+        self._row, self._row_start = _Episodes(), (self.num_updates_done, seconds)
         return row
 
-    def summarize(self, interrupted: bool) -> None:
-        steps = self._done * self._steps_per_update
+    def summarize(self) -> None:
+        steps = self.num_updates_done * self._steps_per_update
         speed = steps / max(self._seconds, 1e-9)
-        if interrupted:
-            ending = f"stopped after {self._done:,} of {self._num_updates:,} updates"
+        if self.num_updates_done < self._num_updates:
+            ending = f"stopped after {self.num_updates_done:,} of {self._num_updates:,} updates"
         else:
             mean = self._last_tenth.means()["episode_return"]
             ending = f"return {format_return(mean)} in the last tenth"
@@ -217,19 +242,3 @@ class _Episodes:
             "episode_length": self._length / count,
             "num_episodes": self._count,
         }
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts as ever."""
-    event = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

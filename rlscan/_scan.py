@@ -76,15 +76,15 @@ def filter_scan(
     output = scan_with_dropout(model, jnp.zeros(2), jnp.ones((10, 3)), key=rlscan.key(1))
     ```
     """
-    init_arrays, init_rest = _split(init)
-    xs_arrays, xs_rest = _split(xs)
+    init_arrays, init_rest = split_arrays(init)
+    xs_arrays, xs_rest = split_arrays(xs)
     _check_lengths(xs, length)
     y_rest: _Rest | None = None
 
     def body(carry_arrays: list, x_arrays: list) -> tuple[list, list]:
         nonlocal y_rest
-        carry = _merge(carry_arrays, init_rest)
-        result = f(carry, _merge(x_arrays, xs_rest))
+        carry = merge_arrays(carry_arrays, init_rest)
+        result = f(carry, merge_arrays(x_arrays, xs_rest))
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
                 "the body of filter_scan must return (carry, y), "
@@ -92,16 +92,16 @@ def filter_scan(
             )
         new_carry, y = result
         # Held against the carry anew, as `f` may have changed a dict or list of it in place.
-        _check_same_carry(_merge(carry_arrays, init_rest), new_carry)
-        new_arrays, _ = _split(new_carry)
-        y_arrays, y_rest = _split(y)
+        _check_same_carry(merge_arrays(carry_arrays, init_rest), new_carry)
+        new_arrays, _ = split_arrays(new_carry)
+        y_arrays, y_rest = split_arrays(y)
         return new_arrays, y_arrays
 
     carry_arrays, y_arrays = jax.lax.scan(
         body, init_arrays, xs_arrays, length, reverse=reverse, unroll=unroll
     )
     assert y_rest is not None  # `lax.scan` traces its body at least once
-    return _merge(carry_arrays, init_rest), _merge(y_arrays, y_rest)
+    return merge_arrays(carry_arrays, init_rest), merge_arrays(y_arrays, y_rest)
 
 
 class _Rest(NamedTuple):
@@ -114,7 +114,7 @@ class _Rest(NamedTuple):
 _HOLE = object()
 
 
-def _split(tree: Any) -> tuple[list[Any], _Rest]:
+def split_arrays(tree: Any) -> tuple[list[Any], _Rest]:
     """The arrays of a pytree, and the rest.
 
     Not `eqx.partition`, which builds a tree with `None` for each array: a distrax distribution
@@ -125,7 +125,7 @@ def _split(tree: Any) -> tuple[list[Any], _Rest]:
     return arrays, _Rest(structure, [_HOLE if eqx.is_array(leaf) else leaf for leaf in leaves])
 
 
-def _merge(arrays: list[Any], rest: _Rest) -> Any:
+def merge_arrays(arrays: list[Any], rest: _Rest) -> Any:
     arrays_in_order = iter(arrays)
     leaves = [next(arrays_in_order) if leaf is _HOLE else leaf for leaf in rest.leaves]
     return jax.tree.unflatten(rest.structure, leaves)
@@ -159,7 +159,7 @@ def _check_same_carry(old: Any, new: Any) -> None:
     old_leaves, old_structure = tree_flatten_with_path(old)
     new_leaves, new_structure = tree_flatten_with_path(new)
     if old_structure != new_structure:
-        where, was, became = _first_difference(old, new, ())
+        where, was, became = first_structural_difference(old, new, ())
         raise TypeError(
             f"the structure of the carry changed inside filter_scan, at carry{keystr(where)}: "
             f"it came in as {was} and went out as {became}; "
@@ -178,13 +178,13 @@ def _check_same_leaf(name: str, was: Any, became: Any) -> None:
         widened = getattr(was, "weak_type", False)
         if was.shape != became.shape or not (same_dtype or widened):
             raise TypeError(
-                f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out "
-                f"as {_describe(became)}; cast or reshape one of them"
+                f"{name} changed inside filter_scan: it came in as {describe(was)} and went out "
+                f"as {describe(became)}; cast or reshape one of them"
             )
-    elif eqx.is_array(was) or eqx.is_array(became) or not _same_value(was, became):
+    elif eqx.is_array(was) or eqx.is_array(became) or not same_value(was, became):
         raise TypeError(
-            f"{name} changed inside filter_scan: it came in as {_describe(was)} and went out as "
-            f"{_describe(became)}. Only arrays may change in the loop; {_remedy(was, became)}"
+            f"{name} changed inside filter_scan: it came in as {describe(was)} and went out as "
+            f"{describe(became)}. Only arrays may change in the loop; {_remedy(was, became)}"
         )
 
 
@@ -213,7 +213,7 @@ def _remedy(was: Any, became: Any) -> str:
     return "keep it as it was, or make it an array in `init`"
 
 
-def _same_value(was: Any, became: Any) -> bool:
+def same_value(was: Any, became: Any) -> bool:
     if was is became:
         return True
     if type(was) is not type(became):
@@ -224,7 +224,7 @@ def _same_value(was: Any, became: Any) -> bool:
         return False
 
 
-def _describe(leaf: Any) -> str:
+def describe(leaf: Any) -> str:
     if eqx.is_array(leaf):
         return f"the array {leaf.dtype}{list(leaf.shape)}"
     text = repr(leaf)
@@ -233,10 +233,10 @@ def _describe(leaf: Any) -> str:
     return f"{text} ({type(leaf).__name__})"
 
 
-def _first_difference(old: Any, new: Any, path: KeyPath) -> tuple[KeyPath, str, str]:
+def first_structural_difference(old: Any, new: Any, path: KeyPath) -> tuple[KeyPath, str, str]:
     """Where two pytrees of unequal structure first part, and what stands there in each."""
     if type(old) is not type(new):
-        return path, _describe(old), _describe(new)
+        return path, describe(old), describe(new)
     # Trees of one type and unequal structure are no leaves, so both have a level to open.
     (old_level, old_data), (new_level, new_data) = map(flatten_one_level_with_keys, (old, new))
     old_children, new_children = dict(old_level), dict(new_level)
@@ -247,10 +247,10 @@ def _first_difference(old: Any, new: Any, path: KeyPath) -> tuple[KeyPath, str, 
     for child, old_child in old_children.items():
         new_child = new_children[child]
         if jax.tree.structure(old_child) != jax.tree.structure(new_child):
-            return _first_difference(old_child, new_child, (*path, child))
+            return first_structural_difference(old_child, new_child, (*path, child))
     static = [f.name for f in dataclasses.fields(old)] if dataclasses.is_dataclass(old) else []
     for name in static:
         was, became = getattr(old, name, None), getattr(new, name, None)
-        if GetAttrKey(name) not in old_children and not _same_value(was, became):
-            return (*path, GetAttrKey(name)), _describe(was), _describe(became)
+        if GetAttrKey(name) not in old_children and not same_value(was, became):
+            return (*path, GetAttrKey(name)), describe(was), describe(became)
     return path, f"{type(old).__name__} with {old_data!r}", f"… with {new_data!r}"

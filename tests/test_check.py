@@ -1,4 +1,5 @@
 import functools
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 from jax.core import Tracer
 from jaxtyping import Array, Float
@@ -404,3 +406,526 @@ def test_init_rollout_refuses_the_same() -> None:
     env: Any = Env()
     with pytest.raises(ValueError, match="has 3 categories; give it 2 logits"):
         rlscan.init_rollout(wrong, env, num_envs=2, key=rlscan.key(0))
+
+
+# Noise that cannot be replayed. `Acts` is a policy of replaceable parts.
+
+
+class Acts(eqx.Module):
+    part: Any  # whatever it is made of
+    act: Callable  # (part, observation, state, key) -> (logits, state)
+    start: Any = ()
+
+    def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+        logits, state = self.act(self.part, observation, state, key)
+        return distrax.Categorical(logits=logits), None, state
+
+    def initial_state(self) -> Any:
+        return self.start
+
+
+def acting(noise: Callable[[Any, Any, Any], Any], part: Any = (), start: Any = ()) -> Acts:
+    """A policy that adds `noise(part, observation, key)`, a number, to its logits."""
+    act = lambda part, o, state, key: (o[:2] + noise(part, o, key), state)  # noqa: E731
+    return Acts(part, act, start)
+
+
+normal = jax.random.normal
+STORED = jax.random.key(0)
+
+
+@pytest.mark.parametrize("key", [STORED, jax.random.PRNGKey(0), np.zeros(2, np.uint32)])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda part, o, key: normal(part["noise_key"]),
+        lambda part, o, key: normal(jax.random.fold_in(part["noise_key"], jnp.int32(o[0]))),
+        lambda part, o, key: jax.random.gamma(part["noise_key"], part["weight"]),
+        lambda part, o, key: jax.jit(jax.checkpoint(normal))(part["noise_key"]),
+        lambda part, o, key: jax.lax.cond(o[0] > 0, normal, lambda k: 0.0, part["noise_key"]),
+        lambda part, o, key: jax.lax.scan(
+            lambda c, _: (jax.random.split(c)[0], normal(c)), part["noise_key"], length=2
+        )[1].sum(),
+        lambda part, o, key: jax.lax.while_loop(
+            lambda c: c < part["weight"], lambda c: c + normal(part["noise_key"]), 0.0
+        ),
+    ],
+)
+def test_noise_from_a_key_in_the_policy_is_refused(noise: Callable, key: Any) -> None:
+    message = refusal(ValueError, acting(noise, {"noise_key": key, "weight": jnp.ones(())}), Env())
+    assert "must be drawn from `key`, but at " in message and "test_check.py" in message
+    assert "drawn from policy.part['noise_key'], the same in every step" in message
+    assert "keep no key in the policy" in message
+
+
+def test_weights_that_choose_a_key_are_not_blamed() -> None:
+    part = {"keys": jax.random.split(STORED), "weight": jnp.ones(2)}
+    chosen = acting(lambda part, o, key: normal(part["keys"][jnp.argmax(part["weight"])]), part)
+    assert "drawn from policy.part['keys'], the same" in refusal(ValueError, chosen, Env())
+
+
+def with_constant_in_a_scan(part: Any, o: Any, key: Any) -> Any:
+    body = lambda carry, k: (carry + normal(jax.random.key(1)) + normal(k), None)  # noqa: E731
+    return jax.lax.scan(body, 0.0, jax.random.split(key, 2))[0]
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda part, o, key: normal(jax.random.PRNGKey(np.random.randint(9))),
+        lambda part, o, key: normal(jax.random.fold_in(jax.random.key(0), 7)),
+        lambda part, o, key: normal(STORED),
+        lambda part, o, key: normal(key) + normal(jax.random.key(0)),
+        with_constant_in_a_scan,
+    ],
+)
+def test_noise_from_a_constant_key_is_refused(noise: Callable) -> None:
+    message = refusal(ValueError, acting(noise), Env())
+    assert "it is drawn from a key that is a constant" in message
+    assert "It freezes one mask for ever; draw with jax.random from `key`" in message
+
+
+def as_raw(key: Any) -> Any:
+    return jax.random.key_data(key)[:2]  # of as many words as the default generator takes
+
+
+def through_a_while_loop(part: Any, o: Any, key: Any) -> Any:
+    """Starts from a key that is a constant, and never draws from it."""
+    fresh = lambda c: (c[0] + 1, key, c[2] + jnp.where(c[0] > 0, normal(c[1]), 0))  # noqa: E731
+    return jax.lax.while_loop(lambda c: c[0] < 3, fresh, (0, rlscan.key(0), 0.0))[2]
+
+
+def through_a_reference(part: Any, o: Any, key: Any) -> Any:
+    ref = jax.new_ref(jnp.zeros(2, jnp.uint32))
+    ref[...] = as_raw(key)
+    return normal(ref[...])
+
+
+def of_a_dead_layer(part: Any, o: Any, key: Any) -> Any:
+    layer = eqx.nn.Linear(3, 2, key=jax.random.key(0))  # whose weights are replaced
+    weight = normal(key, (2, 3))
+    layer = eqx.tree_at(lambda m: (m.weight, m.bias), layer, (weight, jnp.zeros(2)))
+    return layer(o)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda part, o, key: normal(key),
+        lambda part, o, key: normal(jax.random.fold_in(key, jnp.int32(o[0]))),
+        lambda part, o, key: normal(jax.random.fold_in(key, part["index"])),
+        lambda part, o, key: normal(jax.random.key(jax.random.bits(key))),
+        lambda part, o, key: normal(jax.random.fold_in(part["key"], jax.random.bits(key))),
+        lambda part, o, key: normal(jax.random.wrap_key_data(as_raw(key))),
+        lambda part, o, key: normal(as_raw(key)),
+        lambda part, o, key: jax.random.gamma(key, 2.0) + jax.random.poisson(as_raw(key), 2.0),
+        lambda part, o, key: jax.nn.relu(jax.nn.silu(jax.checkpoint(normal)(key))),
+        lambda part, o, key: eqx.filter_jit(lambda m, k: m(jnp.ones(2), key=k))(part["layer"], key),
+        lambda part, o, key: jax.lax.cond(o[0] > 0, normal, lambda k: 0.0, key),
+        lambda part, o, key: jax.vmap(normal)(jax.random.split(key, 2)),
+        through_a_while_loop,
+        through_a_reference,
+        of_a_dead_layer,
+    ],
+)
+def test_noise_from_key_is_accepted_however_it_gets_there(noise: Callable) -> None:
+    part = {"index": jnp.asarray(3), "key": STORED, "layer": eqx.nn.Dropout(0.5)}
+    check_policy(acting(noise, part), Env())
+
+
+def keeps_a_key(part: Any, o: Any, state: Any, key: Any) -> Any:
+    """One mask for an episode: drawn from what `key` was at its first step."""
+    own = jnp.where(state["t"] == 0, jax.random.key_data(key), state["key"])
+    noise = normal(jax.random.wrap_key_data(own, impl="philox4x32"))
+    return o[:2] + noise, {"key": own, "t": state["t"] + 1}
+
+
+def keeps_the_last_key(part: Any, o: Any, state: Any, key: Any) -> Any:
+    noise = part(jnp.ones(2), key=state["key"])
+    return o[:2] + noise, {"key": key, "t": state["t"] + 1}
+
+
+def splits_its_own(part: Any, o: Any, state: Any, key: Any) -> Any:
+    own, draw = jax.random.split(state["key"])
+    return o[:2] + normal(draw), {"key": own, "t": state["t"] + 1}
+
+
+def folds_its_step(part: Any, o: Any, state: Any, key: Any) -> Any:
+    draw = jax.random.fold_in(jax.random.key(0), state["t"])
+    return o[:2] + normal(draw), {**state, "t": state["t"] + 1}
+
+
+def test_a_key_in_the_state_is_accepted_if_it_was_once_drawn_from_key() -> None:
+    data = jax.random.key_data(rlscan.key(0))
+    check_policy(Acts((), keeps_a_key, {"key": data, "t": 0}), Env())
+    start = {"key": rlscan.key(0), "t": 0}
+    check_policy(Acts(eqx.nn.Dropout(0.5), keeps_the_last_key, start), Env())
+    for act, leaf in ((splits_its_own, "key"), (folds_its_step, "t")):
+        message = refusal(ValueError, Acts((), act, start), Env())
+        assert f"drawn from state['{leaf}'], which starts as initial_state() makes it" in message
+        assert "split a key from `key` into the state" in message
+
+
+def test_a_key_in_the_observation_is_accepted() -> None:
+    class Keyed(Env):
+        def reset(self, key: Any) -> Any:
+            return {"x": jnp.zeros(3), "key": rlscan.key(0)}, {"time": 0}
+
+    seen = {"x": jnp.zeros(3), "key": rlscan.key(0)}
+    env = Keyed(observation=seen, info={"final_observation": seen})
+    act = lambda part, o, s, key: (part(o["x"][:2], key=o["key"]), s)  # noqa: E731
+    check_policy(Acts(eqx.nn.Dropout(0.5), act), env)
+
+
+def test_keys_of_every_kind_and_generator_are_followed() -> None:
+    from jax.extend.random import define_prng_impl, threefry_prng_impl as threefry
+
+    impl = define_prng_impl(
+        key_shape=(2,),
+        seed=threefry.seed,
+        split=threefry.split,
+        random_bits=threefry.random_bits,
+        fold_in=threefry.fold_in,
+        name="check_policy_test",
+        tag="chk",
+    )
+    for kind in (impl, "threefry2x32", "philox4x32", "rbg"):
+        size = jax.random.key_data(jax.random.key(0, impl=kind)).size
+        wrap = lambda k, n=size, i=kind: jax.random.wrap_key_data(jnp.tile(k, n // 2), impl=i)  # noqa: E731
+        check_policy(acting(lambda part, o, key, w=wrap: normal(w(as_raw(key)))), Env())
+        stored = acting(lambda part, o, key: normal(part), jax.random.key(0, impl=kind))
+        assert "policy.part, the same" in refusal(ValueError, stored, Env())
+    bits = lambda key: jax.lax.rng_bit_generator(key, ())[1] / 2.0**32  # noqa: E731
+    check_policy(acting(lambda part, o, key: bits(jnp.tile(as_raw(key), 2))), Env())
+    stored = acting(lambda part, o, key: bits(part), jnp.zeros(4, jnp.uint32))
+    assert "policy.part, the same" in refusal(ValueError, stored, Env())
+
+
+@eqx.filter_jit
+def jitted_noise(x: Any) -> Any:
+    return x + np.random.normal()
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda part, o, key: np.random.normal(),
+        lambda part, o, key: random.random(),
+        lambda part, o, key: np.random.default_rng().normal(size=2),
+        lambda part, o, key: jnp.asarray(np.random.permutation(1000))[:2],
+        lambda part, o, key: jitted_noise(o[0]),
+        lambda part, o, key: jnp.ones(1000)[np.random.randint(1000)],
+        lambda part, o, key: jax.lax.cond(o[0] > 0, lambda: random.random(), lambda: 0.0),
+    ],
+)
+def test_numbers_of_numpy_are_refused(noise: Callable) -> None:
+    for _ in range(2):  # also where what is jitted has been traced before
+        message = refusal(ValueError, acting(noise), Env())
+        assert "must be the same program each time it is traced, got " in message
+        assert "test_check.py" in message and "draw with jax.random from `key`" in message
+
+
+def test_another_program_each_time_is_refused() -> None:
+    turns = []
+
+    def noise(part: Any, o: Any, key: Any) -> Any:
+        turns.append(0)
+        return o[0] if len(turns) % 2 else jnp.sin(o[0])
+
+    assert "traced, got " in refusal(ValueError, acting(noise), Env())
+
+    class Bare(Policy):
+        def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+            return categorical(), random.random(), state
+
+    message = refusal(ValueError, Bare(jnp.zeros(3), categorical), Env())
+    assert "then, in what it returns: numbers" in message
+
+
+def test_constants_that_stay_are_accepted() -> None:
+    table, seeded = np.arange(2.0), np.random.default_rng(0).normal(size=(100, 100))
+    check_policy(acting(lambda part, o, key: table + jnp.asarray(seeded)[3, 5] + np.nan), Env())
+    check_policy(acting(lambda p, o, k: np.random.default_rng(0).normal(size=2) * o[0]), Env())
+
+
+# Flags, rates and states that do not stay Python.
+
+
+def nested(layer: Any) -> Acts:
+    body = eqx.nn.Sequential([eqx.nn.Linear(3, 2, key=STORED), layer])
+    return Acts({"body": body}, lambda part, o, s, key: (part["body"](o, key=key), s))
+
+
+def test_a_flag_that_is_an_array_is_refused() -> None:
+    for flag in (jnp.asarray(False), np.asarray(True)):
+        broken = nested(eqx.nn.Dropout(0.5, inference=flag))  # pyright: ignore
+        message = refusal(TypeError, broken, Env())
+        assert "policy.part['body'].layers[1].inference must be a Python bool, got the" in message
+        assert "eqx.nn.inference_mode" in message and "rlscan.filter_scan" in message
+
+    class Holds(eqx.Module):
+        """A module of another kind may have arrays of any other name."""
+
+        training: Any
+
+        def __call__(self, x: Any, *, key: Any = None) -> Any:
+            return jnp.where(self.training, x, 0)
+
+    check_policy(nested(Holds(jnp.asarray(True))), Env())
+    check_policy(nested(eqx.nn.Dropout(0.5)), Env())
+
+
+def test_a_rate_that_would_be_trained_is_refused() -> None:
+    message = refusal(TypeError, nested(eqx.nn.Dropout(jnp.asarray(0.5))), Env())  # pyright: ignore
+    assert "policy.part['body'].layers[1].p must be a Python number, got the array" in message
+    assert "rlscan.nn.AnnealedDropout" in message
+    call = lambda part, o, s, key: (part(*[o[None, :]] * 3, key=key)[0, :2], s)  # noqa: E731
+    attend = eqx.nn.MultiheadAttention(1, 3, dropout_p=0.5, key=STORED)
+    check_policy(Acts(attend, call), Env())
+    traced = eqx.tree_at(lambda m: m.dropout.p, attend, jnp.asarray(0.5))
+    assert "policy.part.dropout.p must be" in refusal(TypeError, Acts(traced, call), Env())
+    check_policy(nested(rlscan.nn.AnnealedDropout(0.5)), Env())
+
+
+@pytest.mark.parametrize(
+    "start, after, told",
+    [
+        ({"h": 0, "f": jnp.tanh}, lambda s: {**s, "f": jnp.sin}, "returns['f'] must be what came"),
+        ({"mode": "a"}, lambda s: {"mode": "b"}, "['mode'] must be what came in, 'a' (str), got"),
+        ({"mode": "a"}, lambda s: {"mode": "b"}, "got 'b' (str): only arrays may change"),
+        ([0, "a"], lambda s: [s[0], jnp.zeros(())], "returns[1] must be what came in"),
+        ([jnp.zeros(())], lambda s: ["a"], "returns[0] must be what came in, the array float32[]"),
+    ],
+)
+def test_a_state_whose_static_half_changes_is_refused(
+    start: Any, after: Callable, told: str
+) -> None:
+    message = refusal(TypeError, policy(start=start, after=after), Env())
+    assert told in message and "in initial_state()" in message
+
+
+def test_numbers_and_flags_of_a_state_may_change() -> None:
+    start = {"t": 0, "first": True, "f": jnp.tanh, "name": "".join(["a", "b"])}
+    after = lambda s: {"t": 3, "first": False, "f": jnp.tanh, "name": "ab"}  # noqa: E731
+    check_policy(policy(start=start, after=after), Env())
+
+
+def test_a_state_of_another_structure_is_refused_by_its_path() -> None:
+    start = {"a": {"b": (jnp.zeros(2), 1)}}
+    changed = policy(start=start, after=lambda s: {"a": {"b": [jnp.zeros(2), 1]}})
+    message = refusal(ValueError, changed, Env())
+    assert "at the state that Policy.__call__ returns['a']['b'], give (" in message
+
+
+# Noise layers that draw nothing.
+
+
+@pytest.mark.parametrize("layer", [eqx.nn.Dropout(0.5), rlscan.nn.DropPath(0.5)])
+def test_a_layer_that_is_left_out_is_refused(layer: Any) -> None:
+    skip = lambda part, o, s, key: (part.layers[0](o), s)  # noqa: E731
+    still = lambda part, o, s, key: (part.layers[1](part.layers[0](o), inference=True), s)  # noqa: E731
+    body = nested(layer).part["body"]
+    for act in (skip, still):
+        message = refusal(ValueError, Acts(body, act), Env())
+        assert "though it has policy.part.layers[1]; pass the key on, layer(x, key=key)" in message
+        assert "eqx.nn.inference_mode" in message
+        check_policy(eqx.nn.inference_mode(Acts(body, act)), Env())
+        check_policy(eqx.tree_at(lambda m: m.part.layers[1].p, Acts(body, act), 0.0), Env())
+        # One beside parameters that take no part is another's affair, such as a model's.
+        spare = Acts((body, body), lambda part, o, s, key: (o[:2], s))
+        check_policy(spare, Env())
+
+
+def test_noise_that_only_decides_how_long_is_accepted() -> None:
+    def act(part: Any, o: Any, s: Any, key: Any) -> Any:
+        limit = part(jnp.ones(3), key=key).sum()
+        return o[:2] + jax.lax.while_loop(lambda c: c < limit, lambda c: c + 1, 0.0), s
+
+    check_policy(Acts(eqx.nn.Dropout(0.5), act), Env())
+
+
+def test_dropout_in_one_network_or_in_none_is_accepted() -> None:
+    env = rlscan.make("CartPole-v1")
+    for actor, critic in ((0.0, 0.5), (0.5, 0.0), (0.0, 0.0)):
+        actor_critic = rlscan.ActorCritic(
+            env, dropout=actor, critic_dropout=critic, key=rlscan.key(0)
+        )
+        for module in (actor_critic, eqx.nn.inference_mode(actor_critic)):
+            check_policy(module, env)
+
+
+# Statistics.
+
+
+class Counter(eqx.Module):
+    """A stateful layer of a user's own; its indices are in a list."""
+
+    indices: list
+    inference: bool = False
+
+
+class OfNetwork(eqx.Module):
+    norm: Any
+
+    def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+        return categorical(), None, state
+
+    def initial_state(self) -> Any:
+        return ()
+
+
+def test_statistics_that_move_are_refused() -> None:
+    index = eqx.nn.StateIndex(jnp.zeros(()))
+    linear = eqx.nn.Linear(2, 2, key=STORED)
+    layers = (
+        eqx.nn.BatchNorm(2, "batch", mode="batch"),
+        eqx.nn.SpectralNorm(linear, "weight", key=STORED),
+        Counter([index]),
+    )
+    for layer in layers:
+        message = refusal(ValueError, OfNetwork({"of": layer}), Env())
+        assert f"policy.norm['of'] is a {type(layer).__name__} in training mode" in message
+        assert "rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(…))" in message
+        check_policy(eqx.nn.inference_mode(OfNetwork(layer)), Env())
+
+
+class Normalised(eqx.Module):
+    norm: eqx.nn.BatchNorm
+
+    def __init__(self) -> None:
+        self.norm = eqx.nn.BatchNorm(3, "batch", mode="batch")
+
+    def __call__(self, observation: Any, state: Any, statistics: Any, *, key: Any) -> Any:
+        seen, statistics = self.norm(observation, statistics)
+        return categorical(), seen[0], state, statistics
+
+    def initial_state(self) -> Any:
+        return ()
+
+
+def test_statistics_in_their_own_place_are_accepted() -> None:
+    own: Any = rlscan.WithStatistics(*eqx.nn.make_with_state(Normalised)())
+    check_policy(own, Env())
+    check_policy(OfNetwork(own), Env())
+
+
+def test_statistics_in_the_state_are_refused() -> None:
+    _, statistics = eqx.nn.make_with_state(eqx.nn.BatchNorm)(2, "batch", mode="batch")
+    message = refusal(ValueError, policy(start={"h": 0, "s": statistics}), Env())
+    assert "policy.initial_state()['s'] must belong to one environment" in message
+    assert "rlscan.WithStatistics(" in message
+
+
+def test_an_axis_without_a_name_is_explained() -> None:
+    with pytest.raises(NameError) as error:
+        check_policy(acting(lambda part, o, key: jax.lax.pmean(o[0], "batch")), Env())
+    assert any("a policy is called for one observation; use" in n for n in error.value.__notes__)
+    with pytest.raises(NameError) as error:
+        check_policy(acting(lambda part, o, key: nowhere), Env())  # noqa: F821 # pyright: ignore
+    assert not any("for one observation; use" in note for note in error.value.__notes__)
+
+
+# Where the check itself is traced.
+
+
+def test_traced_policies_and_keys_are_checked() -> None:
+    env = rlscan.make("CartPole-v1")
+    silent = nested(eqx.nn.Dropout(0.5)).part["body"]
+    silent = Acts(silent, lambda part, o, s, key: (part.layers[0](o), s))
+
+    def make(key: Any) -> Any:
+        good = rlscan.ActorCritic(env, dropout=0.1, key=key)
+        check_policy(good, env)
+        with pytest.raises(ValueError, match="policy.part, the same"):
+            check_policy(acting(lambda part, o, key: normal(part), key), Env())
+        with pytest.raises(ValueError, match="a constant"):  # closed over
+            check_policy(acting(lambda part, o, _: normal(key)), Env())
+        return good
+
+    def check(module: Any) -> Any:
+        with pytest.raises(ValueError, match=r"it has policy.part.layers\[1\]"):
+            check_policy(module, Env())
+        return module
+
+    jax.eval_shape(lambda key: eqx.filter(make(key), eqx.is_array), rlscan.key(0))
+    keys = jax.ShapeDtypeStruct((3,), rlscan.key(0).dtype)
+    jax.eval_shape(jax.vmap(lambda key: eqx.filter(make(key), eqx.is_array)), keys)
+    eqx.filter_eval_shape(check, silent)
+
+
+class Logits(eqx.Module):
+    """A distribution that comes out of a filtered transform."""
+
+    logits: Any
+
+    def sample(self, *, seed: Any) -> Any:
+        return jax.random.categorical(seed, self.logits)
+
+    def log_prob(self, value: Any) -> Any:
+        return jax.nn.log_softmax(self.logits)[value]
+
+    def entropy(self) -> Any:
+        return jnp.zeros(())
+
+
+def test_a_jitted_call_is_seen_through() -> None:
+    class Jitted(Acts):
+        @eqx.filter_jit
+        def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+            logits, state = self.act(self.part, observation, state, key)
+            return Logits(logits), None, state
+
+    draw = lambda part, o, s, key: (part(o, key=key)[:2], s)  # noqa: E731
+    stored = lambda part, o, s, key: (o[:2] + normal(part), s)  # noqa: E731
+    frozen = lambda part, o, s, key: (o[:2] + np.random.normal(), s)  # noqa: E731
+    for _ in range(2):
+        check_policy(Jitted(eqx.nn.Dropout(0.5), draw), Env())
+        message = refusal(ValueError, Jitted(STORED, stored), Env())
+        assert "drawn from policy.part, the same" in message
+        assert "the same program" in refusal(ValueError, Jitted((), frozen), Env())
+
+
+def test_what_an_opaque_distribution_hides_is_given_the_benefit_of_the_doubt() -> None:
+    class Opaque:
+        def __init__(self, logits: Any):
+            self.inner = Logits(logits)
+            self.sample, self.log_prob = self.inner.sample, self.inner.log_prob
+            self.entropy = self.inner.entropy
+
+    class Hiding(Acts):
+        def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+            logits, state = self.act(self.part, observation, state, key)
+            return Opaque(logits), None, state
+
+    act = lambda part, o, s, key: (part(o, key=key)[:2], s)  # noqa: E731
+    check_policy(Hiding(eqx.nn.Dropout(0.5), act), Env())
+
+
+def test_the_sampling_of_a_distribution_is_its_own_affair() -> None:
+    class Estimates(Logits):
+        def entropy(self) -> Any:
+            return normal(jax.random.key(0)).sum()
+
+    class Estimating(Acts):
+        def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+            return Estimates(observation[:2]), None, state
+
+    check_policy(Estimating((), normal), Env())
+
+
+def test_the_probes_are_accepted() -> None:
+    wander = probes.Wander()
+    for make in (
+        probes.dropout_policy,
+        probes.noise_policy,
+        probes.conv_policy,
+        probes.attention_policy,
+        probes.Recurrent,
+    ):
+        check_policy(make(), wander)
+        check_policy(eqx.nn.inference_mode(make()), wander)
+    check_policy(probes.gaussian_dropout_policy(), probes.Wander(is_continuous=True))
+    for is_recurrent in (False, True):
+        check_policy(probes.Masks(0.5, is_recurrent), probes.both)
+    check_policy(probes.Coin(jnp.zeros(()), jnp.zeros(())), probes.both)
+    check_policy(probes.OneNumber(jnp.zeros(())), probes.WhatWasSent())

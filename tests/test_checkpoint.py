@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 import rlscan
 from rlscan import _checkpoint
-from rlscan._checkpoint import POLICY_FILE, build_policy, save_policy
+from rlscan._checkpoint import POLICY_FILE, build_policy, reserve_policy, save_policy
 from rlscan._config import Config, EnvConfig, PolicyConfig
 
 CONFIG = Config(
@@ -117,10 +118,10 @@ def test_a_foreign_file(tmp_path: Path, content: bytes):
 def test_a_later_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "policy.eqx"
     with monkeypatch.context() as later:
-        later.setattr(_checkpoint, "FORMAT_VERSION", 2)
+        later.setattr(_checkpoint, "FORMAT_VERSION", 9)
         later.setattr(_checkpoint, "__version__", "9.0.0")
         save_policy(file, a_policy(), CONFIG)
-    with pytest.raises(ValueError, match=f"{file} has format 2, saved by rlscan 9.0.0; .* up to 1"):
+    with pytest.raises(ValueError, match=f"{file} has format 9, saved by rlscan 9.0.0; .* up to 2"):
         rlscan.load_policy(file)
 
 
@@ -130,7 +131,36 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monk
 
     before = (saved / POLICY_FILE).read_bytes()
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         save_policy(saved / POLICY_FILE, a_policy(seed=2), CONFIG)
+    assert error.value.filename == str(saved / POLICY_FILE)
     assert (saved / POLICY_FILE).read_bytes() == before
     assert os.listdir((saved / POLICY_FILE).parent) == [POLICY_FILE.name]
+
+
+def test_what_is_reserved_is_what_is_needed(tmp_path: Path):
+    """To the byte: on a full disk there is not one more."""
+    file = tmp_path / "policy.eqx"
+    reserved = reserve_policy(file, a_policy(), CONFIG)
+    inode, size = reserved.stat().st_ino, reserved.stat().st_size
+    with pytest.raises(FileNotFoundError):  # it does not pass for a policy
+        rlscan.load_policy(tmp_path / POLICY_FILE)
+    save_policy(file, a_policy(seed=2), CONFIG)
+    assert (file.stat().st_ino, file.stat().st_size) == (inode, size)
+    assert os.listdir(tmp_path) == [file.name]
+    assert eqx.tree_equal(rlscan.load_policy(file, inference=False), a_policy(seed=2))
+
+
+def test_a_rate_that_changes_is_that_of_the_last_update(tmp_path: Path):
+    settings = PolicyConfig(hidden_sizes=(8,), dropout=0.5, dropout_end=0.1)
+    config = Config(policy=settings, ppo=rlscan.PPOConfig(num_envs=2), total_steps=4 * 2 * 128)
+    policy = a_policy(config)
+    assert [float(rlscan.nn.anneal(policy, u).actor.dropout.p) for u in (0, 1, 4, 5)] == (
+        pytest.approx([0.5, 0.4, 0.1, 0.1])
+    )
+    last = rlscan.nn.anneal(policy, 3)
+    save_policy(tmp_path / "policy.eqx", last, config)
+    loaded: Any = rlscan.load_policy(tmp_path / "policy.eqx", inference=False)
+    assert float(loaded.actor.dropout.p) == pytest.approx(0.2)
+    for ours, theirs in zip(*map(jax.tree.leaves, (loaded, last)), strict=True):
+        assert callable(ours) or jnp.array_equal(ours, theirs)

@@ -7,10 +7,14 @@ import math
 import os
 import pty
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -79,13 +83,17 @@ def test_no_such_command(argv: list[str], capsys: pytest.CaptureFixture):
             "--env.params.gravity heavy",
             "gravity of CartPole-v1 must be a number, such as 9.8, got 'heavy'",
         ),
+        (
+            "--env.params.max_steps_in_episode 0",
+            "env.params: max_steps_in_episode of CartPole-v1 must be a positive whole number",
+        ),
         ("--policy.activation one_hot", "one_hot"),
         ("--output file", "output file must be a directory, but file is a file"),
         ("--output file/run", "output file/run must be a directory, but file is a file"),
         ("--output old", "output old holds another run (its config.yaml); choose another --output"),
         ("--output old2", "output old2 holds another run (its metrics.csv)"),
         ("--output /proc/run", "output /proc/run cannot be written"),
-        ("--output dangling", "output dangling must be a directory"),
+        ("--output dangling", "must be a directory, but dangling is a link to nothing"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_nothing_written(
@@ -338,21 +346,98 @@ def test_a_full_disk_ends_the_run_in_one_line(
     monkeypatch.setattr(MetricsFiles, "write", write)
     monkeypatch.setattr(_run, "update", fake_update)
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
-    assert capsys.readouterr().err == "error: cannot write metrics.csv: No space left on device\n"
+    assert capsys.readouterr().err == (
+        "error: cannot write metrics.csv: No space left on device; make room there, or write "
+        "elsewhere\n"
+    )
     assert len(rows_of(tmp_path / "run")) == 2
     rlscan.load_policy(tmp_path / "run")
 
 
-def test_a_line_that_does_not_fit_is_not_written_at_all(tmp_path: Path):
+def test_a_full_disk_has_room_for_the_policy(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def write(self, row):
+        if row["update"] == 2:
+            fill(small_disk)
+        whole(self, row)
+
+    whole = MetricsFiles.write
+    monkeypatch.setattr(MetricsFiles, "write", write)
+    monkeypatch.setattr(_run, "update", fake_update)
+    run = small_disk / "run"
+    argv = [*FOUR_UPDATES[:-1], str(16 * 32), "--output", str(run)]
+    assert main(["train", *argv]) == 1
+    assert f"cannot write {run}/metrics." in capsys.readouterr().err
+    num_rows = len(rows_of(run))
+    assert num_rows == len((run / "metrics.jsonl").read_text().splitlines()) > 0
+    bias = rlscan.load_policy(run).actor.layers[-1].bias  # pyright: ignore
+    assert bias[0] == 16  # all the updates of the call
+
+
+@pytest.mark.parametrize("room", [0, 4096, 8192])
+def test_a_disk_too_full_to_start_is_left_as_it_was(
+    room: int,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    """With room for none of the files, or for the first, or the first two."""
+    monkeypatch.setattr(_run, "update", fake_update)
+    filler = fill(small_disk)
+    os.truncate(filler, filler.stat().st_size - room)
+    argv = ["train", *FOUR_UPDATES, "--output", str(small_disk / "new" / "run")]
+    assert main(argv) in (1, 2)
+    assert "No space left on device" in capsys.readouterr().err
+    assert os.listdir(small_disk) == [filler.name]
+    filler.unlink()
+    assert main(argv) == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 128 kB in blocks of 4 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # also if a test left a file open
+
+
+def fill(disk: Path) -> Path:
+    with pytest.raises(OSError, match="No space left"), open(disk / "filler", "wb", 0) as filler:
+        while filler.write(bytes(4096)):
+            pass
+    return disk / "filler"
+
+
+def test_a_full_stdout_is_named_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
+    terminal = sys.stdout
+    try:
+        with open("/dev/full", "w") as sys.stdout:
+            status = main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "new" / "run")])
+            sys.stdout.flush()  # as Python does at its end
+    finally:
+        sys.stdout = terminal
+    assert status == 1
+    assert "cannot write standard output: No space left on device" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("file", ["metrics.csv", "metrics.jsonl"])
+def test_a_line_that_does_not_fit_is_not_written_at_all(file: str, tmp_path: Path):
     files = MetricsFiles(tmp_path)
     row = dict.fromkeys(COLUMNS, 1.0)
     files.write(row)
     before = files_in(tmp_path)
-    size = (tmp_path / "metrics.csv").stat().st_size
+    size = (tmp_path / file).stat().st_size
+    assert (tmp_path / "metrics.jsonl").stat().st_size > (tmp_path / "metrics.csv").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # room for ten bytes more
     try:
-        with pytest.raises(OSError, match="metrics.csv"):
+        with pytest.raises(OSError, match=file):
             files.write(row)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -360,6 +445,82 @@ def test_a_line_that_does_not_fit_is_not_written_at_all(tmp_path: Path):
     files.write(row)
     assert len(rows_of(tmp_path)) == 2
     files.close()
+
+
+def stop_at(event: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends real signals to this process when a function of the run is called."""
+
+    def hook(*args: Any, **kwargs: Any) -> Any:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    owner, name = {"prepare": (_run, "init_train"), "row": (MetricsFiles, "write")}[event]
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, hook)
+    monkeypatch.setattr(_run, "update", fake_update)
+
+
+TERM, INT = signal.SIGTERM, signal.SIGINT
+
+
+@pytest.mark.parametrize("numbers, status", [([TERM, TERM], 143), ([INT], 130)])
+def test_a_signal_between_updates_keeps_what_was_learned(
+    numbers: list[int], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stop_at("row", numbers, monkeypatch)
+    before = signal.getsignal(TERM), signal.getsignal(INT)
+    try:
+        signal.signal(TERM, lambda *_: pytest.fail("SIGTERM was not heard"))
+        monkeypatch.setattr(_run, "_updates_per_call", lambda *_: 1)
+        argv = [*FOUR_UPDATES, "--output", str(tmp_path / "run")]
+        assert main(["train", *argv]) == status
+        assert signal.getsignal(INT) == before[1]
+    finally:
+        signal.signal(TERM, before[0])
+    policy: Any = rlscan.load_policy(tmp_path / "run")
+    assert policy.actor.layers[-1].bias[0] == 1
+
+
+def test_a_signal_before_the_first_update_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    stop_at("prepare", [TERM], monkeypatch)
+    before = signal.signal(TERM, lambda *_: None)
+    try:
+        assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "new" / "run")]) == 143
+    finally:
+        signal.signal(TERM, before)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: interrupted\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_ctrl_c_while_the_script_imports(tmp_path: Path):
+    """In a callback of the garbage collector, where an exception would be printed and lost."""
+    (tmp_path / "rlscan").mkdir()
+    program = """
+import gc, os, time
+gc.callbacks.append(lambda *_: os.kill(os.getpid(), 2))
+gc.collect()
+time.sleep(5)
+"""
+    (tmp_path / "rlscan" / "__init__.py").write_text(program)
+    script = REPOSITORY / "scripts" / "train.py"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, script], capture_output=True, env=environment)
+    assert (result.returncode, result.stderr) == (130, b"error: interrupted\n")
+
+
+def test_too_little_memory_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(_run, "init_train", lambda *_, **__: jnp.zeros(2**46))
+    assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: not enough memory, ") and error.count("\n") == 1
+    assert error.endswith("; use smaller ppo.num_envs, ppo.num_steps or policy.hidden_sizes\n")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -387,7 +548,7 @@ def test_a_bar_in_a_terminal_of_any_width(columns: int, monkeypatch: pytest.Monk
         progress.start()
         progress.update({**ROW, "update": 2})
         progress.stop()
-        shown = os.read(terminal, 65_536).decode()
+    shown = read_to_end(terminal).decode()  # one read may come before all is there
     os.close(terminal)
     assert "\x1b[" in shown
     assert ("update 2/2" in shown and "1,234 steps/s" in shown) == (columns == 200)

@@ -38,12 +38,14 @@ def test_the_defaults_train_cartpole_with_dropout():
     assert config.total_steps == 500_000
 
 
-def test_later_ones_win(tmp_path: Path):
+def test_values_win_over_files_and_later_ones_over_earlier_ones(tmp_path: Path):
     first = write(tmp_path / "first.yaml", "seed: 1\nppo: {gamma: 0.5, num_envs: 8}\n")
     second = write(tmp_path / "second.yaml", "seed: 2\nppo:\n  num_envs: 16\n")
-    argv = ["--seed", "0", "--config", first, "--config", second, "--ppo.num_envs", "32"]
-    config = parse(argv)
-    assert (config.seed, config.ppo.gamma, config.ppo.num_envs) == (2, 0.5, 32)
+    files = ["--config", first, f"--config={second}"]
+    config = parse(files)
+    assert (config.seed, config.ppo.gamma, config.ppo.num_envs) == (2, 0.5, 16)
+    config = parse(["--seed", "9", "--seed", "0", *files, "--ppo.num_envs", "32"])
+    assert (config.seed, config.ppo.gamma, config.ppo.num_envs) == (0, 0.5, 32)
 
 
 def test_dashes_and_underscores_are_the_same_in_a_key_but_not_in_a_value():
@@ -92,6 +94,28 @@ def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert (again.ppo.learning_rate, again.policy.dropout) == (1e-3, 0.25)
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["--policy.dropout 3", "--env.name foo", "--ppo.num-minibatches 7", "--seed -1", "--seed x"],
+)
+def test_print_config_prints_nothing_that_cannot_run(options: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(ValueError) as run:
+        parse(options.split())
+    for argv in (["--print_config", *options.split()], [*options.split(), "--print-config"]):
+        with pytest.raises(ValueError) as printed:
+            parse(argv)
+        assert str(printed.value) == str(run.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_print_config_keeps_its_flags(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as exit:
+        parse(["--print_config=skip_default", "--seed", "3"])
+    assert (exit.value.code, capsys.readouterr().out) == (0, "seed: 3\n")
+    with pytest.raises(ValueError, match='Invalid option "skip_all"'):
+        parse(["--print_config=skip_all"])
+
+
 def test_help_explains_every_key(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as exit:
         parse(["--help"])
@@ -116,10 +140,16 @@ BAD_OPTIONS = {
     "--seed -1": "seed must be from 0 to 4294967295, got -1",
     "--total-steps 5e5": "total_steps must be an integer, written without point or exponent, got 5",
     "--ppo.num_envs 2.5": "ppo.num_envs must be an integer, written without point or exponent",
-    "--ppo.learning_rate fast": "ppo.learning_rate must be a number, such as 3e-4 or .inf, got f",
+    "--ppo.learning_rate fast": "ppo.learning_rate must be a number, such as 3e-4, got fast",
+    "--ppo.learning_rate inf": "ppo.learning_rate must be a number, such as 3e-4, got inf",
+    "--ppo.learning_rate 1e300": "ppo.learning_rate must be a number of float32, from 1.2e-38 to",
+    "--ppo.adam_eps 1e-60": "ppo.adam_eps must be a number of float32, from 1.2e-38 to 3.4e+38 in",
+    "--ppo.max_grad_norm x": "ppo.max_grad_norm must be a number, such as 3e-4 or .inf, got x",
+    "--ppo.key_schedule foo": "ppo.key_schedule must be one of step, episode, rollout, got foo",
+    "--ppo.shared_noise 2": "ppo.shared_noise must be true or false, got 2",
     "--ppo.target_kl inf": "ppo.target_kl must be a number, such as 3e-4 or .inf, got inf",
     "--ppo.gamma true": "ppo.gamma must be a number",
-    "--ppo.gamma .nan": "ppo.gamma must be in [0, 1], got nan",
+    "--ppo.gamma .nan": "ppo.gamma must be a number in [0, 1], got nan",
     "--ppo.anneal_learning_rate 2": "ppo.anneal_learning_rate must be true or false, got 2",
     "--policy.hidden_sizes 3": "policy.hidden_sizes must be a list of integers, such as [64, 64]",
     "--policy.hidden_sizes [3,x]": "policy.hidden_sizes must be a list of integers",
@@ -128,12 +158,17 @@ BAD_OPTIONS = {
     "--policy.hidden_sizes [64,0]": "policy.hidden_sizes must be positive integers, got [64, 0]",
     "--policy.dropout 1": "policy.dropout must be in [0, 1), got 1.0",
     "--policy.critic_dropout -0.1": "policy.critic_dropout must be in [0, 1), got -0.1",
+    "--policy.dropout_end 1": "policy.dropout_end must be in [0, 1), got 1",
+    "--policy.dropout_end .nan": "policy.dropout_end must be in [0, 1), got nan",
+    "--policy.dropout_end low": "policy.dropout_end must be a number, such as 3e-4, got low",
     "--policy.activation tahn": "policy.activation must be a function that keeps the shape",
     "--ppo.num_envs 0": "ppo.num_envs must be a positive integer, got 0",
     "--ppo.num_minibatches 3": "= 512 is not divisible by num_minibatches = 3; use 1, 2 or 4",
-    "--ppo.gae_lambda 1.1": "ppo.gae_lambda must be in [0, 1], got 1.1",
+    "--ppo.gae_lambda 1.1": "ppo.gae_lambda must be a number in [0, 1], got 1.1",
     "--total_steps 511": "total_steps = 511 is less than one update",
     "--total_steps 0": "total_steps must be a positive integer, got 0",
+    "--ppo.num_envs 3000000000": "ppo.num_envs * num_steps must be at most 2147483647, got 38400",
+    "--total_steps 999999999999999": "makes 31249999999984 gradient steps, which are counted up to",
     "--log_interval 0": "log_interval must be a positive integer, got 0",
     "--output=": "output must name a directory",
     "--config": "expected one argument",
@@ -173,6 +208,13 @@ BAD_FILES = {
     "seed: 1\nppo:\n  gamma:\n": "bad.yaml:3: ppo.gamma must be a number",
     "env: {name: [a]}\n": "bad.yaml: env.name must be text, got ['a']",
     "policy: {hidden_sizes: [64, wide]}\n": "bad.yaml: policy.hidden_sizes must be a list of int",
+    "ppo: {key_schedule: often}\n": "bad.yaml: ppo.key_schedule must be one of step, episode, roll",
+    "ppo: {key_schedule: }\n": "bad.yaml:1: ppo.key_schedule must be one of step, episode, rollout",
+    "env: &a {name: x}\nppo:\n  <<: *a\n": "bad.yaml:3: a key must be a name, such as seed, got <<",
+    "[seed]: 1\n": "bad.yaml:1: a key must be a name, such as seed, got a list",
+    "env:\n  params: {{a: 1}: 1}\n": "bad.yaml:2: a key must be a name, such as seed, got a map",
+    "env: {params: {3: 1}}\n": "bad.yaml:1: a key must be a name, such as seed, got 3",
+    "env: {params: {g: 1, g: 2}}\n": "bad.yaml:1: env.params.g is given twice; keep one",
     "policy: {dropout: '10 %'}\n": "bad.yaml: policy.dropout must be a number",
 }
 
@@ -189,6 +231,14 @@ def test_a_binary_file_is_refused(tmp_path: Path):
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match="it is not text"):
         parse(["--config", str(tmp_path / "bad.yaml")])
+
+
+def test_a_value_that_may_be_missing(tmp_path: Path):
+    file = write(tmp_path / "a.yaml", "policy: {dropout_end: 0.2}\n")
+    assert parse(["--config", file]).policy.dropout_end == 0.2
+    again = parse(["--config", file, "--policy.dropout-end", "null"])
+    assert again.policy.dropout_end is None
+    assert parse([]).policy.dropout_end is None
 
 
 def test_a_config_made_in_python_is_checked_too():

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from typing import Any
@@ -72,6 +73,29 @@ def test_a_value_that_does_not_fit_is_refused() -> None:
         make("CartPole-v1", gravity="heavy")
     with pytest.raises(ValueError, match="UmbrellaChain-bsuite does not take.*n_distractor"):
         make("UmbrellaChain-bsuite", n_distractor="many")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, True, 10**400])
+def test_a_number_that_is_none_to_the_environment_is_refused(value: Any) -> None:
+    message = "gravity of CartPole-v1 must be a number, such as 9.8, got "
+    with pytest.raises(ValueError) as error:
+        make("CartPole-v1", gravity=value)
+    assert str(error.value) == message + repr(value)
+
+
+@pytest.mark.parametrize("limit", [0, 0.5, -3, 2**31, math.inf, math.nan, True, "long"])
+def test_a_time_limit_that_no_episode_can_have_is_refused(limit: Any) -> None:
+    with pytest.raises(ValueError) as error:
+        make("CartPole-v1", max_steps_in_episode=limit)
+    wanted = "max_steps_in_episode of CartPole-v1 must be a positive whole number, such as 500"
+    assert str(error.value) == f"{wanted}, got {limit!r}"
+
+
+def test_flags_are_no_numbers() -> None:
+    made: Any = make("FourRooms-misc", resample_init_pos=True)
+    assert made.params.resample_init_pos is True
+    with pytest.raises(ValueError, match="resample_init_pos of .* must be true or false, .* 0.5"):
+        make("FourRooms-misc", resample_init_pos=0.5)
 
 
 def test_physical_parameters_reach_the_environment() -> None:

@@ -1,4 +1,5 @@
 import ast
+import importlib
 import importlib.metadata
 import importlib.resources
 import sys
@@ -23,20 +24,26 @@ def imported(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             # `from . import _rollout` imports a module as well as a name
-            names += [base] if node.module else [f".{alias.name}" for alias in node.names]
+            names += [base] if node.module else [base + alias.name for alias in node.names]
     return names
 
 
 def siblings(name: str, tree: ast.AST) -> set[str]:
-    """The rlscan modules that a module imports; `__init__` where it imports the package."""
+    """The rlscan modules that a module imports; `__init__` where it imports the package.
+
+    By their paths, as in `MODULES`; a subpackage by that of its `__init__`.
+    """
     found = set()
     for target in imported(tree):
-        if target.startswith("."):
-            found.add(target.lstrip("."))
-        elif target == "rlscan":
-            found.add("__init__")
-        elif target.startswith("rlscan."):
-            found.add(target.removeprefix("rlscan."))
+        relative = target.lstrip(".")
+        if num_dots := len(target) - len(relative):
+            path = Path(name).parents[num_dots - 1] / relative.replace(".", "/")
+        elif target.split(".")[0] == "rlscan":
+            path = Path(*target.split(".")[1:])
+        else:
+            continue
+        module, package = path.as_posix(), (path / "__init__").as_posix()
+        found.add(package if package in MODULES else module)
     return found - {name}
 
 
@@ -66,12 +73,23 @@ def test_a_cycle_would_be_found() -> None:
     assert siblings("_x", ast.parse(lazy)) == {"_rollout", "_scan", "__init__"}
 
 
+def test_a_subpackage_is_seen_from_both_sides() -> None:
+    inside = "from .._types import A\nfrom .. import _scan\nfrom ._noise import B\nfrom . import _c"
+    assert siblings("nn/_x", ast.parse(inside)) == {"_types", "_scan", "nn/_noise", "nn/_c"}
+    for outside in ("from . import nn as nn", "from .nn import DropPath", "import rlscan.nn"):
+        assert siblings("_x", ast.parse(outside)) == {"nn/__init__"}
+
+
 def test_imports_form_a_line() -> None:
     """Also those inside of functions, which is where a cycle hides."""
     assert {"_types", "_scan", "_rollout", "__init__"} <= GRAPH.keys()
     assert GRAPH["__init__"] > {"_rollout", "_scan"}
     assert set().union(*GRAPH.values()) <= GRAPH.keys()
     assert cycle(GRAPH) == []
+
+
+BELOW_ROLLOUT = {"_types", "_scan", "_random", "_spaces", "_pytree", "_with_statistics"}
+BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +102,15 @@ def test_imports_form_a_line() -> None:
         ("_returns", {"_types", "_scan"}),
         ("_envs", {"_types"}),
         # What the author of an agent reads, and nothing of PPO, configs or runs.
-        ("_rollout", {"_types", "_scan", "_random", "_spaces", "_pytree", "_check"}),
-        ("_replay", {"_types", "_scan", "_random", "_spaces", "_pytree", "_check", "_rollout"}),
+        ("_rollout", BELOW_ROLLOUT),
+        ("_replay", BELOW_ROLLOUT | {"_rollout"}),
+        # Layers are for any Equinox module, so they know nothing of policies and rollouts.
+        ("nn/_annealed_dropout", {"_types", "_trainable"}),
+        ("nn/_drop_path", {"_types", "nn/_noise"}),
+        ("nn/_channel_dropout", {"nn/_noise"}),
+        ("nn/_gaussian_dropout", {"nn/_noise"}),
+        ("nn/_noisy_linear", {"nn/_noise"}),
+        ("nn/_variational", {"_types", "nn/_noise"}),
     ],
 )
 def test_what_stands_below_a_module(module: str, below: set[str]) -> None:
@@ -104,13 +129,16 @@ def test_nothing_hides_and_nothing_from_scripts(name: str) -> None:
     assert not tops & {"scripts", "benchmarks", "tests", "pytest", "hypothesis", "beartype"}
 
 
-def test_public_names_are_those_of_private_modules() -> None:
+@pytest.mark.parametrize("package", ["rlscan", "rlscan.nn"])
+def test_public_names_are_those_of_private_modules(package: str) -> None:
     """`from ._scan import filter_scan as filter_scan`: each name exported on purpose."""
-    tree = ast.parse(MODULES["__init__"].read_text())
+    path = Path(*package.split(".")[1:], "__init__").as_posix()
+    tree = ast.parse(MODULES[path].read_text())
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             assert all(alias.name == alias.asname for alias in node.names)
-            assert all(hasattr(rlscan, alias.name) for alias in node.names)
+            module = importlib.import_module(package)
+            assert all(hasattr(module, alias.name) for alias in node.names)
 
 
 def test_version_is_that_of_the_distribution() -> None:

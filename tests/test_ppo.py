@@ -13,7 +13,8 @@ import pytest
 
 import rlscan
 from rlscan import METRICS, PPOConfig, init_train, ppo_loss, replay, train, train_scan, update
-from rlscan._ppo import Minibatch, _episode_metrics, _shuffle
+from rlscan._metrics import episode_metrics
+from rlscan._ppo import Minibatch, _shuffle
 
 CONFIG = PPOConfig(
     num_envs=4,
@@ -490,7 +491,7 @@ def test_metrics_are_those_that_are_described(long_run):
     assert long_run[1].keys() == METRICS.keys()
 
 
-def test_episode_metrics(long_run):
+def testepisode_metrics(long_run):
     """Of episodes that ended, across the boundaries of rollouts."""
     states, metrics = long_run
     returns, lengths = np.zeros(4), np.zeros(4)
@@ -514,7 +515,7 @@ def test_no_episode_is_not_a_return_of_0(long_run):
     (state, *_), _ = long_run
     _, trajectory = jit_rollout(state.policy, probes.Wander(), state.rollout_state, 16)
     no = jnp.zeros_like(trajectory.terminated)
-    metrics = _episode_metrics(dataclasses.replace(trajectory, terminated=no, truncated=no))
+    metrics = episode_metrics(dataclasses.replace(trajectory, terminated=no, truncated=no))
     assert metrics["num_episodes"] == 0
     assert np.isnan(metrics["episode_return"]) and np.isnan(metrics["episode_length"])
 

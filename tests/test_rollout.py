@@ -54,11 +54,12 @@ def python_loops(policy, env, state, num_steps):
 
 
 def _python_loop(policy, env, one, num_steps, act, step):
-    stream, policy_key = one.key, one.policy_key
+    stream, noise_key, policy_key = one.key, one.noise_key, one.policy_key
     observation, env_state, policy_state = one.observation, one.env_state, one.policy_state
     episode_return, episode_length, rows = 0.0, 0, []
     for _ in range(num_steps):
-        stream, action_key, env_key, next_policy_key = jax.random.split(stream, 4)
+        stream, action_key, env_key = jax.random.split(stream, 3)
+        noise_key, next_policy_key = jax.random.split(noise_key)
         action, log_prob, value, policy_state = act(
             observation, policy_state, policy_key, action_key
         )

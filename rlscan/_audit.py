@@ -1,0 +1,135 @@
+"""The audit of a run: is the ratio 1 before any gradient step, and if not, why?"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._losses import relative_error
+from ._pytree import strong
+from ._random import key as make_key
+from ._replay import replay
+from ._rollout import Trajectory
+from ._spaces import is_box, legal_action
+from ._types import Environment, Policy, PyTree
+from ._with_statistics import stateful_layers
+
+TOLERANCES = {"discrete": 1e-5, "continuous": 1e-4}
+"""Of `audit_error` in float32: rounding, which for a Gaussian grows as 1/σ. A policy that computes
+in bfloat16 or float16 needs more, about 0.1 and 0.02: pass `strict=0.1`."""
+
+
+class AuditError(RuntimeError):
+    """The policy of an update is not the one that acted, before any gradient step was taken."""
+
+
+def explain_ratio(
+    policy: Policy,
+    env: Environment,
+    trajectory: Trajectory,
+    log_prob: Float[Array, "T N"] | None = None,
+    *,
+    tolerance: float | None = None,
+) -> str | None:
+    """Why the ratio of an update is not 1 before its first gradient step, or `None` if it is.
+
+    Replays the trajectory in other ways, and names the one that explains the difference. Not for
+    use under `jit`: it compares numbers.
+
+    **Arguments:**
+
+    - `policy`: the policy that acted, as it is before the update.
+    - `env`: where it acted.
+    - `trajectory`: from `rollout`, `[T, N, …]`.
+    - `log_prob`: what the loss under suspicion says of the recorded actions, if it is not
+        `rlscan.replay` that says it.
+    - `tolerance`: of |Δ log π| / max(1, |log π|); that of `strict` if not given.
+    """
+    if tolerance is None:
+        tolerance = _tolerance(trajectory.action)
+
+    def same(a: Array, b: Array) -> bool:
+        return float(relative_error(a - b, b)) <= tolerance
+
+    replayed = eqx.filter_jit(replay)(policy, trajectory)[0]
+    # What is wrong is either the loss, which says something else than replay, or the replay, which
+    # says something else than the rollout did.
+    loss_is_wrong = same(replayed, trajectory.log_prob)
+    if loss_is_wrong and (log_prob is None or same(log_prob, replayed)):
+        return None
+    wrong = log_prob if loss_is_wrong and log_prob is not None else replayed
+    right = replayed if loss_is_wrong else trajectory.log_prob
+    for cause, changed_policy, changed_trajectory in _suspects(policy, env, trajectory):
+        changed = eqx.filter_jit(replay)(changed_policy, changed_trajectory)[0]
+        if same(changed, wrong if loss_is_wrong else right):
+            return cause
+    if loss_is_wrong:
+        return _STATISTICS_IN_LOSS if stateful_layers(policy) else _WRONG_KEYS
+    # Traced anew: what a policy draws elsewhere than from its key is another constant now.
+    if not same(eqx.filter_jit(lambda p, t: replay(p, t))(policy, trajectory)[0], replayed):
+        return _HIDDEN_RANDOMNESS
+    return _LOW_PRECISION if _computes_in_16_bits(policy, trajectory) else _STALE
+
+
+def audit_tolerance(policy: Policy, env: Environment) -> float:
+    """What `strict` allows by default, for the kind of actions that the policy samples."""
+
+    def sample(key: PRNGKeyArray) -> PyTree:
+        reset_key, policy_key, action_key = jax.random.split(key, 3)
+        observation, state = strong(env.reset(reset_key)[0]), strong(policy.initial_state())
+        distribution, _, _ = policy(observation, state, key=policy_key)
+        return distribution.sample(seed=action_key)
+
+    return _tolerance(eqx.filter_eval_shape(sample, make_key(0)))
+
+
+def _tolerance(action: PyTree) -> float:
+    is_discrete = all(jnp.issubdtype(a.dtype, jnp.integer) for a in jax.tree.leaves(action))
+    return TOLERANCES["discrete" if is_discrete else "continuous"]
+
+
+_DROPOUT_OFF = (
+    "dropout was on in one of rollout and update and off in the other; "
+    "call eqx.nn.inference_mode for both or for neither"
+)
+_CLIPPED = (
+    "clipped actions: one of the log-probabilities is that of the action that was sent, not of the "
+    "one that was sampled; keep the sample, rlscan sends its legal form"
+)
+_STATISTICS_IN_LOSS = (
+    "batch statistics, or statistics that moved too early: the policy has layers that keep some, "
+    "and the loss uses others than the rollout did; use rlscan.WithStatistics and rlscan.replay"
+)
+_WRONG_KEYS = (
+    "wrong keys: under the recorded keys the policy says what it said, but the loss draws other "
+    "noise; call rlscan.replay with the trajectory's own policy_key"
+)
+_HIDDEN_RANDOMNESS = (
+    "randomness that is not drawn from `key` (NumPy's, or a key made inside of the policy): two "
+    "replays differ; draw it from `key`"
+)
+_LOW_PRECISION = (
+    "rounding: the policy computes in 16 bits; allow for it, such as strict=0.1, or compute the "
+    "distribution in float32"
+)
+_STALE = (
+    "stale statistics or other parameters: the policy replays alike again and again, but not as it "
+    "acted; let parameters and statistics move only after the rollout was replayed"
+)
+
+
+def _suspects(
+    policy: Policy, env: Environment, trajectory: Trajectory
+) -> list[tuple[str, Policy, Trajectory]]:
+    """What may have been done, and the policy and trajectory that replay it."""
+    sent = legal_action(env.action_space(), trajectory.action)
+    clipped = eqx.tree_at(lambda t: t.action, trajectory, sent)
+    suspects = [(_DROPOUT_OFF, eqx.nn.inference_mode(policy), trajectory)]
+    if is_box(env.action_space()):
+        suspects.append((_CLIPPED, policy, clipped))
+    return suspects
+
+
+def _computes_in_16_bits(policy: Policy, trajectory: Trajectory) -> bool:
+    program = str(eqx.filter_make_jaxpr(replay)(policy, trajectory)[0])
+    return "bf16[" in program or ":f16[" in program

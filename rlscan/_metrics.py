@@ -1,0 +1,63 @@
+"""What an update reports: its metrics, and what each of them is."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped
+
+from ._rollout import Trajectory
+
+Metrics = dict[str, Shaped[Array, "..."]]  # floats; counts are integers
+
+METRICS = {
+    "episode_return": "mean undiscounted return of the episodes that ended; NaN if none did",
+    "episode_length": "their mean length, in environment steps; NaN if none did",
+    "num_episodes": "how many ended",
+    "loss": "mean over the minibatches that were looked at, as all of the next five",
+    "policy_loss": "clipped surrogate, negated",
+    "value_loss": "half the mean squared error",
+    "entropy": "of the policy, in nats",
+    "kl_k1": "estimate of KL(old, new): mean −log ratio, in nats",
+    "approx_kl": "estimate of the same (k3), never negative",
+    "clip_fraction": "of the ratios, how many were outside 1 ± clip_range",
+    "grad_norm": "global norm of the gradient before clipping",
+    "learning_rate": "at the last gradient step",
+    "num_gradient_steps": "applied in this update; fewer than all where target_kl ended it",
+    "audit_log_ratio": "max |log ratio| of the first minibatch, before any step: 0 up to rounding",
+    "audit_error": "the same, relative to |log π| where that is above 1; what `strict` looks at",
+    "audit_clip_fraction": "of its ratios, how many were outside 1 ± clip_range: 0",
+    "audit_kl": "of that minibatch, approx_kl: 0",
+    "explained_variance": "of the value targets, by the values that acted",
+}
+"""What each metric of an update is."""
+
+
+def episode_metrics(trajectory: Trajectory) -> Metrics:
+    ended = trajectory.terminated | trajectory.truncated
+    num_episodes = ended.sum(dtype=jnp.int32)
+
+    def mean(per_episode: Array) -> Array:
+        total = jnp.where(ended, per_episode, 0).sum(dtype=jnp.float32)
+        return jnp.where(num_episodes > 0, total / num_episodes, jnp.nan)
+
+    return {
+        "episode_return": mean(trajectory.episode_return),
+        "episode_length": mean(trajectory.episode_length),
+        "num_episodes": num_episodes,
+    }
+
+
+def gradient_metrics(steps: Metrics) -> Metrics:
+    """One number each of what the gradient steps reported, `[num_epochs, num_minibatches]`."""
+    steps = dict(steps)
+    evaluated, applied = steps.pop("evaluated"), steps.pop("applied")
+    max_log_ratio, error = steps.pop("max_log_ratio"), steps.pop("error")
+    learning_rate = steps.pop("learning_rate")
+    means = {name: jnp.mean(values, where=evaluated) for name, values in steps.items()}
+    return {
+        **means,
+        "learning_rate": learning_rate[-1, -1],
+        "num_gradient_steps": applied.sum(dtype=jnp.int32),
+        "audit_log_ratio": max_log_ratio[0, 0],
+        "audit_error": error[0, 0],
+        "audit_clip_fraction": steps["clip_fraction"][0, 0],
+        "audit_kl": steps["approx_kl"][0, 0],
+    }

@@ -1,0 +1,172 @@
+"""Training: a generator over updates, or the whole run as one pure function."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._audit import AuditError, audit_tolerance, explain_ratio
+from ._metrics import Metrics
+from ._ppo import Loss, TrainState, act_and_judge, flat, init_train, ppo_loss, update
+from ._ppo_config import PPOConfig, check_config
+from ._random import KeyLike
+from ._rollout import is_recurrent, require_positive
+from ._scan import filter_scan
+from ._types import Environment, Policy
+
+
+def train(
+    policy: Policy,
+    env: Environment,
+    config: PPOConfig,
+    *,
+    total_steps: int,
+    key: KeyLike,
+    loss: Loss = ppo_loss,
+    updates_per_call: int = 1,
+    strict: bool | float = False,
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Trains a policy with PPO, and hands over after every update.
+
+    What is done with an update is the caller's: `for state, metrics in train(…)` may log, save,
+    evaluate or break.
+
+    **Arguments:**
+
+    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`, whose value is a scalar.
+    - `env`: anything by the contract of `rlscan.Environment`.
+    - `config`: the settings.
+    - `total_steps`: environment steps, over all N; the run ends with the last whole update.
+    - `key`: consumed.
+    - `loss`: what is minimised, see `ppo_loss`.
+    - `updates_per_call`: how many updates one compiled call makes. More save its overhead, and
+        those of one call are handed over together, each with the state after the last of them.
+    - `strict`: whether to stop a run whose first minibatch shows that the policy of an update is
+        not the one that acted; or the `audit_error` to allow, where the default for float32 (1e-5
+        for discrete actions, 1e-4 for continuous ones) is not the one.
+
+    **Returns:** an iterator over updates, of `(state, metrics)`; the metrics are NumPy scalars,
+    and `rlscan.METRICS` says what each is.
+
+    **Raises:** at once, not at the first update: as `init_train`, and `ValueError` if
+    `total_steps` is less than one update. `rlscan.AuditError` from an update, if `strict`.
+    """
+    num_updates = count_updates(total_steps, config)
+    require_positive("updates_per_call", updates_per_call)
+    state = init_train(policy, env, config, key=key)
+    numbers = config.as_arrays()
+    tolerance = audit_tolerance(policy, env) if strict is True else float(strict)
+
+    def several(state: TrainState, num_updates: Array, length: int) -> tuple[TrainState, Metrics]:
+        one = partial(update, env=env, config=numbers, num_updates=num_updates, loss=loss)
+        return filter_scan(lambda state, _: one(state), state, length=length)
+
+    def updates(state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
+        call = eqx.filter_jit(several)
+        for done in range(0, num_updates, updates_per_call):
+            length = min(updates_per_call, num_updates - done)
+            before = state
+            state, stacked = call(state, jnp.asarray(num_updates), length)
+            stacked = jax.device_get(stacked)  # at once: slicing on the device takes milliseconds
+            if strict is not False:
+                check_audit(
+                    before,
+                    stacked,
+                    env,
+                    numbers,
+                    loss,
+                    num_updates=num_updates,
+                    tolerance=tolerance,
+                )
+            for i in range(length):
+                yield state, {name: values[i] for name, values in stacked.items()}
+
+    return updates(state)
+
+
+def train_scan(
+    policy: Policy,
+    env: Environment,
+    config: PPOConfig,
+    *,
+    total_steps: int,
+    key: KeyLike,
+    loss: Loss = ppo_loss,
+) -> tuple[TrainState, Metrics]:
+    """The whole run as one pure function: jit it, and map it over seeds or numbers.
+
+    **Arguments:** as for `train`.
+
+    **Returns:** `(state, metrics)`, after the last update, and of every update, `[num_updates]`.
+    """
+    num_updates = count_updates(total_steps, config)
+    state = init_train(policy, env, config, key=key)
+    one = partial(update, env=env, config=config.as_arrays(), num_updates=num_updates, loss=loss)
+    return filter_scan(lambda state, _: one(state), state, length=num_updates)
+
+
+_MOST_GRADIENT_STEPS = 2**31 - 1  # of an int32
+
+
+def count_updates(total_steps: int, config: PPOConfig) -> int:
+    """How many whole updates `total_steps` environment steps make; `ValueError` if none, or for a
+    setting that cannot be."""
+    check_config(config)
+    per_update = config.num_envs * config.num_steps
+    require_positive("total_steps", total_steps)
+    if total_steps < per_update:
+        raise ValueError(
+            f"total_steps = {total_steps} is less than one update, "
+            f"num_envs * num_steps = {per_update}; use {per_update} or more"
+        )
+    num_updates = total_steps // per_update
+    num_gradient_steps = num_updates * config.num_epochs * config.num_minibatches
+    if num_gradient_steps > _MOST_GRADIENT_STEPS:
+        raise ValueError(
+            f"total_steps = {total_steps} makes {num_gradient_steps} gradient steps, which are "
+            f"counted up to {_MOST_GRADIENT_STEPS}; use fewer, or larger updates"
+        )
+    return num_updates
+
+
+def check_audit(
+    state: TrainState,
+    metrics: dict[str, Any],
+    env: Environment,
+    config: PPOConfig,
+    loss: Loss = ppo_loss,
+    *,
+    num_updates: int,
+    tolerance: float | None = None,
+) -> None:
+    """Raises `AuditError`, with the likely cause, if an update of several fails the audit.
+
+    **Arguments:**
+
+    - `state`: before the first of the updates, from where all is computed again.
+    - `metrics`: of the updates, `[k]`, on the host.
+    - `env`, `config`, `loss`: as for `train`.
+    - `num_updates`: of the whole run.
+    - `tolerance`: of `audit_error`; that of the kind of actions if not given.
+    """
+    tolerance = audit_tolerance(state.policy, env) if tolerance is None else tolerance
+    failed = ~(metrics["audit_error"] <= tolerance)  # NaN has failed, too
+    if not failed.any():
+        return
+    first = int(failed.argmax())
+    for _ in range(first):
+        state, _ = eqx.filter_jit(update)(state, env, config, num_updates=num_updates, loss=loss)
+    policy, _, batch = eqx.filter_jit(act_and_judge)(state, env, config)
+    log_ratio = eqx.filter_jit(loss)(policy, batch if is_recurrent(policy) else flat(batch), config)
+    recorded = batch.trajectory.log_prob
+    log_prob = log_ratio[1][0].reshape(recorded.shape) + recorded
+    cause = explain_ratio(policy, env, batch.trajectory, log_prob, tolerance=tolerance)
+    raise AuditError(
+        f"update {int(state.num_updates) + 1}: before its first gradient step log π is off by "
+        f"{metrics['audit_error'][first]:.2g} (relative), where {tolerance:g} is allowed. "
+        f"Likely cause: {cause or 'none was found, as outside of the update all is equal'}"
+    )

@@ -1,0 +1,77 @@
+"""`WithStatistics`: a policy whose layers keep running statistics of what they see."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.tree_util import keystr, tree_flatten_with_path
+from jaxtyping import PRNGKeyArray
+
+from ._types import Distribution, PyTree
+
+
+class WithStatistics(eqx.Module):
+    """A network with an `eqx.nn.State`, as a policy by the contract of `rlscan.Policy`.
+
+    Statistics of a batch make the ratio differ from 1 before any step is taken. So the layers
+    that keep statistics (`eqx.nn.BatchNorm`, `eqx.nn.SpectralNorm`) use the running ones from the
+    first step of a rollout to the last epoch over it, while dropout stays on, and one pass over
+    the rollout moves them afterwards. Like parameters they are the same in all environments, and
+    no reset touches them; the optimiser does not see them.
+
+    ```python
+    policy = rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(key=rlscan.key(0)))
+    ```
+    """
+
+    network: Callable
+    """`(observation, state, statistics, *, key) -> (distribution, value, state, statistics)`, with
+    a method `initial_state()`: the contract of a policy, and an `eqx.nn.State` handed through."""
+    statistics: eqx.nn.State
+
+    def __check_init__(self) -> None:
+        for path, layer in stateful_layers(self.network):
+            if isinstance(layer, eqx.nn.BatchNorm) and layer.mode == "ema":
+                raise ValueError(
+                    f"network{keystr(path)} is a BatchNorm(mode='ema'), which has no statistics "
+                    "before its first batch, and rlscan acts before it learns; use mode='batch'"
+                )
+
+    def __call__(
+        self, observation: PyTree, state: PyTree, *, key: PRNGKeyArray
+    ) -> tuple[Distribution, Any, PyTree]:
+        network = with_frozen_statistics(self.network)
+        distribution, value, state, _ = network(observation, state, copy(self.statistics), key=key)
+        return distribution, value, state
+
+    def initial_state(self) -> PyTree:
+        network: Any = self.network
+        return network.initial_state()
+
+
+def stateful_layers(network: PyTree) -> list[tuple[Any, eqx.Module]]:
+    """`(path, layer)` of each layer that has an `eqx.nn.StateIndex` and a flag `inference`."""
+
+    def is_stateful(node: Any) -> bool:
+        return isinstance(node, eqx.Module) and hasattr(node, "inference") and _has_index(node)
+
+    nodes, _ = tree_flatten_with_path(network, is_leaf=is_stateful)
+    return [(path, node) for path, node in nodes if is_stateful(node)]
+
+
+def with_frozen_statistics(network: PyTree) -> PyTree:
+    """The network with its stateful layers in inference mode, and no other."""
+    layers = lambda tree: [layer for _, layer in stateful_layers(tree)]  # noqa: E731
+    frozen = [eqx.tree_at(lambda m: m.inference, layer, True) for layer in layers(network)]
+    return eqx.tree_at(layers, network, frozen) if frozen else network
+
+
+def copy(statistics: eqx.nn.State) -> eqx.nn.State:
+    """The same statistics: `State.set` makes the object that it is called on useless."""
+    leaves, structure = jax.tree.flatten(statistics)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _has_index(layer: eqx.Module) -> bool:
+    return any(isinstance(value, eqx.nn.StateIndex) for value in vars(layer).values())

@@ -1,0 +1,118 @@
+"""`NoisyLinear`: a linear layer that learns how noisy its weights are."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._noise import require_key
+
+
+class NoisyLinear(eqx.Module):
+    """A linear layer from p to q numbers, with Gaussian noise of learnt size on its parameters:
+
+        y_j = Σ_i (μ_ji + σ_ji f(ε_i) f(ε'_j)) x_i + μ_j + σ_j f(ε'_j),    f(x) = sgn(x) √|x|,
+
+    where i = 1 … p, j = 1 … q, and ε and ε' are standard normal: the paper's factorised noise,
+    p + q draws for each call. In inference mode, the means alone.
+
+    Exploration that learns: where noise costs reward, the gradient turns σ down.
+
+    Source: Fortunato et al., *Noisy Networks for Exploration*, 2018, arXiv:1706.10295, eq. 9–11.
+    They draw once for a minibatch, here it is once for each call, so that the noise of a step
+    belongs to its key.
+    """
+
+    # μ, under the names of `eqx.nn.Linear`: whatever initialises that one initialises this one.
+    weight: Float[Array, "out_features in_features"]
+    bias: Float[Array, " out_features"] | None
+    # σ, of either sign, as the noise is symmetric.
+    weight_sigma: Float[Array, "out_features in_features"]
+    bias_sigma: Float[Array, " out_features"] | None
+
+    in_features: int = eqx.field(static=True)
+    out_features: int = eqx.field(static=True)
+    use_bias: bool = eqx.field(static=True)
+    inference: bool
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        use_bias: bool = True,
+        *,
+        sigma: float | int = 0.5,
+        inference: bool = False,
+        key: PRNGKeyArray,
+    ):
+        """Every μ is drawn from U(−1/√p, 1/√p), and every σ starts at sigma / √p (§3.2).
+
+        **Arguments:**
+
+        - `in_features`: p.
+        - `out_features`: q.
+        - `use_bias`: whether to add the noisy bias.
+        - `sigma`: σ₀, how large the noise is to begin with.
+        - `inference`: whether to leave the noise out; see `eqx.nn.inference_mode`.
+        - `key`: consumed.
+
+        **Raises:** `ValueError` for a size that is not positive or a negative `sigma`.
+        """
+        if not (in_features > 0 and out_features > 0):
+            raise ValueError(
+                "in_features and out_features must be positive, got "
+                f"{in_features!r} and {out_features!r}; count what goes in and what comes out"
+            )
+        if not 0 <= sigma < math.inf:
+            raise ValueError(
+                f"sigma must be a number from 0 up, got {sigma!r}; the paper starts from 0.5"
+            )
+        weight_key, bias_key = jax.random.split(key)
+        bound = 1 / math.sqrt(in_features)
+        shape = out_features, in_features
+        self.weight = jax.random.uniform(weight_key, shape, minval=-bound, maxval=bound)
+        self.weight_sigma = jnp.full_like(self.weight, sigma * bound)
+        self.bias = self.bias_sigma = None
+        if use_bias:
+            self.bias = jax.random.uniform(bias_key, shape[:1], minval=-bound, maxval=bound)
+            self.bias_sigma = jnp.full_like(self.bias, sigma * bound)
+        self.in_features, self.out_features = in_features, out_features
+        self.use_bias = use_bias
+        self.inference = inference
+
+    def __call__(
+        self,
+        x: Float[Array, " in_features"],
+        *,
+        key: PRNGKeyArray | None = None,
+        inference: bool | None = None,
+    ) -> Float[Array, " out_features"]:
+        """**Arguments:**
+
+        - `x`: `[p]`.
+        - `key`: consumed; not needed in inference mode.
+        - `inference`: overrides the layer's own.
+
+        **Returns:** `[q]`.
+
+        **Raises:** `RuntimeError` if a key is needed and missing.
+        """
+        inference = self.inference if inference is None else inference
+        y = self.weight @ x
+        if self.bias is not None:
+            y = y + self.bias
+        if inference:
+            return y
+        in_key, out_key = jax.random.split(require_key(self, key))
+        in_noise = self._noise(in_key, self.in_features)
+        # The q × p matrix of the noise is never made: under vmap each environment would have one.
+        spread = self.weight_sigma @ (in_noise * x)
+        if self.bias_sigma is not None:
+            spread = spread + self.bias_sigma
+        return y + self._noise(out_key, self.out_features) * spread
+
+    def _noise(self, key: PRNGKeyArray, size: int) -> Float[Array, " size"]:
+        noise = jax.random.normal(key, (size,), self.weight.dtype)
+        return jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
