@@ -19,6 +19,7 @@ class Timing(NamedTuple):
 
     compile: float  # tracing included
     runs: list[float]  # one per repetition, after the first call
+    temporary_bytes: int  # what the program needs beside its arguments and results
 
     @property
     def median(self) -> float:
@@ -48,7 +49,14 @@ def interleaved(
             start = time.perf_counter()
             jax.block_until_ready(eqx.filter(compiled[name](*args), eqx.is_array))
             runs[name].append(time.perf_counter() - start)
-    return {name: Timing(seconds[name], runs[name]) for name in contestants}
+    return {
+        name: Timing(seconds[name], runs[name], _temporary_bytes(compiled[name]))
+        for name in contestants
+    }
+
+
+def _temporary_bytes(compiled: Any) -> int:
+    return compiled.compiled.memory_analysis().temp_size_in_bytes
 
 
 def ratio(a: Timing, b: Timing) -> float:
@@ -65,7 +73,7 @@ def circumstances() -> dict[str, Any]:
         "cpu": _cpu(),
         "device": jax.devices()[0].device_kind,
         "commit": _git("rev-parse", "--short", "HEAD") or "no checkout",
-        "changed": bool(_git("status", "--porcelain", "--", "rlscan", "benchmarks")),
+        "changed": bool(_git("status", "--porcelain", "--", ":/rlscan", ":/benchmarks")),
     }
 
 
