@@ -18,12 +18,14 @@ N, T = 3, 12
 SCHEDULES: Any = ("step", "episode", "rollout")
 
 
-@eqx.filter_jit
-def two_rollouts(policy, env, schedule, shared, key, noise_key=None):
-    """Two trajectories, one after the other, and what stands between them."""
+jit_rollout, jit_replay = eqx.filter_jit(rollout), eqx.filter_jit(replay)
+
+
+def two_rollouts(policy, env, schedule, shared, key, noise_key=None) -> tuple:
+    """Two trajectories, one after the other."""
     state = init_rollout(policy, env, num_envs=N, key=key, noise_key=noise_key, shared_noise=shared)
-    state, first = rollout(policy, env, state, T, key_schedule=schedule)
-    _, second = rollout(policy, env, state, T, key_schedule=schedule)
+    state, first = jit_rollout(policy, env, state, T, key_schedule=schedule)
+    _, second = jit_rollout(policy, env, state, T, key_schedule=schedule)
     return first, second
 
 
@@ -85,7 +87,7 @@ def test_shared_keys_are_those_of_the_same_step_episode_or_rollout(rolled):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_is_replayed_exactly(rolled, schedule, shared):
-    policy, jit_replay = probes.Recurrent(), eqx.filter_jit(replay)
+    policy = probes.Recurrent()
     for trajectory in rolled[schedule, shared]:
         error = jnp.abs(jit_replay(policy, trajectory)[0] - trajectory.log_prob).max()
         assert error <= 1e-5
@@ -113,12 +115,10 @@ def test_noise_has_a_stream_of_its_own():
 def test_a_rollout_unrolled_is_the_same():
     policy, env = probes.dropout_policy(), probes.Wander()
     state = init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
-    plain, unrolled = (
-        eqx.filter_jit(rollout)(policy, env, state, T, unroll=unroll)[1] for unroll in (1, 4)
-    )
+    plain, unrolled = (jit_rollout(policy, env, state, T, unroll=unroll)[1] for unroll in (1, 4))
     np.testing.assert_array_equal(plain.action, unrolled.action)
     np.testing.assert_allclose(plain.log_prob, unrolled.log_prob, atol=1e-6)
-    error = eqx.filter_jit(replay)(policy, unrolled)[0] - unrolled.log_prob
+    error = jit_replay(policy, unrolled)[0] - unrolled.log_prob
     assert jnp.abs(error).max() <= 1e-5
 
 

@@ -123,6 +123,8 @@ def test_normalize():
     (given,) = f32(advantage)
     np.testing.assert_allclose(normalize(given), expected, atol=1e-5)
     assert (normalize(jnp.full(4, 2.0)) == 0).all()
+    for number, size in ((1000.1, 64), (3.3, 128), (0.1, 7)):  # whose means are not themselves
+        assert (normalize(jnp.full(size, number)) == 0).all()
 
 
 def test_ratio_diagnostics():

@@ -15,6 +15,7 @@ import rlscan
 from rlscan import METRICS, PPOConfig, init_train, ppo_loss, replay, train, train_scan, update
 from rlscan._metrics import episode_metrics
 from rlscan._ppo import Minibatch, _shuffle
+from rlscan._ppo_config import check_config
 
 CONFIG = PPOConfig(
     num_envs=4,
@@ -604,6 +605,25 @@ def test_settings_that_cannot_be(settings, message):
         init_train(probes.dropout_policy(), probes.Wander(), config, key=rlscan.key(0))
 
 
+def test_a_setting_of_another_type_is_refused_by_its_name():
+    """Set behind the suite's own type checks, which would refuse it as well."""
+    wrongs = {"num_envs": "8", "target_kl": None, "learning_rate": True, "shared_noise": 1}
+    for name, wrong in wrongs.items():
+        config = dataclasses.replace(CONFIG)
+        object.__setattr__(config, name, wrong)
+        with pytest.raises(ValueError, match=f"{name} must be .* got {wrong!r}"):
+            check_config(config)
+    numpy_count = dataclasses.replace(CONFIG)
+    object.__setattr__(numpy_count, "num_envs", np.int64(4))
+    check_config(numpy_count)
+
+
+def test_a_size_of_0_is_refused_by_the_run_itself():
+    config = dataclasses.replace(CONFIG, num_envs=0)
+    with pytest.raises(ValueError, match="num_envs must be a positive integer, got 0"):
+        train(probes.dropout_policy(), probes.Wander(), config, total_steps=64, key=rlscan.key(0))
+
+
 def test_minibatches_of_a_recurrent_policy_divide_its_environments():
     config = dataclasses.replace(CONFIG, num_minibatches=8)
     init_train(probes.dropout_policy(), probes.Wander(), config, key=rlscan.key(0))
@@ -614,7 +634,8 @@ def test_minibatches_of_a_recurrent_policy_divide_its_environments():
 
 
 @pytest.mark.parametrize(
-    "total_steps, message", [(63, "64 or more"), (0, "positive"), (-5, "posi")]
+    "total_steps, message",
+    [(63, "64 or more"), (0, "positive"), (-5, "posi"), (10**14, "counted up to 2147483647")],
 )
 def test_a_run_has_at_least_one_update(total_steps, message):
     """Said by the call itself, not by the first update."""

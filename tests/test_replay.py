@@ -142,6 +142,25 @@ def test_whole_environments_of_a_recurrent_policy():
     assert error(jit_replay(policy, minibatch)[0], minibatch) <= 1e-5
 
 
+class Counts(eqx.Module):
+    """A state that begins as a Python number."""
+
+    weight: Any
+
+    def __call__(self, observation, state, *, key):
+        logits = observation[:3] * self.weight * (1 + state["steps"])
+        return distrax.Categorical(logits=logits), observation[0], {"steps": state["steps"] + 1}
+
+    def initial_state(self):
+        return {"steps": 0}
+
+
+def test_a_state_of_python_numbers():
+    policy, env = Counts(jnp.asarray(0.3)), probes.Wander()
+    _, trajectory = start_and_roll(policy, env, rlscan.key(0))
+    assert error(jit_replay(policy, trajectory)[0], trajectory) <= 1e-5
+
+
 def test_a_flat_minibatch_of_a_recurrent_policy_is_refused():
     policy, _, trajectory = roll("recurrent")
     flat = jax.tree.map(lambda leaf: leaf[0], trajectory)

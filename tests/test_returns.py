@@ -166,3 +166,11 @@ def test_explained_variance():
     assert explained_variance(jnp.asarray(target), jnp.asarray(target)) == 1
     assert explained_variance(jnp.asarray(target + 3), jnp.asarray(target)) == pytest.approx(1)
     assert np.isnan(explained_variance(jnp.asarray(value), jnp.ones((8, 4))))
+
+
+def test_arrays_of_unequal_shapes_are_refused():
+    """`[T]` beside `[T, 1]` would give `[T, T]`; past the type checks, as outside of the suite."""
+    flags, column = jnp.zeros(4, bool), jnp.zeros((4, 1))
+    unchecked = getattr(gae, "__wrapped__", gae)
+    with pytest.raises(ValueError, match=r"one shape \[T\], got .* value \(4, 1\)"):
+        unchecked(jnp.ones(4), column, column, flags, flags, gamma=0.9, gae_lambda=0.9)
