@@ -1,0 +1,1 @@
+"""Does it matter in PPO whether dropout is the same in the rollout and in the update?"""

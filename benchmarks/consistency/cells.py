@@ -1,0 +1,151 @@
+"""The cells of the study: which there are, running one, and the file that keeps it."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks._timing import circumstances
+from benchmarks.consistency.arms import ARMS, arm
+from benchmarks.consistency.tasks import TARGET_KLS, Task
+from benchmarks.consistency.training import Program
+from benchmarks.learning import last_tenth
+
+CURVE_POINTS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """An arm at a dropout rate and a KL stop, in an environment."""
+
+    task: Task
+    arm: str
+    rate: float
+    target_kl: float  # inf for none
+
+    def path(self, results: Path) -> Path:
+        name = self.arm.replace(" ", "-")
+        rate = "" if self.arm == "off" else f"-p{self.rate:g}"
+        stop = "none" if math.isinf(self.target_kl) else f"{self.target_kl:g}"
+        return results / self.task.name / f"{name}{rate}-kl-{stop}.json"
+
+    def read(self, results: Path) -> dict[str, Any] | None:
+        """What its file holds, with arrays for the lists of numbers; `None` if there is none."""
+        path = self.path(results)
+        if not path.exists():
+            return None
+        content = json.loads(path.read_text())
+        figures = {
+            name: np.array(value, dtype=float) if isinstance(value, list) else value
+            for name, value in content["figures"].items()
+        }
+        return {**content, "figures": figures}
+
+
+def cells_of(task: Task) -> Iterator[Cell]:
+    """All cells of an environment. `off` has a rate of 0, and so one cell for each KL stop."""
+    for target_kl in TARGET_KLS:
+        for name in ARMS:
+            for rate in (0.0,) if name == "off" else task.rates:
+                yield Cell(task, name, rate, target_kl)
+
+
+def run(cell: Cell, program: Program, seeds: list[int], results: Path) -> float:
+    """Trains the seeds of a cell and writes its file; how many seconds that took."""
+    start = time.perf_counter()
+    numbers = arm(cell.arm, cell.rate, cell.target_kl)
+    metrics, evaluation = jax.device_get(program(jnp.asarray(seeds), numbers))
+    seconds = time.perf_counter() - start
+    content = {
+        "benchmark": "consistency",
+        "settings": settings(cell, seeds),
+        **circumstances(),
+        "seconds": round(seconds, 1),  # of all seeds; of the first cell, with compiling
+        "figures": summary(cell.task, metrics, evaluation),
+    }
+    write(cell.path(results), content)
+    return seconds
+
+
+def settings(cell: Cell, seeds: list[int]) -> dict[str, Any]:
+    """What a cell was run with, as its file has it."""
+    stop = None if math.isinf(cell.target_kl) else cell.target_kl
+    which = {"arm": cell.arm, "rate": cell.rate, "target_kl": stop, "seeds": seeds}
+    return {**cell.task.settings(), **which}
+
+
+def agrees(found: Any, wanted: Any) -> bool:
+    """Whether settings are those of a file. A setting that it does not know is a newer one."""
+    if isinstance(found, dict):
+        return all(name in wanted and agrees(found[name], wanted[name]) for name in found)
+    return found == wanted
+
+
+def summary(task: Task, metrics: dict[str, np.ndarray], evaluation: np.ndarray) -> dict[str, Any]:
+    """One number for each seed of what the metrics `[seeds, updates]` say.
+
+    "Late" is the last quarter of the updates.
+    """
+    num_updates = metrics["audit_kl"].shape[1]
+    late = slice(num_updates - max(1, num_updates // 4), None)
+    applied = metrics["num_gradient_steps"] / (task.config.num_epochs * task.config.num_minibatches)
+    return {
+        "num_updates": num_updates,
+        "score": last_tenth(metrics["episode_return"], metrics["num_episodes"]),
+        "score_without_dropout": evaluation,
+        "late_audit_kl": metrics["audit_kl"][:, late].mean(axis=1),
+        "late_audit_clip_fraction": metrics["audit_clip_fraction"][:, late].mean(axis=1),
+        "max_audit_clip_fraction": metrics["audit_clip_fraction"].max(axis=1),
+        "max_audit_error": metrics["audit_error"].max(axis=1),
+        "max_audit_log_ratio": metrics["audit_log_ratio"].max(axis=1),
+        "applied": applied.mean(axis=1),  # of the gradient steps there are, the fraction taken
+        "late_applied": applied[:, late].mean(axis=1),
+        **curve(task, metrics["episode_return"], metrics["num_episodes"]),
+    }
+
+
+def curve(task: Task, episode_return: np.ndarray, num_episodes: np.ndarray) -> dict[str, Any]:
+    """Mean return of the episodes that ended in each of at most 50 stretches of the updates."""
+    num_updates = episode_return.shape[1]
+    stretches = np.array_split(np.arange(num_updates), min(CURVE_POINTS, num_updates))
+    total = np.where(num_episodes > 0, episode_return * num_episodes, 0)
+    with np.errstate(invalid="ignore"):  # no episode ended: NaN
+        means = [total[:, s].sum(axis=1) / num_episodes[:, s].sum(axis=1) for s in stretches]
+    per_update = task.config.num_envs * task.config.num_steps
+    return {
+        "curve_steps": [int(s[-1] + 1) * per_update for s in stretches],
+        "curve": np.stack(means, axis=1),  # [seeds, stretches]
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file as a whole or not at all, so that a study may be stopped at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(_one_line_each(content) + "\n")
+    os.replace(temporary, path)
+
+
+def _one_line_each(content: dict[str, Any]) -> str:
+    """JSON with one line for each entry, six digits, and null for NaN and infinity."""
+    figures = {name: _rounded(value) for name, value in content["figures"].items()}
+    lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in figures.items()]
+    head = [f"  {json.dumps(n)}: {json.dumps(v)}" for n, v in content.items() if n != "figures"]
+    body = '  "figures": {\n' + ",\n".join(lines) + "\n  }"
+    return "{\n" + ",\n".join([*head, body]) + "\n}"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, np.ndarray | list):
+        return [_rounded(one) for one in value]
+    if isinstance(value, int | np.integer):
+        return int(value)
+    return float(f"{value:.6g}") if np.isfinite(value) else None

@@ -1,0 +1,107 @@
+"""The report: table.md beside the cells, and a figure for each environment."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.consistency import plots
+from benchmarks.consistency.cells import Cell, cells_of
+from benchmarks.consistency.criteria import number, stop, verdicts
+from benchmarks.consistency.tasks import TARGET_KLS, Task
+from benchmarks.learning import interval, iqm
+
+HEAD = """# Dropout in PPO, consistent or not: all figures
+
+Written by `python -m benchmarks.consistency --report` from the cells beside it; what they are is
+in [the README](../README.md).
+
+## What was to come out
+
+Set before the study was run. (a) Consistent: audit error within the tolerance and clip fraction 0
+in every update of every run. (b) Naive at p ≥ 0.25: late k3 ≥ 3e-3 and late clip fraction ≥ 0.05,
+both means over seeds. (c) Under target_kl at p = 0.5: naive applies less than 20 % of the gradient
+steps of the whole run, and the interval of its IQM lies below consistent's.
+"""
+
+COLUMNS = """
+Return: of the episodes that ended in the last tenth of the updates, as the arm acts. Without
+dropout: of one episode in each of 16 environments after training, dropout switched off. Both are
+the IQM over n seeds with its 95 % bootstrap interval. The others are of the first minibatch of each
+update, before any gradient step: k3 and clip fraction, late (the last quarter of the updates), mean
+over seeds; max abs(Δ log π), of all updates and seeds. Steps: of the gradient steps of the run, the
+fraction that was applied, and late.
+"""
+
+TABLE_HEAD = (
+    "| p | arm | n | return | without dropout | k3 | clip fraction | max abs(Δ log π) | steps |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def write(tasks: list[Task], results: Path) -> None:
+    """Writes `table.md` and the plots, and prints the criteria."""
+    results.mkdir(parents=True, exist_ok=True)
+    judged = [
+        f"| {v.criterion} | {v.where} | {v.numbers} | **{v.outcome}** |"
+        for v in verdicts(tasks, results)
+    ]
+    print("\n".join(judged))
+    lines = [HEAD, "| | where | what came out | |", "|---|---|---|---|", *judged, COLUMNS]
+    for task in tasks:
+        lines += [f"## {task.env}, {task.total_steps:,} steps", ""]
+        if any(cell.path(results).exists() for cell in cells_of(task)):
+            plots.draw(task, results)
+            lines += [f"![{task.env}]({task.name}.png)", ""]
+        for target_kl in TARGET_KLS:
+            of_stop = [cell for cell in cells_of(task) if cell.target_kl == target_kl]
+            # By rate, so that the arms stand beside each other.
+            rows = [row(cell, results) for cell in sorted(of_stop, key=lambda cell: cell.rate)]
+            lines += [f"{stop(target_kl).capitalize()}:", "", TABLE_HEAD, *rows, ""]
+        lines += [*circumstances(task, results), ""]
+    (results / "table.md").write_text("\n".join(lines).rstrip() + "\n")
+    print(f"written to {results / 'table.md'}")
+
+
+def row(cell: Cell, results: Path) -> str:
+    found = cell.read(results)
+    if found is None:
+        return f"| {cell.rate:g} | {cell.arm} | 0 | missing | | | | | |"
+    f = found["figures"]
+    columns = (
+        f"{cell.rate:g}",
+        cell.arm,
+        f"{f['score'].size}",
+        with_interval(f["score"]),
+        with_interval(f["score_without_dropout"]),
+        small(f["late_audit_kl"].mean()),
+        small(f["late_audit_clip_fraction"].mean()),
+        small(f["max_audit_log_ratio"].max()),
+        f"{f['applied'].mean():.0%}, {f['late_applied'].mean():.0%}",
+    )
+    return f"| {' | '.join(columns)} |"
+
+
+def with_interval(scores: np.ndarray) -> str:
+    if not np.isfinite(scores).all():
+        return "–"
+    low, high = interval(scores)
+    return f"{number(float(iqm(scores)))} [{number(low)}, {number(high)}]"
+
+
+def small(x: float) -> str:
+    return "–" if not math.isfinite(x) else "0" if x == 0 else f"{x:.2g}"
+
+
+def circumstances(task: Task, results: Path) -> Iterator[str]:
+    """What made the cells: versions, commit, processor; one line for each that differs."""
+    made: dict[str, int] = {}
+    for cell in cells_of(task):
+        if found := cell.read(results):
+            versions = ", ".join(f"{name} {v}" for name, v in found["versions"].items())
+            changed = " with changes" if found["changed"] else ""
+            made_by = f"{versions}; commit {found['commit']}{changed}; {found['cpu']}"
+            made[made_by] = made.get(made_by, 0) + 1
+    for made_by, count in made.items():
+        yield f"{count} cells by {made_by}."
