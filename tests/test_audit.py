@@ -114,6 +114,27 @@ def test_a_sound_run_is_not_stopped(is_continuous):
     assert all(metrics["audit_clip_fraction"] == 0 for _, metrics in run)
 
 
+KINDS = {
+    "noise": probes.noise_policy,
+    "conv": probes.conv_policy,
+    "attention": probes.attention_policy,
+    "recurrent": probes.Recurrent,
+    "gaussian": probes.gaussian_dropout_policy,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_update_of_a_whole_run_begins_at_a_ratio_of_1(kind):
+    """For noise of every kind, late in training too, where a mismatch would show."""
+    policy, env = KINDS[kind](), probes.Wander(is_continuous=kind == "gaussian")
+    config = dataclasses.replace(CONFIG, num_envs=8, num_steps=16, num_minibatches=4)
+    run = partial(rlscan.train, policy, env, config, total_steps=60 * 128, key=rlscan.key(0))
+    rows = [metrics for _, metrics in run(updates_per_call=20, strict=True)]
+    assert all(row["audit_clip_fraction"] == 0 for row in rows)
+    assert np.mean([row["approx_kl"] for row in rows]) > 1e-4  # there was something to learn
+
+
 # What a loop of one's own asks: why is the ratio not 1?
 
 
@@ -182,7 +203,7 @@ class Half(eqx.Module):
 
 def test_a_policy_in_16_bits_trains_within_its_documented_tolerance():
     policy, env = Half(probes.dropout_policy()), probes.Wander()
-    run = rlscan.train(policy, env, CONFIG, total_steps=128, key=rlscan.key(0), strict=0.1)
+    run = rlscan.train(policy, env, CONFIG, total_steps=128, key=rlscan.key(0), strict=0.05)
     assert all(metrics["audit_clip_fraction"] == 0 for _, metrics in run)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import rlscan
 from rlscan import init_rollout, replay, rollout
+from rlscan._ppo import act_and_judge
 from rlscan._ppo_config import check_config
 from rlscan._rollout import KEY_SCHEDULES, require_one_of
 
@@ -160,5 +161,6 @@ def test_training_follows_the_schedule():
         probes.dropout_policy(), probes.Wander(), config, total_steps=96, key=rlscan.key(0)
     )
     assert (metrics["audit_error"] <= 1e-5).all() and (metrics["approx_kl"] > 0).all()
-    keys = jax.random.key_data(state.rollout_state.policy_key)
-    np.testing.assert_array_equal(keys, np.broadcast_to(keys[:1], keys.shape))
+    _, _, batch = eqx.filter_jit(act_and_judge)(state, probes.Wander(), config)
+    keys = jax.random.key_data(batch.trajectory.policy_key)
+    np.testing.assert_array_equal(keys, np.broadcast_to(keys[:1, :1], keys.shape))
