@@ -184,7 +184,7 @@ def rollout(
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
         state, final = carry
         one_step = partial(act, policy, env, key_schedule=key_schedule, is_last=t == num_steps - 1)
-        state, transition, seen_last = eqx.filter_vmap(lambda one: one_step(one))(state)
+        state, transition, seen_last = eqx.filter_vmap(one_step)(state)
         truncated = transition.truncated & ~transition.terminated
         final = _keep_final(final, t, block_length, truncated, seen_last)
         return (state, final), transition
