@@ -14,6 +14,7 @@ import pytest
 
 import rlscan
 from rlscan import AuditError, PPOConfig, explain_ratio, ppo_loss
+from rlscan._audit import audit_tolerance
 
 CONFIG = PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, num_epochs=1, learning_rate=0.01)
 N, T = 4, 8
@@ -104,6 +105,12 @@ def test_a_fault_among_several_updates_of_one_call():
         list(run(updates_per_call=6, strict=True))
     # What it allows is a setting.
     assert len(list(run(updates_per_call=6, strict=100.0))) == 6
+
+
+def test_the_tolerance_is_that_of_the_kind_of_actions():
+    discrete, continuous = probes.dropout_policy(), probes.gaussian_dropout_policy()
+    assert audit_tolerance(discrete, probes.Wander()) == 1e-5
+    assert audit_tolerance(continuous, probes.Wander(is_continuous=True)) == 1e-4
 
 
 @pytest.mark.parametrize("is_continuous", [False, True])

@@ -121,6 +121,25 @@ def test_of_a_recurrent_policy_each_network_has_a_memory_of_its_own():
         assert result.spread.value.shape == (4, 2)
 
 
+def test_each_memory_goes_on_from_step_to_step():
+    """Episodes of two steps, whose observations are 0 and ½: the networks by hand."""
+    policy, num_masks = probes.Recurrent(num_inputs=1, num_actions=2, rate=0.5), 3
+    result = played(
+        policy, probes.two_step, network="mc-dropout", num_masks=num_masks, num_episodes=3,
+        max_steps=2,
+    )  # fmt: skip
+    _, own_noise_key = jax.random.split(rlscan.key(0))
+    masks = jax.random.split(jax.random.split(own_noise_key)[1], num_masks)
+    values = np.zeros((2, num_masks))
+    for k, mask in enumerate(masks):
+        state = policy.initial_state()
+        for t, seen in enumerate((0.0, 0.5)):
+            _, values[t, k], state = policy(jnp.full(1, seen), state, key=mask)
+    expected = values.std(axis=1).mean()
+    assert expected > 0.01
+    np.testing.assert_allclose(result.spread.value, np.full((3, 1), expected), rtol=1e-4)
+
+
 def test_the_spread_of_a_gaussian():
     policy, env = probes.gaussian_dropout_policy(), probes.Wander(is_continuous=True)
     spread = played(policy, env, network="mc-dropout", num_masks=2, action="mode").spread
