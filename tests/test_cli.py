@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,15 @@ def test_ctrl_c_keeps_what_was_learned(
     directory = tmp_path / "run"
     terminal, inside = pty.openpty()
     argv = train_argv(directory, 16 * 1_000_000)
+    # A shell lets its background jobs ignore Ctrl-C, and they pass that on to what they start.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        argv, stdout=inside, stderr=subprocess.PIPE, env=environment, start_new_session=True
+        argv,
+        stdout=inside,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=heed,
     ) as process:
         os.close(inside)
         screen = b""

@@ -108,7 +108,8 @@ def draw_mismatch(ax: Any, task: Task, found: dict[Cell, Any], name: str, bar: f
         labels = [f"{tick:.0e}".replace("e-0", "e-").replace("e+0", "e") for tick in ticks]
         ax.set_yticks(ticks[:-1], [f"≤ {labels[0]}", *labels[1:-1]])
     else:
-        ax.set_ylim(-0.02, None)
+        # Through data, not `set_ylim`: that would freeze the axis before the other row is drawn.
+        ax.axhline(0, color="none")
     _rates_below(ax, task)
 
 
