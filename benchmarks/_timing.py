@@ -1,11 +1,12 @@
 """Timing that can be trusted on a noisy machine: compile apart, contestants interleaved."""
 
 import json
+import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +16,17 @@ import jax
 
 
 class Timing(NamedTuple):
-    """Seconds of one contestant."""
+    """What one contestant took, in seconds, and what it needs."""
 
-    compile: float  # tracing included
+    trace: float  # from Python to a program
+    xla: float  # from the program to machine code
+    first_call: float  # of the compiled program
     runs: list[float]  # one per repetition, after the first call
     temporary_bytes: int  # what the program needs beside its arguments and results
+
+    @property
+    def compile(self) -> float:
+        return self.trace + self.xla
 
     @property
     def median(self) -> float:
@@ -27,32 +34,42 @@ class Timing(NamedTuple):
 
 
 def interleaved(
-    contestants: dict[str, tuple[Callable, tuple]], *, repeats: int
+    contestants: Mapping[str, tuple[Callable, tuple]], *, repeats: int
 ) -> dict[str, Timing]:
     """Times functions in turn, A B C A B C …, so that all of them see the machine's drift.
 
     **Arguments:**
 
     - `contestants`: by name, a function and its arguments; it is compiled by `eqx.filter_jit`.
-    - `repeats`: how often each runs, after one call that is not counted.
+    - `repeats`: how often each runs, after its first call.
     """
-    compiled, seconds = {}, {}
+    compiled, timings = {}, {}
     for name, (function, args) in contestants.items():
-        start = time.perf_counter()
-        jitted: Any = eqx.filter_jit(function)
-        compiled[name] = jitted.lower(*args).compile()
-        seconds[name] = time.perf_counter() - start
-        jax.block_until_ready(eqx.filter(compiled[name](*args), eqx.is_array))
-    runs: dict[str, list[float]] = {name: [] for name in contestants}
+        program, trace, xla = _compile(function, args)
+        first_call = _seconds(program, args)
+        compiled[name] = program
+        timings[name] = Timing(trace, xla, first_call, [], _temporary_bytes(program))
     for _ in range(repeats):
         for name, (_, args) in contestants.items():
-            start = time.perf_counter()
-            jax.block_until_ready(eqx.filter(compiled[name](*args), eqx.is_array))
-            runs[name].append(time.perf_counter() - start)
-    return {
-        name: Timing(seconds[name], runs[name], _temporary_bytes(compiled[name]))
-        for name in contestants
-    }
+            timings[name].runs.append(_seconds(compiled[name], args))
+    return timings
+
+
+def _compile(function: Callable, args: tuple) -> tuple[Any, float, float]:
+    """The program, and how long tracing and compiling took."""
+    jax.clear_caches()  # else the first contestant traces for the others what they share
+    jitted: Any = eqx.filter_jit(function)
+    start = time.perf_counter()
+    lowered = jitted.lower(*args)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    return compiled, traced - start, time.perf_counter() - traced
+
+
+def _seconds(compiled: Any, args: tuple) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(compiled(*args))
+    return time.perf_counter() - start
 
 
 def _temporary_bytes(compiled: Any) -> int:
@@ -71,18 +88,28 @@ def circumstances() -> dict[str, Any]:
         "versions": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "cpu": _cpu(),
+        "cores": _cores(),
         "device": jax.devices()[0].device_kind,
+        "flags": os.environ.get("XLA_FLAGS", ""),
         "commit": _git("rev-parse", "--short", "HEAD") or "no checkout",
         "changed": bool(_git("status", "--porcelain", "--", ":/rlscan", ":/benchmarks")),
     }
 
 
 def write_json(path: str | None, benchmark: str, settings: dict, figures: Any) -> None:
-    """Keeps the figures with their circumstances, where a path was asked for."""
+    """Keeps the figures with their circumstances, where a path was asked for.
+
+    The file is there whole or not at all.
+    """
     if path is None:
         return
     content = {"benchmark": benchmark, "settings": settings, **circumstances(), "figures": figures}
-    Path(path).write_text(json.dumps(content, indent=2) + "\n")
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     print(f"written to {path}")
 
 
@@ -93,6 +120,13 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _git(*args: str) -> str:

@@ -1,141 +1,195 @@
 """Steps per second of a rollout: dropout on and off, beside the loop that one would write by hand.
 
-    python -m benchmarks.rollout [--smoke] [--repeats 7] [--json FILE]
-
-All contestants run the same network in the same environment (CartPole, two hidden layers of 64,
-tanh) for T steps in N environments. `plain` is the usual pattern: `lax.scan` over gymnax's `step`,
-a vmapped policy with `eqx.nn.Dropout`, one threefry key split at every step. It records no keys,
-so its noise cannot be replayed. Ratios are medians over pairs of runs.
+All contestants run the same network in the same environment for T steps in N environments. `plain`
+is the usual pattern: `lax.scan` over gymnax's own `step`, a vmapped policy with `eqx.nn.Dropout`,
+one threefry key split at every step. It records no keys, so that its noise cannot be replayed. It
+records values, which rlscan leaves to `replay`; one contestant adds them, to be judged by the same.
+The floor is a rollout of ours whose random bits cost next to nothing and are worth as little.
 """
 
-import argparse
+import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from rich.console import Console
-from rich.table import Table
+from jax.extend.random import define_prng_impl
+from jaxtyping import Array
 
 import rlscan
-from benchmarks._timing import Timing, interleaved, ratio, write_json
+from benchmarks._benchmark import Benchmark, Result, Settings
+from benchmarks._figures import Comparison
+from benchmarks._subject import Subject, subject
+from benchmarks._time_rollouts import rollout_lines
+
+SIZES = (4, 64, 1024)
+
+MEANINGS = {
+    "plain, no dropout": "the hand-written loop, of the policy in inference mode",
+    "plain, dropout": "the hand-written loop with threefry, values recorded",
+    "rlscan, no dropout": "rlscan.rollout, of the policy in inference mode",
+    "rlscan, dropout": "rlscan.rollout with rlscan's own generator",
+    "rlscan, dropout, threefry": "the same with JAX's generator, threefry2x32",
+    "rlscan, dropout, values": "rlscan's own generator, then replay for the values",
+    "floor, no dropout": "random bits for almost nothing: a bound, not fit for use",
+}
+
+COMPARISONS = (
+    Comparison(
+        "rlscan, dropout",
+        "rlscan, no dropout",
+        "what dropout costs",
+        {"N = 64": 0.7, "N = 1024": 0.85},
+    ),
+    Comparison(
+        "rlscan, dropout",
+        "plain, dropout",
+        "what rlscan gains with dropout",
+        {"N = 64": 5, "N = 1024": 3},
+    ),
+    Comparison("rlscan, dropout, values", "plain, dropout", "the same, values included"),
+    Comparison("rlscan, dropout, threefry", "plain, dropout", "the same, both with threefry"),
+    Comparison(
+        "rlscan, no dropout",
+        "plain, no dropout",
+        "what rlscan gains without",
+        {"N = 64": 1.6, "N = 1024": 1.6},
+    ),
+    Comparison(
+        "rlscan, no dropout",
+        "floor, no dropout",
+        "how near free random bits it is",
+        {"N = 64": 0.85, "N = 1024": 0.85},
+    ),
+)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
-    parser.add_argument("--repeats", type=int, default=7, help="interleaved runs of each")
-    parser.add_argument("--json", metavar="FILE", help="keep the figures in this file")
-    args = parser.parse_args(argv)
-    num_steps, sizes = (8, [4]) if args.smoke else (128, [4, 64, 1024])
-    repeats = 2 if args.smoke else args.repeats
-
-    figures = []
+def run(settings: Settings) -> Result:
+    num_steps, sizes = (8, (4,)) if settings.smoke else (128, SIZES)
+    ours = subject(settings)
+    lines = []
     for num_envs in sizes:
-        timings = interleaved(contestants(num_envs, num_steps), repeats=repeats)
-        figures += [row(name, t, timings, num_envs, num_steps) for name, t in timings.items()]
-    show(figures)
-    write_json(args.json, "rollout", {"num_steps": num_steps, "repeats": repeats}, figures)
+        lines += rollout_lines(
+            contestants(ours, num_envs, num_steps),
+            num_steps=num_steps,
+            num_envs=num_envs,
+            repeats=settings.repeats,
+            meanings=MEANINGS,
+        )
+    return Result(f"{ours.description}, T = {num_steps}", lines)
 
 
-def contestants(num_envs: int, num_steps: int) -> dict[str, tuple]:
-    env = rlscan.make("CartPole-v1")
+def contestants(subject: Subject, num_envs: int, num_steps: int) -> dict[str, tuple]:
+    env, noisy = subject.env, subject.policy
+    quiet = eqx.nn.inference_mode(noisy)
+    default, threefry = rlscan.key(0), jax.random.key(0, impl="threefry2x32")
+    free = jax.random.key(0, impl=free_bits)
 
-    def ours(dropout: float, impl: str) -> tuple:
-        key = jax.random.key(0, impl=impl)
-        policy = rlscan.ActorCritic(env, dropout=dropout, key=key)
+    def ours(policy: Any, key: Array, with_values: bool = False) -> tuple[Callable, tuple]:
         state = rlscan.init_rollout(policy, env, num_envs=num_envs, key=key)
-        return (lambda policy, state: rlscan.rollout(policy, env, state, num_steps)), (
-            policy,
-            state,
-        )
 
-    default = str(jax.random.key_impl(rlscan.key(0)))
+        def rollout(policy: Any, state: rlscan.RolloutState) -> tuple:
+            state, trajectory = rlscan.rollout(policy, env, state, num_steps)
+            value = rlscan.replay(policy, trajectory)[2] if with_values else None
+            return state, trajectory, value
+
+        return rollout, (policy, state)
+
     return {
-        "plain, dropout 0": plain(env, num_envs, num_steps, dropout=0.0),
-        "plain, dropout 0.1": plain(env, num_envs, num_steps, dropout=0.1),
-        f"rlscan, dropout 0, {default}": ours(0.0, default),
-        f"rlscan, dropout 0.1, {default}": ours(0.1, default),
-        "rlscan, dropout 0.1, threefry2x32": ours(0.1, "threefry2x32"),
+        "plain, no dropout": plain(quiet, env, num_envs, num_steps),
+        "plain, dropout": plain(noisy, env, num_envs, num_steps),
+        "rlscan, no dropout": ours(quiet, default),
+        "rlscan, dropout": ours(noisy, default),
+        "rlscan, dropout, threefry": ours(noisy, threefry),
+        "rlscan, dropout, values": ours(noisy, default, with_values=True),
+        "floor, no dropout": ours(quiet, free),
     }
 
 
-def plain(env: rlscan.Environment, num_envs: int, num_steps: int, *, dropout: float) -> tuple:
-    key = jax.random.key(0, impl="threefry2x32")
-    policy = rlscan.ActorCritic(env, dropout=dropout, key=key)
-    observation, env_state = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+def plain(policy: Any, env: Any, num_envs: int, num_steps: int) -> tuple[Callable, tuple]:
+    """The loop that one would write by hand, for a policy of any kind."""
+    reset, step = env.reset, env.step
+    if isinstance(env, rlscan.GymnaxEnvironment):  # as gymnax has it: a reset drawn in every step
+        reset = lambda key: env.env.reset(key, env.params)  # noqa: E731
+        step = lambda key, state, action: env.env.step(key, state, action, env.params)  # noqa: E731
 
-    def act(policy, observation, key):
-        policy_key, action_key = jax.random.split(key)
-        distribution, value, _ = policy(observation, (), key=policy_key)
+    def one(policy: Any, carry: tuple, key: Array) -> tuple[tuple, tuple]:
+        observation, env_state, policy_state = carry
+        policy_key, action_key, env_key = jax.random.split(key, 3)
+        distribution, value, policy_state = policy(observation, policy_state, key=policy_key)
         action = distribution.sample(seed=action_key)
-        return action, distribution.log_prob(action), value
-
-    def scan(policy, observation, env_state, key):
-        def step(carry, _):
-            observation, env_state, key = carry
-            key, act_key, env_key = jax.random.split(key, 3)
-            act_keys = jax.random.split(act_key, num_envs)
-            action, log_prob, value = eqx.filter_vmap(act, in_axes=(None, 0, 0))(
-                policy, observation, act_keys
-            )
-            new_observation, env_state, reward, terminated, truncated, _ = jax.vmap(env.step)(
-                jax.random.split(env_key, num_envs), env_state, action
-            )
-            done = terminated | truncated
-            return (new_observation, env_state, key), (
-                observation, action, log_prob, value, reward, done,
-            )  # fmt: skip
-
-        return lax.scan(step, (observation, env_state, key), None, num_steps)
-
-    strong = jax.tree.map(lambda x: lax.convert_element_type(x, x.dtype), env_state)
-    return scan, (policy, observation, strong, key)
-
-
-def row(
-    name: str, timing: Timing, timings: dict[str, Timing], num_envs: int, num_steps: int
-) -> dict:
-    dropout = "dropout 0.1" if "0.1" in name else "dropout 0"
-    return {
-        "num_envs": num_envs,
-        "contestant": name,
-        "compile_seconds": timing.compile,
-        "run_seconds": timing.runs,
-        "steps_per_second": num_envs * num_steps / timing.median,
-        "times_plain": ratio(timing, timings[f"plain, {dropout}"]),
-        "times_without_dropout": ratio(timing, timings[_without_dropout(name)]),
-    }
-
-
-def _without_dropout(name: str) -> str:
-    library = name.split(",")[0]
-    default = str(jax.random.key_impl(rlscan.key(0)))
-    return "plain, dropout 0" if library == "plain" else f"rlscan, dropout 0, {default}"
-
-
-def show(figures: list[dict]) -> None:
-    table = Table(
-        "N", "contestant", "compile s", "M steps/s", "min … max", "x plain", "x dropout 0",
-        title="One rollout on CartPole",
-    )  # fmt: skip
-    for f in figures:
-        runs = f["run_seconds"]
-        steps = f["steps_per_second"] * sorted(runs)[len(runs) // 2] / 1e6
-        table.add_row(
-            str(f["num_envs"]),
-            f["contestant"],
-            f"{f['compile_seconds']:.1f}",
-            f"{f['steps_per_second'] / 1e6:.2f}",
-            f"{steps / max(runs):.2f} … {steps / min(runs):.2f}",
-            f"{f['times_plain']:.2f}",
-            f"{f['times_without_dropout']:.2f}",
+        seen = (observation, action, distribution.log_prob(action), value)
+        observation, env_state, reward, terminated, truncated, _ = step(env_key, env_state, action)
+        done = terminated | truncated
+        policy_state = jax.tree.map(
+            lambda fresh, kept: jnp.where(done, fresh, kept), policy.initial_state(), policy_state
         )
-    Console(width=110).print(table)
-    print("x plain: steps/s over those of the hand-written loop with the same dropout.")
-    print("x dropout 0: over the same library without dropout.")
+        return (observation, env_state, policy_state), (*seen, reward, done)
+
+    def rollout(policy: Any, carry: tuple, key: Array) -> tuple:
+        def body(carry: tuple, _: None) -> tuple[tuple, tuple]:
+            carry, key = carry
+            key, step_key = jax.random.split(key)
+            keys = jax.random.split(step_key, num_envs)
+            carry, seen = eqx.filter_vmap(one, in_axes=(None, 0, 0))(policy, carry, keys)
+            return (carry, key), seen
+
+        return lax.scan(body, (carry, key), None, num_steps)
+
+    def first(key: Array) -> tuple:
+        observation, env_state = reset(key)
+        return observation, env_state, policy.initial_state()
+
+    key = jax.random.key(0, impl="threefry2x32")
+    keys = jax.random.split(key, num_envs)
+    carry = jax.vmap(first)(keys)
+    # An environment may reset to Python numbers, or to another dtype than it steps to.
+    after, _ = eqx.filter_eval_shape(
+        eqx.filter_vmap(one, in_axes=(None, 0, 0)), policy, carry, keys
+    )
+    carry = jax.tree.map(lambda x, like: lax.convert_element_type(x, like.dtype), carry, after)
+    return rollout, (policy, carry, key)
 
 
-if __name__ == "__main__":
-    main()
+def _free_word(key: Array, counter: Array) -> Array:
+    """Some bits for each counter, for almost nothing: enough for episodes to be as long as others.
+
+    Not a XOR with the second word, which is cheaper by nothing that can be measured: with it nearly
+    all actions are the same. They pass for no random numbers: measure nothing but time with them.
+    """
+    return (counter * np.uint32(0x9E3779B9) + key[0]) * (key[1] | np.uint32(1))
+
+
+def _free_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
+    if bit_width != 32:
+        raise ValueError(f"the floor's generator draws words of 32 bits, got {bit_width}")
+    return _free_word(key, lax.iota(np.uint32, math.prod(shape))).reshape(shape)
+
+
+def _free_fold_in(key: Array, data: Any) -> Array:
+    return _free_word(
+        key, lax.convert_element_type(data, np.uint32) + jnp.arange(2, dtype="uint32")
+    )
+
+
+free_bits = define_prng_impl(
+    key_shape=(2,),
+    seed=lambda seed: _free_fold_in(jnp.full(2, np.uint32(0x243F6A88)), seed),
+    split=lambda key, shape: _free_bits(~key, 32, (*shape, 2)),
+    random_bits=_free_bits,
+    fold_in=_free_fold_in,
+    name="free_bits",
+    tag="free",
+)
+
+BENCHMARK = Benchmark(
+    name="rollout",
+    measures="steps per second of a rollout, beside a hand-written loop and a floor",
+    minutes=2,
+    run=run,
+    comparisons=COMPARISONS,
+    takes_own=True,
+)

@@ -1,16 +1,13 @@
 """Three ways to switch dropout off, in one and the same rollout.
 
-    python -m benchmarks.switches [--smoke] [--repeats 7] [--json FILE]
-
 CartPole, two hidden layers of 64, tanh, dropout 0.1 on both layers of the actor; T steps in N
 environments. A layer may look at a flag that is traced, by `lax.cond`: unbatched, or with a flag in
 each environment, as under `vmap`. Or the flag is a Python bool that shapes the program: given to
 the layer's call, or set beforehand by `eqx.nn.inference_mode`. Equations are counted in the jaxpr,
-those of inner programs included; memory is what the compiled program needs beside its arguments and
-results. Ratios are medians over pairs of interleaved runs.
+those of inner programs included.
 """
 
-import argparse
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,14 +15,30 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Bool, PRNGKeyArray
-from rich.console import Console
-from rich.table import Table
 
 import rlscan
-from benchmarks._timing import interleaved, ratio, write_json
+from benchmarks._benchmark import Benchmark, Result, Settings
+from benchmarks._figures import Comparison, Line, figures_of
+from benchmarks._timing import Timing, interleaved
 
 REFERENCE = "inference mode"
 RATE = 0.1
+
+MEANINGS = {
+    REFERENCE: "eqx.nn.inference_mode(policy): dropout is not in the program",
+    "static flag, off": "a Python bool given to the layer's call",
+    "cond, off": "lax.cond on a traced flag: both branches are in the program",
+    "cond, off, mapped": "a flag in each environment: both branches run",
+    "cond, on": "the first lax.cond, with dropout on",
+    "static flag, on": "the Python bool, with dropout on",
+}
+
+COMPARISONS = (
+    Comparison("static flag, off", REFERENCE, "two ways to one program"),
+    Comparison("cond, off", REFERENCE, "what a traced flag costs with dropout off"),
+    Comparison("cond, off, mapped", REFERENCE, "what a mapped flag costs with dropout off"),
+    Comparison("cond, on", "static flag, on", "what a traced flag costs with dropout on"),
+)
 
 
 class CondDropout(eqx.Module):
@@ -63,39 +76,27 @@ class FlagInEachEnvironment(eqx.Module):
         return jnp.asarray(True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
-    parser.add_argument("--repeats", type=int, default=7, help="interleaved runs of each")
-    parser.add_argument("--json", metavar="FILE", help="keep the figures in this file")
-    args = parser.parse_args(argv)
-    num_steps, sizes = (8, [4]) if args.smoke else (128, [64, 1024])
-    repeats = 2 if args.smoke else args.repeats
-
-    figures = []
+def run(settings: Settings) -> Result:
+    num_steps, sizes = (8, [4]) if settings.smoke else (128, [64, 1024])
+    lines = []
     for num_envs in sizes:
         contestants = {
             name: rollout_of(policy, num_envs, num_steps) for name, policy in policies().items()
         }
-        timings = interleaved(contestants, repeats=repeats)
-        for name, timing in timings.items():
-            program = eqx.filter_make_jaxpr(contestants[name][0])(*contestants[name][1])[0]
-            figures.append(
-                {
-                    "num_envs": num_envs,
-                    "contestant": name,
-                    "equations": len(equations(program)),
-                    "draws": equations(program).count("random_bits"),
-                    "compile_seconds": timing.compile,
-                    "temporary_bytes": timing.temporary_bytes,
-                    "run_seconds": timing.runs,
-                    "times_reference": ratio(timings[REFERENCE], timing),
-                }
-            )
-    show(figures)
-    write_json(args.json, "switches", {"num_steps": num_steps, "repeats": repeats}, figures)
+        for name, timing in interleaved(contestants, repeats=settings.repeats).items():
+            figures = figures_with_program(timing, *contestants[name])
+            lines.append(Line(name, f"N = {num_envs}", MEANINGS[name], figures))
+    setting = f"CartPole-v1, two hidden layers of 64, tanh, dropout {RATE}, T = {num_steps}"
+    return Result(setting, lines)
+
+
+def figures_with_program(timing: Timing, function: Callable, args: tuple) -> dict[str, list]:
+    """What the timing says, and how large the program is."""
+    primitives = equations(eqx.filter_make_jaxpr(function)(*args)[0])
+    figures = figures_of(timing)
+    del figures["first_call_seconds"]  # says nothing of switches
+    size = {"equations": [len(primitives)], "draws": [primitives.count("random_bits")]}
+    return {"run_seconds": figures.pop("run_seconds"), **size, **figures}
 
 
 def policies() -> dict[str, Any]:
@@ -103,9 +104,9 @@ def policies() -> dict[str, Any]:
     return {
         REFERENCE: eqx.nn.inference_mode(policy),
         "static flag, off": with_dropout(policy, StaticDropout(RATE, True)),
-        "lax.cond, off": with_dropout(policy, CondDropout(RATE, jnp.asarray(True))),
-        "lax.cond, off in each environment": FlagInEachEnvironment(policy),
-        "lax.cond, on": with_dropout(policy, CondDropout(RATE, jnp.asarray(False))),
+        "cond, off": with_dropout(policy, CondDropout(RATE, jnp.asarray(True))),
+        "cond, off, mapped": FlagInEachEnvironment(policy),
+        "cond, on": with_dropout(policy, CondDropout(RATE, jnp.asarray(False))),
         "static flag, on": with_dropout(policy, StaticDropout(RATE, False)),
     }
 
@@ -133,24 +134,10 @@ def equations(program: Any) -> list[str]:
     return found
 
 
-def show(figures: list[dict]) -> None:
-    table = Table(
-        "N", "dropout switched by", "equations", "draws", "compile s", "memory kB", "time",
-        title="One rollout on CartPole",
-    )  # fmt: skip
-    for f in figures:
-        table.add_row(
-            str(f["num_envs"]),
-            f["contestant"],
-            str(f["equations"]),
-            str(f["draws"]),
-            f"{f['compile_seconds']:.1f}",
-            f"{f['temporary_bytes'] / 1024:,.0f}",
-            f"{f['times_reference']:.2f}",
-        )
-    Console(width=110).print(table)
-    print(f"draws: equations that make random bits. time: over that of {REFERENCE}.")
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    name="switches",
+    measures="three ways to switch dropout off: time, and size of the program",
+    minutes=1,
+    run=run,
+    comparisons=COMPARISONS,
+)

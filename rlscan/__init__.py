@@ -5,10 +5,12 @@ from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
 from ._checkpoint import load_policy as load_policy
+from ._devices import make_mesh as make_mesh, on_devices as on_devices
 from ._envs import (
     ENVIRONMENTS as ENVIRONMENTS,
     GymnaxEnvironment as GymnaxEnvironment,
     make as make,
+    reset_where as reset_where,
 )
 from ._evaluate import (
     Evaluation as Evaluation,
@@ -21,6 +23,7 @@ from ._losses import (
     normalize as normalize,
 )
 from ._metrics import METRICS as METRICS, Metrics as Metrics
+from ._mix32 import mix32 as mix32
 from ._ppo import (
     Minibatch as Minibatch,
     TrainState as TrainState,
@@ -29,7 +32,13 @@ from ._ppo import (
     update as update,
 )
 from ._ppo_config import PPOConfig as PPOConfig
-from ._random import key as key
+from ._random import (
+    GENERATORS as GENERATORS,
+    KeyData as KeyData,
+    key as key,
+    key_data as key_data,
+    keys_from_data as keys_from_data,
+)
 from ._replay import next_value as next_value, replay as replay
 from ._returns import gae as gae
 from ._rollout import (

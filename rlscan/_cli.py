@@ -11,7 +11,7 @@ from jax.errors import JaxRuntimeError
 
 from ._audit import AuditError
 from ._config import parse
-from ._run import prepare, run
+from ._run import on_this_machine, prepare, run
 from ._version import __version__
 
 FAILED, BAD_INPUT, SIGNALLED = 1, 2, 128  # exit statuses, the last one plus the signal's number
@@ -49,7 +49,7 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
 def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
     with ExitStack() as stack:
         try:
-            config = parse(argv, prog=prog)
+            config = on_this_machine(parse(argv, prog=prog))
             prepared = stack.enter_context(prepare(config))
         except (ValueError, TypeError) as error:
             return _fail(error, BAD_INPUT)

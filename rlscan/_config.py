@@ -19,6 +19,7 @@ import yaml
 from ._actor_critic import check_settings
 from ._envs import check_name, did_you_mean
 from ._ppo_config import PPOConfig, check_config
+from ._random import Generator
 from ._train import count_updates
 
 
@@ -59,6 +60,10 @@ class Config:
     ppo: PPOConfig = PPOConfig()
     seed: int = 0
     """Of everything random in the run, from 0 to 2^32 - 1."""
+    generator: Generator = "mix32"
+    """Of its random numbers: mix32 is the lightest, threefry2x32 is JAX's own."""
+    num_devices: int | None = None
+    """Over which environments are split, cores being devices too; if not given, what is fastest."""
     total_steps: int = 500_000
     """Environment steps, over all environments; the run ends with the last whole update."""
     output: str | None = None
@@ -147,6 +152,8 @@ def check(config: Config) -> None:
     _check_range(config)
     if config.log_interval < 1:
         raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
+    if config.num_devices is not None and config.num_devices < 1:
+        raise ValueError(f"num_devices must be a positive integer, got {config.num_devices}")
     if config.output == "":
         raise ValueError("output must name a directory, got nothing; such as runs/first")
     if not 0 <= config.seed < 2**32:

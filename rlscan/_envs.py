@@ -9,8 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from equinox.internal import unvmap_any
+from jax import lax
+from jaxtyping import Array, Bool, PRNGKeyArray
 
+from ._pytree import in_dtypes_of, strong, where
 from ._types import Environment, PyTree
 
 # Written out, so that a name can be judged without importing gymnax, which takes seconds; a test
@@ -149,16 +152,37 @@ class GymnaxEnvironment(eqx.Module):
     def step(
         self, key: PRNGKeyArray, state: Any, action: Any
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
-        result = self.env.step(key, state, action, self.params)
-        if len(result) != 6:
-            raise ValueError(
-                f"{self.env.name}.step must return six values (gymnax >= 1.0), "
-                f"got {len(result)}; pip install 'gymnax>=1.0.1,<2'"
-            )
-        observation, state, reward, terminated, truncated, info = result
+        observation, state, reward, terminated, truncated, info = self._step(key, state, action)
         info = {**info, "final_observation": self._declared(info["final_observation"])}
         reward = jnp.asarray(reward, jnp.float32)  # UmbrellaChain's is an integer
         return self._declared(observation), state, reward, terminated, truncated, info
+
+    def _step(
+        self, key: PRNGKeyArray, state: Any, action: Any
+    ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
+        """gymnax's own `step`, but that no reset is drawn in a step in which no episode ends."""
+        from gymnax.environments.environment import Environment as Gymnax
+
+        if type(self.env).step is not Gymnax.step:  # a wrapper, or a step of its own
+            result = self.env.step(key, state, action, self.params)
+            if len(result) != 6:
+                raise ValueError(
+                    f"{self.env.name}.step must return six values (gymnax >= 1.0), "
+                    f"got {len(result)}; pip install 'gymnax>=1.0.1,<2'"
+                )
+            return result
+        step_key, reset_key = jax.random.split(key)
+        observation, state, reward, terminated, info = self.env.step_env(
+            step_key, state, action, self.params
+        )
+        truncated = self.env.is_truncated(state, self.params)
+        info = {**info, "final_observation": observation}
+        observation, state = reset_where(
+            jnp.asarray(terminated | truncated),
+            lambda: self.env.reset_env(reset_key, self.params),
+            (observation, state),
+        )
+        return observation, state, reward, terminated, truncated, info
 
     # gymnax computes some bounds with jnp. They are constants, also where this is being traced.
 
@@ -183,6 +207,25 @@ class GymnaxEnvironment(eqx.Module):
         """The observation in its space's dtype: FourRooms declares floats and returns integers."""
         space = self.observation_space()
         return jnp.asarray(observation, space.dtype) if hasattr(space, "dtype") else observation
+
+
+def reset_where(done: Bool[Array, ""], reset: Callable[[], PyTree], stepped: PyTree) -> PyTree:
+    """`reset()` where an episode is done, else `stepped`; for environments with auto-reset.
+
+    Written for one environment. Mapped over N (and over seeds), `reset` is computed only in a step
+    in which any of them is done: a plain `where` draws a reset of each in every step.
+
+    **Arguments:**
+
+    - `done`: whether the episode has just ended.
+    - `reset`: draws `(observation, state)`, of the structure and shapes of `stepped`.
+    - `stepped`: `(observation, state)` after the step.
+    """
+
+    def fresh() -> PyTree:
+        return where(done, in_dtypes_of(stepped, strong(reset())), stepped)
+
+    return lax.cond(unvmap_any(done), fresh, lambda: stepped)
 
 
 def _constructor_arguments(cls: type) -> set[str]:

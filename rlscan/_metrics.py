@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
+from ._devices import gather, max_over, mean_over
 from ._rollout import Trajectory
 
 Metrics = dict[str, Shaped[Array, "..."]]  # floats; counts are integers
@@ -30,8 +31,16 @@ METRICS = {
 """What each metric of an update is."""
 
 
-def episode_metrics(trajectory: Trajectory) -> Metrics:
-    ended = trajectory.terminated | trajectory.truncated
+def episode_metrics(trajectory: Trajectory, axis: str | None = None) -> Metrics:
+    """Of the episodes that ended in `[T, N]` steps, on all devices of the axis."""
+    ended, per_return, per_length = gather(
+        axis,
+        (
+            trajectory.terminated | trajectory.truncated,
+            trajectory.episode_return,
+            trajectory.episode_length,
+        ),
+    )
     num_episodes = ended.sum(dtype=jnp.int32)
 
     def mean(per_episode: Array) -> Array:
@@ -39,25 +48,26 @@ def episode_metrics(trajectory: Trajectory) -> Metrics:
         return jnp.where(num_episodes > 0, total / num_episodes, jnp.nan)
 
     return {
-        "episode_return": mean(trajectory.episode_return),
-        "episode_length": mean(trajectory.episode_length),
+        "episode_return": mean(per_return),
+        "episode_length": mean(per_length),
         "num_episodes": num_episodes,
     }
 
 
-def gradient_metrics(steps: Metrics) -> Metrics:
+def gradient_metrics(steps: Metrics, axis: str | None = None) -> Metrics:
     """One number each of what the gradient steps reported, `[num_epochs, num_minibatches]`."""
     steps = dict(steps)
     evaluated, applied = steps.pop("evaluated"), steps.pop("applied")
     max_log_ratio, error = steps.pop("max_log_ratio"), steps.pop("error")
     learning_rate = steps.pop("learning_rate")
+    steps = mean_over(axis, steps)
     means = {name: jnp.mean(values, where=evaluated) for name, values in steps.items()}
     return {
         **means,
         "learning_rate": learning_rate[-1, -1],
         "num_gradient_steps": applied.sum(dtype=jnp.int32),
-        "audit_log_ratio": max_log_ratio[0, 0],
-        "audit_error": error[0, 0],
+        "audit_log_ratio": max_over(axis, max_log_ratio[0, 0]),
+        "audit_error": max_over(axis, error[0, 0]),
         "audit_clip_fraction": steps["clip_fraction"][0, 0],
         "audit_kl": steps["approx_kl"][0, 0],
     }

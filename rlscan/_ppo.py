@@ -5,6 +5,7 @@ shuffled order take gradients of the loss, which replays them.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -12,8 +13,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from ._devices import (
+    AXIS,
+    FIRST,
+    WHOLE,
+    gather,
+    mean_over,
+    own_key,
+    place,
+    require_divisible,
+    sharded,
+)
 from ._losses import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -35,9 +48,11 @@ from ._rollout import (
     rollout,
 )
 from ._scan import filter_scan
+from ._shuffle import random_order
 from ._statistics import move_statistics
 from ._trainable import partition_trainable
 from ._types import Environment, Policy, PyTree
+from ._with_statistics import WithStatistics
 from .nn import anneal
 
 
@@ -88,7 +103,14 @@ class TrainState(eqx.Module):
     key: PRNGKeyArray  # for the shuffles; split at every update
 
 
-def init_train(policy: Policy, env: Environment, config: PPOConfig, *, key: KeyLike) -> TrainState:
+def init_train(
+    policy: Policy,
+    env: Environment,
+    config: PPOConfig,
+    *,
+    key: KeyLike,
+    mesh: Mesh | None = None,
+) -> TrainState:
     """The state before the first update.
 
     **Arguments:** as for `rlscan.train`.
@@ -106,7 +128,7 @@ def init_train(policy: Policy, env: Environment, config: PPOConfig, *, key: KeyL
         shared_noise=config.shared_noise,
     )
     _check_value(policy, rollout_state)
-    return TrainState(
+    state = TrainState(
         policy=policy,
         opt_state=_optimiser(config, 0.0).init(_wide(partition_trainable(policy)[0])),
         num_updates=jnp.zeros((), jnp.int32),
@@ -114,6 +136,10 @@ def init_train(policy: Policy, env: Environment, config: PPOConfig, *, key: KeyL
         rollout_state=rollout_state,
         key=shuffle_key,
     )
+    if mesh is None:
+        return state
+    check_mesh(mesh, policy, config)
+    return place(state, mesh, _spread(state))
 
 
 def update(
@@ -123,6 +149,7 @@ def update(
     *,
     num_updates: int | Int[Array, ""],
     loss: Loss = ppo_loss,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update: T steps in N environments, then the epochs over them. Pure; jit it.
 
@@ -131,14 +158,33 @@ def update(
     - `state`: from `init_train` or the last update.
     - `env`, `config`, `loss`: as for `train`.
     - `num_updates`: of the whole run; the learning rate is annealed over them.
+    - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each acts in its own,
+        shuffles its own steps, and gives its part to each minibatch; gradients and metrics are the
+        means of theirs. What is normalised over a minibatch is so over each part.
 
     **Returns:** `(state, metrics)`; `rlscan.METRICS` says what each metric is.
     """
+    if mesh is None:
+        return _update(env, config, num_updates, loss, None, state)
+    check_mesh(mesh, state.policy, config)
+    on_one = partial(_update, env, config, num_updates, loss, AXIS)
+    return sharded(on_one, mesh, (_spread(state),), (_spread(state), WHOLE))(state)
+
+
+def _update(
+    env: Environment,
+    config: PPOConfig,
+    num_updates: int | Int[Array, ""],
+    loss: Loss,
+    axis: str | None,
+    state: TrainState,
+) -> tuple[TrainState, Metrics]:
+    """`update` on one device, which is one of several if there is an axis over them."""
     policy, rollout_state, batch = act_and_judge(state, env, config)
     shuffle_key, next_key = jax.random.split(state.key)
     num_gradient_steps = num_updates * config.num_epochs * config.num_minibatches
     gradient_step = partial(
-        _gradient_step, config=config, loss=loss, num_gradient_steps=num_gradient_steps
+        _gradient_step, config=config, loss=loss, num_gradient_steps=num_gradient_steps, axis=axis
     )
 
     def epoch(learner: _Learner, key: PRNGKeyArray) -> tuple[_Learner, Metrics]:
@@ -146,12 +192,13 @@ def update(
         return filter_scan(gradient_step, learner, minibatches)
 
     learner = _Learner(policy, state.opt_state, state.num_gradient_steps, jnp.asarray(False))
-    learner, steps = filter_scan(epoch, learner, jax.random.split(shuffle_key, config.num_epochs))
+    epoch_keys = jax.random.split(own_key(axis, shuffle_key), config.num_epochs)
+    learner, steps = filter_scan(epoch, learner, epoch_keys)
 
     metrics = {
-        **episode_metrics(batch.trajectory),
-        **gradient_metrics(steps),
-        "explained_variance": explained_variance(batch.value, batch.target),
+        **episode_metrics(batch.trajectory, axis),
+        **gradient_metrics(steps, axis),
+        "explained_variance": explained_variance(*gather(axis, (batch.value, batch.target))),
     }
     return TrainState(
         policy=move_statistics(learner.policy, batch.trajectory),
@@ -161,6 +208,30 @@ def update(
         rollout_state=rollout_state,
         key=next_key,
     ), metrics
+
+
+def _spread(state: TrainState) -> PyTree:
+    """What of a state is where: the environments in parts, all else whole on each device."""
+    whole = map_arrays(lambda _: WHOLE, eqx.filter(state, eqx.is_array))
+    parts = map_arrays(lambda _: FIRST, eqx.filter(state.rollout_state, eqx.is_array))
+    return eqx.tree_at(lambda s: s.rollout_state, whole, parts)
+
+
+def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
+    """Raises `ValueError` if an update cannot be made on the devices of a mesh."""
+    require_divisible(mesh, "num_envs", config.num_envs)
+    samples = config.num_envs * (1 if is_recurrent(policy) else config.num_steps)
+    if samples // mesh.size % config.num_minibatches:
+        raise ValueError(
+            f"each of {mesh.size} devices has {samples // mesh.size} of {samples} samples, which "
+            f"num_minibatches = {config.num_minibatches} does not divide; use fewer devices, or "
+            f"num_minibatches = {math.gcd(samples // mesh.size, config.num_minibatches)}"
+        )
+    if isinstance(policy, WithStatistics):
+        raise ValueError(
+            "the statistics of a WithStatistics move by a whole rollout, of which each device of "
+            "a mesh has a part; use mesh=None"
+        )
 
 
 def act_and_judge(
@@ -191,7 +262,7 @@ def _shuffle(
     """
     if not recurrent:
         batch = map_arrays(lambda x: x[None], flat(batch))
-    order = jax.random.permutation(key, batch.advantage.shape[1])
+    order = random_order(key, batch.advantage.shape[1])
     minibatches = order.reshape(num_minibatches, -1)
     take = lambda columns: map_arrays(lambda x: x[:, columns], batch)  # noqa: E731
     shuffled = eqx.filter_vmap(take)(minibatches)
@@ -219,6 +290,7 @@ def _gradient_step(
     config: PPOConfig,
     loss: Loss,
     num_gradient_steps: int | Int[Array, ""],
+    axis: str | None,
 ) -> tuple[_Learner, Metrics]:
     params, rest = partition_trainable(learner.policy)
 
@@ -227,6 +299,7 @@ def _gradient_step(
 
     (total, (log_ratio, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
     diagnostics = ratio_diagnostics(log_ratio, config.clip_range)
+    grads, kl = mean_over(axis, (grads, diagnostics["approx_kl"]))
 
     learning_rate = config.learning_rate
     if config.anneal_learning_rate:
@@ -235,7 +308,7 @@ def _gradient_step(
     optimiser = _optimiser(config, learning_rate)
     steps, opt_state = optimiser.update(_wide(grads), learner.opt_state, _wide(params))
     # Judged before the step is applied, so that a step too far is not taken.
-    stopped = learner.stopped | (diagnostics["approx_kl"] > config.target_kl)
+    stopped = learner.stopped | (kl > config.target_kl)
     moved = _Learner(
         policy=eqx.combine(optax.apply_updates(params, steps), rest),
         opt_state=opt_state,

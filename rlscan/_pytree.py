@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 from ._types import PyTree
 
 
-def map_arrays(f: Callable[..., Array], tree: PyTree, *others: PyTree) -> PyTree:
+def map_arrays(f: Callable[..., Any], tree: PyTree, *others: PyTree) -> PyTree:
     """`jax.tree.map` over the arrays of `tree`; its other leaves are returned as they are."""
 
     def one(leaf: Any, *rest: Any) -> Any:

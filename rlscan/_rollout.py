@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ._check import check_policy
+from ._devices import FIRST, SECOND, WHOLE, require_divisible, sharded
 from ._pytree import in_dtypes_of, map_arrays, strong, unused, where
 from ._random import KeyLike, as_key
 from ._scan import filter_scan
@@ -147,6 +149,7 @@ def rollout(
     *,
     key_schedule: KeySchedule = "step",
     unroll: int = 1,
+    mesh: Mesh | None = None,
 ) -> tuple[RolloutState, Trajectory]:
     """Acts with `policy` in N environments for T steps.
 
@@ -165,6 +168,8 @@ def rollout(
         for a `"step"`; for an `"episode"`, until it is terminated or truncated, also across
         rollouts; for this `"rollout"`.
     - `unroll`: how many steps one iteration of the compiled loop holds.
+    - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each environment has
+        streams of its own, so what happens and which masks are drawn do not depend on it.
 
     **Returns:** `(state, trajectory)`, where the environments stand now, and the T steps that led
     there, `[T, N, …]`.
@@ -179,6 +184,21 @@ def rollout(
     """
     require_positive("num_steps", num_steps)
     require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
+    if mesh is not None:
+        require_divisible(mesh, "the number of environments", state.episode_length.shape[0])
+        on_one = partial(_rollout_of, env, num_steps, key_schedule, unroll)
+        return sharded(on_one, mesh, (WHOLE, FIRST), (FIRST, SECOND))(policy, state)
+    return _rollout_of(env, num_steps, key_schedule, unroll, policy, state)
+
+
+def _rollout_of(
+    env: Environment,
+    num_steps: int,
+    key_schedule: KeySchedule,
+    unroll: int,
+    policy: Policy,
+    state: RolloutState,
+) -> tuple[RolloutState, Trajectory]:
     block_length = _block_length(env, num_steps)
 
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:

@@ -1,5 +1,6 @@
 """`run`: a training run, from a config to a run directory."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ._checkpoint import POLICY_FILE, build_policy, save_policy
 from ._config import Config, EnvConfig
+from ._devices import make_mesh, num_cores, split_cpu, worthwhile
 from ._envs import make
 from ._metrics import Metrics
 from ._ppo import TrainState, init_train, update
@@ -24,6 +27,20 @@ from ._run_dir import MetricsFiles, check_output, claim
 from ._scan import filter_scan
 from ._train import check_audit, count_updates
 from ._types import Environment
+
+
+def on_this_machine(config: Config) -> Config:
+    """The config with `num_devices` set, and JAX told of them: of a CPU each core may be one.
+
+    Where it is set already, the run is the same on any machine. It is to come before JAX runs.
+    """
+    ppo = config.ppo
+    minibatch = ppo.num_envs * ppo.num_steps // ppo.num_minibatches
+    split_cpu(config.num_devices or worthwhile(num_cores(), ppo.num_envs, minibatch))
+    if config.num_devices is not None:
+        return config
+    found = worthwhile(len(jax.devices()), ppo.num_envs, minibatch)
+    return dataclasses.replace(config, num_devices=found)
 
 
 @contextmanager
@@ -42,9 +59,9 @@ def prepare(config: Config) -> Iterator[tuple[Environment, TrainState, Path]]:
     """
     check_output(str(config.output))
     env = _make(config.env)
-    policy_key, train_key = jax.random.split(make_key(config.seed))
+    policy_key, train_key = jax.random.split(make_key(config.seed, generator=config.generator))
     policy = build_policy(config, env, key=policy_key)
-    state = init_train(policy, env, config.ppo, key=train_key)
+    state = init_train(policy, env, config.ppo, key=train_key, mesh=_mesh(config))
     with claim(config, policy) as directory:
         yield env, state, directory
 
@@ -84,7 +101,9 @@ def run(
                 log.write(metrics)
                 if config.strict:
                     numbers = config.ppo.as_arrays()
-                    check_audit(before, metrics, env, numbers, num_updates=num_updates)
+                    check_audit(
+                        before, metrics, env, numbers, num_updates=num_updates, mesh=_mesh(config)
+                    )
                 if signals:
                     break
         finally:
@@ -92,6 +111,10 @@ def run(
                 save_policy(directory / POLICY_FILE, state.policy, config)
     log.summarize()
     return log.num_updates_done == num_updates
+
+
+def _mesh(config: Config) -> Mesh | None:
+    return None if config.num_devices in (None, 1) else make_mesh(config.num_devices)
 
 
 def _stop_if(signals: Sequence[int]) -> None:
@@ -114,7 +137,7 @@ def _compile(
     numbers = config.ppo.as_arrays()
 
     def several(state: TrainState, num_updates: Array) -> tuple[TrainState, Metrics]:
-        one = partial(update, env=env, config=numbers, num_updates=num_updates)
+        one = partial(update, env=env, config=numbers, num_updates=num_updates, mesh=_mesh(config))
         return filter_scan(lambda state, _: one(state), state, length=length)
 
     started = time.monotonic()
@@ -160,8 +183,10 @@ class _Log:
 
     def introduce(self) -> None:
         updates = _counted(self._num_updates, "update")
+        devices = self._config.num_devices or 1
+        on = f" on {devices} devices" if devices > 1 else ""
         self._progress.say(
-            f"{self._config.env.name}: {updates} of {self._steps_per_update:,} steps, "
+            f"{self._config.env.name}: {updates} of {self._steps_per_update:,} steps{on}, "
             f"into {self._directory}; compiling"
         )
 

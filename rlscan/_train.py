@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ._audit import AuditError, audit_tolerance, explain_ratio
@@ -29,6 +30,7 @@ def train(
     loss: Loss = ppo_loss,
     updates_per_call: int = 1,
     strict: bool | float = False,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Trains a policy with PPO, and hands over after every update.
 
@@ -48,6 +50,7 @@ def train(
     - `strict`: whether to stop a run whose first minibatch shows that the policy of an update is
         not the one that acted; or the `audit_error` to allow, where the default for float32 (1e-5
         for discrete actions, 1e-4 for continuous ones) is not the one.
+    - `mesh`: devices to split the environments over, see `update`; from `rlscan.make_mesh`.
 
     **Returns:** an iterator over updates, of `(state, metrics)`; the metrics are NumPy scalars,
     and `rlscan.METRICS` says what each is.
@@ -57,12 +60,14 @@ def train(
     """
     num_updates = count_updates(total_steps, config)
     require_positive("updates_per_call", updates_per_call)
-    state = init_train(policy, env, config, key=key)
+    state = init_train(policy, env, config, key=key, mesh=mesh)
     numbers = config.as_arrays()
     tolerance = audit_tolerance(policy, env) if strict is True else float(strict)
 
     def several(state: TrainState, num_updates: Array, length: int) -> tuple[TrainState, Metrics]:
-        one = partial(update, env=env, config=numbers, num_updates=num_updates, loss=loss)
+        one = partial(
+            update, env=env, config=numbers, num_updates=num_updates, loss=loss, mesh=mesh
+        )
         return filter_scan(lambda state, _: one(state), state, length=length)
 
     def updates(state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
@@ -81,6 +86,7 @@ def train(
                     loss,
                     num_updates=num_updates,
                     tolerance=tolerance,
+                    mesh=mesh,
                 )
             for i in range(length):
                 yield state, {name: values[i] for name, values in stacked.items()}
@@ -142,6 +148,7 @@ def check_audit(
     *,
     num_updates: int,
     tolerance: float | None = None,
+    mesh: Mesh | None = None,
 ) -> None:
     """Raises `AuditError`, with the likely cause, if an update of several fails the audit.
 
@@ -149,7 +156,7 @@ def check_audit(
 
     - `state`: before the first of the updates, from where all is computed again.
     - `metrics`: of the updates, `[k]`, on the host.
-    - `env`, `config`, `loss`: as for `train`.
+    - `env`, `config`, `loss`, `mesh`: as for `train`.
     - `num_updates`: of the whole run.
     - `tolerance`: of `audit_error`; that of the kind of actions if not given.
     """
@@ -158,8 +165,9 @@ def check_audit(
     if not failed.any():
         return
     first = int(failed.argmax())
+    one = partial(update, num_updates=num_updates, loss=loss, mesh=mesh)
     for _ in range(first):
-        state, _ = eqx.filter_jit(update)(state, env, config, num_updates=num_updates, loss=loss)
+        state, _ = eqx.filter_jit(one)(state, env, config)
     policy, _, batch = eqx.filter_jit(act_and_judge)(state, env, config)
     log_ratio = eqx.filter_jit(loss)(policy, batch if is_recurrent(policy) else flat(batch), config)
     recorded = batch.trajectory.log_prob

@@ -1,6 +1,9 @@
 """Settings of the whole suite."""
 
 import os
+import signal
+
+import jax
 
 # Tests compile much and run little: without these passes the suite takes half as long.
 FLAGS = (
@@ -9,3 +12,9 @@ FLAGS = (
     "--xla_llvm_disable_expensive_passes=true",
 )
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
+# Two devices, of which all but the tests of several use the first.
+jax.config.update("jax_num_cpu_devices", 2)
+
+# A shell lets its background jobs ignore Ctrl-C, and they pass that on to what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,15 +238,8 @@ def test_ctrl_c_keeps_what_was_learned(
     directory = tmp_path / "run"
     terminal, inside = pty.openpty()
     argv = train_argv(directory, 16 * 1_000_000)
-    # A shell lets its background jobs ignore Ctrl-C, and they pass that on to what they start.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        argv,
-        stdout=inside,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=heed,
+        argv, stdout=inside, stderr=subprocess.PIPE, env=environment, start_new_session=True
     ) as process:
         os.close(inside)
         screen = b""
@@ -283,7 +275,7 @@ def read_to_end(terminal: int) -> bytes:
 # The loop, with updates that cost nothing.
 
 
-def fake_update(state, env, config, *, num_updates):
+def fake_update(state, env, config, *, num_updates, mesh=None):
     """Update u ends u mod 3 episodes, each with return 10 u, and adds 1 to the actor's bias."""
     u = state.num_gradient_steps + 1
     count = u % 3

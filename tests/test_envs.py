@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments.environment import Environment as Gymnax
+from jaxtyping import Array
 
 import rlscan
-from rlscan import ENVIRONMENTS, make
+from rlscan import ENVIRONMENTS, make, reset_where
 
 # Each of these is odd in its own way: integer rewards; a scalar observation; a continuous action;
 # a one-dimensional continuous action; a float clock; an observation that is declared otherwise.
@@ -204,6 +206,63 @@ def test_the_adapter_changes_dtypes_and_nothing_else(name: str) -> None:
         assert theirs[2].dtype == jnp.int32
     if name == "FourRooms-misc":
         assert theirs[0].dtype != declared.dtype
+
+
+# Resets are drawn in steps that need them, and are those of gymnax.
+
+
+def steps_mapped_over(env: Any, shape: tuple[int, ...], step: Callable, *, ended: int) -> Any:
+    """One step of a batch of CartPoles, of which the first `ended` fall."""
+    keys = jax.random.split(rlscan.key(1), shape)
+    for _ in shape:
+        step = jax.vmap(step)
+    observation, state = env.reset(rlscan.key(0))
+    state = jax.tree.map(lambda x: jnp.broadcast_to(x, shape), state)
+    fallen = (jnp.arange(keys.size) < ended).reshape(shape)
+    state = state.replace(theta=jnp.where(fallen, 1.0, state.theta))
+    return step, (keys, state, jnp.ones(shape, jnp.int32))
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4)])
+@pytest.mark.parametrize("ended", [0, 3, 8])
+def test_environments_that_end_together_are_reset_as_gymnax_does(shape: tuple, ended: int) -> None:
+    env, (raw, params) = make("CartPole-v1"), gymnax.make("CartPole-v1")
+    gymnax_step = lambda key, state, action: raw.step(key, state, action, params)  # noqa: E731
+    ours, theirs = (
+        jax.jit(step)(*arguments)
+        for step, arguments in (
+            steps_mapped_over(env, shape, f, ended=ended) for f in (env.step, gymnax_step)
+        )
+    )
+    assert ours[3].sum() == ended
+    for a, b in zip(jax.tree.leaves(ours[:5]), jax.tree.leaves(theirs[:5]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (2, 4)])
+def test_no_reset_is_drawn_in_a_step_that_ends_no_episode(shape: tuple) -> None:
+    """Also under a second vmap, as over seeds, where a plain `cond` would run both branches."""
+    resets = []
+
+    def step(key: Array, done: Array) -> Array:
+        def reset() -> Array:
+            jax.debug.callback(lambda: resets.append(1))
+            return jax.random.uniform(key)
+
+        return reset_where(done, reset, jnp.float32(7.0))
+
+    keys = jax.random.split(rlscan.key(1), shape)
+    for _ in shape:
+        step = jax.vmap(step)
+    nobody = jnp.zeros(shape, bool)
+    assert (jax.jit(step)(keys, nobody) == 7).all()
+    jax.effects_barrier()
+    assert not resets
+    first = nobody.ravel().at[0].set(True).reshape(shape)
+    stepped = jax.jit(step)(keys, first)
+    jax.effects_barrier()
+    assert resets
+    assert ((stepped != 7) == first).all()
 
 
 def test_five_values_of_gymnax_before_1_are_refused() -> None:

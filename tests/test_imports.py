@@ -88,8 +88,8 @@ def test_imports_form_a_line() -> None:
     assert cycle(GRAPH) == []
 
 
-BELOW_ROLLOUT = {"_types", "_scan", "_random", "_spaces", "_pytree", "_with_statistics"}
-BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
+BELOW_ROLLOUT = {"_types", "_scan", "_random", "_mix32", "_spaces", "_pytree"}
+BELOW_ROLLOUT |= {"_with_statistics", "_devices", "_check", "_check_randomness", "_dataflow"}
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
     [
         ("_types", set()),
         ("_scan", set()),
-        ("_random", {"_types"}),
+        ("_random", {"_mix32"}),
         ("_spaces", {"_types"}),
         ("_returns", {"_types", "_scan"}),
-        ("_envs", {"_types"}),
+        ("_envs", {"_types", "_pytree"}),
         # What the author of an agent reads, and nothing of PPO, configs or runs.
         ("_rollout", BELOW_ROLLOUT),
         ("_replay", BELOW_ROLLOUT | {"_rollout"}),

@@ -46,7 +46,7 @@ def test_rollouts_and_replays(policy, schedule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("impl", ["philox4x32", "threefry2x32"])
+@pytest.mark.parametrize("impl", [rlscan.mix32, "threefry2x32"], ids=str)
 def test_training(impl):
     policy, env = probes.dropout_policy(), probes.Wander()
     key = jax.random.key(0, impl=impl)

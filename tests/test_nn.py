@@ -385,7 +385,7 @@ def test_a_cell_against_a_float64_one(name, step):
     expected = (expected, expected) if name == "lstm" else expected
     call = eqx.filter_jit(cell)
     for t, x in enumerate(jax.random.normal(rlscan.key(0), (4, 4))):
-        state = call(x, state, key=jax.random.fold_in(rlscan.key(1), t))
+        state = call(x, state, key=jax.random.fold_in(rlscan.key(2), t))
         z_x = double(state.input_mask) / (1 - input_p)
         z_h = double(state.hidden_mask) / (1 - hidden_p)
         expected = step(CELLS[name], z_x * double(x), expected, lambda h, z=z_h: z * h)

@@ -1,3 +1,4 @@
+import io
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,11 @@ from jax.extend.random import define_prng_impl
 from jaxtyping import Array, PRNGKeyArray
 
 import rlscan
-from rlscan._random import DEFAULT_IMPL, as_key
+from rlscan import GENERATORS
+from rlscan._random import as_key
 
-ACCEPTED = ["threefry2x32", "philox4x32", "threefry4x32"]
+OF_JAX = ["threefry2x32", "philox4x32", "threefry4x32"]
+DEFAULT = "mix32"
 
 
 def impl_of(key: PRNGKeyArray) -> str:
@@ -24,16 +27,69 @@ def impl_of(key: PRNGKeyArray) -> str:
 def test_key_is_a_typed_key_of_the_default_generator() -> None:
     key = rlscan.key(3)
     assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    assert impl_of(key) == DEFAULT_IMPL
-    assert (key == jax.random.key(3, impl=DEFAULT_IMPL)).item()
+    assert impl_of(key) == DEFAULT == GENERATORS[0]
+    assert (key == jax.random.key(3, impl=rlscan.mix32)).item()
     assert (jax.vmap(rlscan.key)(jnp.arange(5))[3] == key).item()  # as seeds are vmapped
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_generator_is_chosen_by_name(generator: str) -> None:
+    key = rlscan.key(3, generator=generator)
+    assert impl_of(key) == generator
+    assert impl_of(init(key).policy_key) == generator
+    if generator in OF_JAX:
+        assert (key == jax.random.key(3, impl=generator)).item()
+
+
+def test_generators_that_are_unknown_or_inexact_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="must be one of mix32, .*, got 'threefry'"):
+        rlscan.key(0, generator="threefry")
+    with pytest.raises(ValueError, match="'rbg' cannot be replayed"):
+        rlscan.key(0, generator="rbg")
+    own = registered("of a user")
+    assert impl_of(rlscan.key(0, generator=own)) == "of a user"
+
+
+# Keys as data.
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_keys_come_back_from_their_data(generator: str) -> None:
+    keys = jax.random.split(rlscan.key(5, generator=generator), (2, 3))
+    data = rlscan.key_data(keys)
+    assert data.generator == generator and data.words.dtype == np.uint32
+    file = io.BytesIO()
+    np.savez(file, **data._asdict())
+    file.seek(0)
+    stored = np.load(file)
+    back = rlscan.keys_from_data(rlscan.KeyData(stored["words"], str(stored["generator"])))
+    assert back.dtype == keys.dtype and (back == keys).all()
+
+
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        ((np.zeros(2, np.uint32), "rbg"), "generator must be one of mix32, .*, got 'rbg'"),
+        ((np.zeros(4, np.uint32), "mix32"), r"mix32 is 2 words of uint32, got uint32\[4\]"),
+        ((np.zeros((), np.uint32), "mix32"), r"mix32 is 2 words of uint32, got uint32\[\]"),
+        ((np.zeros(2), "threefry2x32"), r"2 words of uint32, got float64\[2\]"),
+    ],
+)
+def test_data_that_is_no_key_is_refused(data: tuple, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        rlscan.keys_from_data(rlscan.KeyData(*data))
+
+
+def test_keys_of_an_unknown_generator_have_no_data() -> None:
+    with pytest.raises(ValueError, match="'unnamed' are not known by their name"):
+        rlscan.key_data(jax.random.key(0, impl=registered("unnamed")))
 
 
 # What `as_key` takes and refuses.
 
 
-@pytest.mark.parametrize("impl", ACCEPTED)
-def test_exact_generators_are_accepted_as_they_are(impl: str) -> None:
+@pytest.mark.parametrize("impl", [*OF_JAX, rlscan.mix32], ids=str)
+def test_exact_generators_are_accepted_as_they_are(impl: Any) -> None:
     key = jax.random.key(1, impl=impl)
     assert as_key(key) is key
     assert jax.eval_shape(as_key, key).dtype == key.dtype  # in a trace as well
@@ -211,7 +267,7 @@ class Dice(eqx.Module):
 
 
 # Not threefry4x32, which is exact, but whose batched split of a split XLA does not compile on CPU.
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.mix32], ids=str)
 def test_rollouts_keep_the_generator(impl: str) -> None:
     key = jax.random.key(2, impl=impl)
     state, trajectory = rlscan.rollout(Guess(), Dice(), init(key), 3)
@@ -256,19 +312,19 @@ def test_default_generator_is_exact_under_vmap_and_shuffle(draw: str) -> None:
     assert len(np.unique(single, axis=0)) > 1
 
 
-@pytest.mark.parametrize("impl", ACCEPTED)
+@pytest.mark.parametrize("impl", OF_JAX)
 def test_fold_in_is_the_split_of_that_index(impl: str) -> None:
-    """So the two must never be used on one parent; `init_rollout` does not depend on N by it."""
+    """So the two must never be used on one parent."""
     key = jax.random.key(11, impl=impl)
     folded = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(7))
     for n in (7, 100):
         assert_same_bits(folded, jax.random.split(key, n)[:7])
 
 
-def num_distinct(impl: str, n: int) -> int:
+def num_distinct(impl: Any, n: int) -> int:
     data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0, impl=impl), n)))
     return len(np.unique(np.ascontiguousarray(data).view(f"u{4 * data.shape[1]}")))
 
 
 def test_half_a_million_splits_of_the_default_generator_are_distinct() -> None:
-    assert num_distinct(DEFAULT_IMPL, 500_000) == 500_000
+    assert num_distinct(rlscan.mix32, 500_000) == 500_000

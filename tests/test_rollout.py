@@ -387,7 +387,7 @@ def test_termination_wins_where_both_flags_are_set():
 # Keys and numbers that are taken, and those that are not.
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32"])
+@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.mix32], ids=str)
 def test_a_keys_generator_is_kept(impl):
     policy, env = probes.Coin(jnp.zeros(()), jnp.zeros(())), probes.leak
     key = jax.random.key(0, impl=impl)

@@ -1,0 +1,45 @@
+"""The subject: which policy acts in which environment, ours or the reader's."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import rlscan
+from benchmarks._benchmark import Settings
+
+RATE = 0.1
+
+
+class Subject(NamedTuple):
+    env: rlscan.Environment
+    policy: rlscan.Policy
+    description: str
+
+
+def subject(settings: Settings) -> Subject:
+    """CartPole and an actor-critic with dropout, where the reader gave nothing else.
+
+    **Raises:** `ValueError` or `TypeError` for what cannot be loaded, or cannot act.
+    """
+    env_name, policy_name = settings.env or "CartPole-v1", settings.policy
+    make_policy = load(policy_name) if policy_name else None  # refused before gymnax is imported
+    env = load(env_name)() if ":" in env_name else rlscan.make(env_name)
+    if make_policy is None:
+        policy: Any = rlscan.ActorCritic(env, dropout=RATE, key=rlscan.key(0))
+        return Subject(env, policy, f"{env_name}, two hidden layers of 64, tanh, dropout {RATE}")
+    policy = make_policy(env, key=rlscan.key(0))
+    rlscan.check_policy(policy, env)
+    return Subject(env, policy, f"{env_name}, {policy_name}")
+
+
+def load(name: str) -> Any:
+    """What `module:attribute` names; modules of the current folder are found."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"{name!r} is not of the form module:factory, such as my_policy:make")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"cannot import {module_name!r} of {name!r}: {error}") from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"{module_name} has no {attribute!r}; {name!r} must be module:factory")
+    return getattr(module, attribute)

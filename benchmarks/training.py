@@ -1,0 +1,68 @@
+"""Steps per second of one whole PPO update: rollout, values, advantages, and the epochs over them.
+
+`rlscan.update` jitted, of the same policy with dropout and in inference mode. Each run starts from
+the same state.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import rlscan
+from benchmarks._benchmark import Benchmark, Result, Settings
+from benchmarks._figures import Comparison, Line, figures_of
+from benchmarks._subject import subject
+from benchmarks._timing import interleaved
+
+# A size is its name, which claims are made of, and its settings.
+SIZES = {
+    "N = 64, T = 128": rlscan.PPOConfig(num_envs=64, num_steps=128),
+    "N = 1024, T = 32": rlscan.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8),
+}
+SMOKE_SIZES = {"N = 4, T = 8": rlscan.PPOConfig(num_envs=4, num_steps=8)}
+
+MEANINGS = {
+    "no dropout": "an update of the policy in inference mode",
+    "dropout": "an update with dropout, its masks replayed in every epoch",
+}
+
+COMPARISONS = (
+    Comparison("dropout", "no dropout", "what dropout costs", dict.fromkeys(SIZES, 0.8)),
+)
+
+
+def run(settings: Settings) -> Result:
+    ours = subject(settings)
+    policies = {"no dropout": eqx.nn.inference_mode(ours.policy), "dropout": ours.policy}
+    minibatches = "4 minibatches" if settings.smoke else "4 minibatches (8 at N = 1024)"
+    lines = []
+    for size, config in (SMOKE_SIZES if settings.smoke else SIZES).items():
+        updates = {name: one_update(p, ours.env, config) for name, p in policies.items()}
+        num_steps = config.num_envs * config.num_steps
+        for name, timing in interleaved(updates, repeats=settings.repeats).items():
+            lines.append(Line(name, size, MEANINGS[name], figures_of(timing, num_steps=num_steps)))
+    return Result(f"{ours.description}, 4 epochs of {minibatches}", lines)
+
+
+def one_update(
+    policy: rlscan.Policy, env: rlscan.Environment, config: rlscan.PPOConfig
+) -> tuple[Callable, tuple]:
+    numbers = config.as_arrays()  # as the trainer has them
+
+    def update(state: rlscan.TrainState, num_updates: jax.Array) -> tuple:
+        return rlscan.update(state, env, numbers, num_updates=num_updates)
+
+    state = rlscan.init_train(policy, env, config, key=rlscan.key(0))
+    return update, (state, jnp.asarray(100))
+
+
+BENCHMARK = Benchmark(
+    name="training",
+    measures="steps per second of a whole PPO update, with dropout and without",
+    minutes=1,
+    run=run,
+    comparisons=COMPARISONS,
+    takes_own=True,
+)

@@ -1,0 +1,215 @@
+"""Several devices: the host's cores, two of them (see conftest.py)."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import probes
+import pytest
+from jax.flatten_util import ravel_pytree
+from test_statistics import make_policy as statistics_policy
+
+import rlscan
+from rlscan._config import Config
+from rlscan._devices import FIRST, WHOLE, own_key, sharded, worthwhile
+from rlscan._ppo import act_and_judge, flat
+from rlscan._run import on_this_machine
+from rlscan._trainable import partition_trainable
+
+MESH = rlscan.make_mesh(2)
+CONFIG = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=1, num_epochs=1)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal but for rounding, keys and all other integers to the last bit."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def rolled_out(policy: Any, schedule: Any, mesh: Any) -> Any:
+    env = probes.Wander()
+    state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(1))
+    for _ in range(2):  # the second from what the first has left where it is
+        state, trajectory = eqx.filter_jit(rlscan.rollout)(
+            policy, env, state, 6, key_schedule=schedule, mesh=mesh
+        )
+    return state, trajectory
+
+
+@pytest.mark.parametrize(
+    "schedule", ["step", *(pytest.param(s, marks=pytest.mark.slow) for s in ("episode", "rollout"))]
+)
+def test_a_rollout_is_that_of_one_device(schedule: str) -> None:
+    policy = probes.dropout_policy()
+    on_two, on_one = (rolled_out(policy, schedule, mesh) for mesh in (MESH, None))
+    assert_same(on_two, on_one)
+    assert on_two[1].reward.sharding.num_devices == 2
+    log_prob, _, _ = rlscan.replay(policy, on_two[1])
+    np.testing.assert_allclose(log_prob, on_two[1].log_prob, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_recurrent_rollout_is_that_of_one_device() -> None:
+    policy = probes.Recurrent()
+    on_two, on_one = (rolled_out(policy, "step", mesh) for mesh in (MESH, None))
+    assert_same(on_two, on_one)
+
+
+def trained(mesh: Any, **changes: Any) -> tuple:
+    config = dataclasses.replace(CONFIG, **changes)
+    policy, env = probes.dropout_policy(), probes.Wander()
+    state = rlscan.init_train(policy, env, config, key=rlscan.key(2), mesh=mesh)
+    update = eqx.filter_jit(rlscan.update)
+    return config, state, update(state, env, config.as_arrays(), num_updates=5, mesh=mesh)
+
+
+def test_an_update_is_that_of_the_mean_gradient_and_the_metrics_of_all() -> None:
+    """One minibatch: what each device has, in whatever order. The reference is one device's, which
+    takes the gradients of the two halves by hand."""
+    config, state, (after, metrics) = trained(MESH, num_steps=32)
+    _, start, (_, on_one) = trained(None, num_steps=32)
+    numbers = config.as_arrays()
+    policy, rollout_state, batch = eqx.filter_jit(act_and_judge)(start, probes.Wander(), numbers)
+    assert_same(after.rollout_state, rollout_state)
+    params, rest = partition_trainable(policy)
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def gradient(params: Any, half: Any) -> Any:
+        return rlscan.ppo_loss(eqx.combine(params, rest), flat(half), numbers)
+
+    halves = jax.tree.map(lambda x: x[:, :2], batch), jax.tree.map(lambda x: x[:, 2:], batch)
+    results = [gradient(params, half) for half in halves]
+    (losses, grads) = zip(*[(value[0], grad) for value, grad in results], strict=True)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *grads)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adam(config.learning_rate, eps=config.adam_eps),
+    )
+    step, _ = optimiser.update(mean, optimiser.init(params))
+    moved = optax.apply_updates(params, step)
+    assert_same(partition_trainable(after.policy)[0], moved)
+    assert ravel_pytree(moved)[0].shape and not np.allclose(
+        ravel_pytree(moved)[0], ravel_pytree(params)[0]
+    )
+    np.testing.assert_allclose(metrics["loss"], sum(losses) / 2, rtol=1e-4)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(mean), rtol=1e-4)
+
+    assert metrics.keys() == rlscan.METRICS.keys()
+    assert metrics["num_episodes"] == on_one["num_episodes"] > 4
+    for name in ("episode_return", "episode_length", "explained_variance", "entropy", "value_loss"):
+        np.testing.assert_allclose(metrics[name], on_one[name], rtol=1e-4, err_msg=name)
+    assert metrics["audit_error"] <= 1e-5
+
+
+@pytest.mark.slow
+def test_the_audit_reports_the_device_that_is_off() -> None:
+    """A loss whose log-ratios are off for one environment alone, which one of the devices has."""
+
+    def off(policy: Any, minibatch: Any, config: Any) -> Any:
+        loss, (log_ratio, metrics) = rlscan.ppo_loss(policy, minibatch, config)
+        is_last = minibatch.trajectory.observation[..., 0] > 1e9
+        return loss, (log_ratio + is_last, metrics)
+
+    policy, env = probes.dropout_policy(), probes.Wander()
+    state = rlscan.init_train(policy, env, CONFIG, key=rlscan.key(2), mesh=MESH)
+    far = state.rollout_state.observation.at[3, 0].set(1e10)
+    state = eqx.tree_at(lambda s: s.rollout_state.observation, state, far)
+    _, metrics = eqx.filter_jit(rlscan.update)(
+        state, env, CONFIG.as_arrays(), num_updates=5, loss=off, mesh=MESH
+    )
+    assert metrics["audit_log_ratio"] >= 0.9
+
+
+def test_each_device_shuffles_by_a_key_of_its_own() -> None:
+    f = sharded(lambda key, _: own_key("envs", key)[None], MESH, (WHOLE, FIRST), FIRST)
+    first, second = jax.random.key_data(jax.jit(f)(rlscan.key(0), jnp.zeros(2)))
+    assert (first != second).any()
+
+
+@pytest.mark.slow
+def test_training_on_two_devices_learns_at_a_ratio_of_1() -> None:
+    env = rlscan.make("CartPole-v1")
+    config = rlscan.PPOConfig(num_envs=16, num_steps=64, learning_rate=1e-3, gae_lambda=0.8)
+    policy = rlscan.ActorCritic(env, dropout=0.1, key=rlscan.key(0))
+    run = rlscan.train(
+        policy, env, config, total_steps=100_000, key=rlscan.key(1), strict=True, mesh=MESH
+    )
+    returns = [metrics["episode_return"] for _, metrics in run]
+    assert np.mean(returns[-5:]) > 150
+
+
+def test_what_is_mapped_is_split() -> None:
+    double = rlscan.on_devices(jax.vmap(lambda key, x: (2 * x, jax.random.normal(key))), MESH)
+    keys, x = jax.random.split(rlscan.key(0), 6), jnp.arange(6.0)
+    doubled, noise = jax.jit(double)(keys, x)
+    np.testing.assert_array_equal(doubled, 2 * x)
+    np.testing.assert_array_equal(noise, jax.vmap(jax.random.normal)(keys))
+    assert doubled.sharding.num_devices == 2
+
+
+# Refusals.
+
+
+def test_too_many_devices_are_refused() -> None:
+    for number in (0, 3):
+        with pytest.raises(ValueError, match=f"from 1 to 2, .* got {number}; to split a CPU"):
+            rlscan.make_mesh(number)
+
+
+def test_what_the_devices_do_not_divide_is_refused() -> None:
+    policy, env = probes.dropout_policy(), probes.Wander()
+    state = rlscan.init_rollout(policy, env, num_envs=3, key=rlscan.key(1))
+    with pytest.raises(ValueError, match="number of environments .* got 3; use 4, or fewer"):
+        rlscan.rollout(policy, env, state, 2, mesh=MESH)
+    with pytest.raises(ValueError, match="first axis of each argument .* got 5"):
+        rlscan.on_devices(jnp.sin, MESH)(jnp.zeros(5))
+    with pytest.raises(ValueError, match="num_envs must be a multiple of the 2 devices"):
+        trained(MESH, num_envs=3)
+    with pytest.raises(ValueError, match=r"has 16 of 32 samples.* or num_minibatches = 16"):
+        trained(MESH, num_minibatches=32)
+
+
+def test_statistics_are_refused() -> None:
+    policy = statistics_policy()
+    with pytest.raises(ValueError, match="WithStatistics move by a whole rollout.*mesh=None"):
+        rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
+
+
+# How many are worth their while.
+
+
+@pytest.mark.parametrize(
+    "cores, num_envs, minibatch, found",
+    [
+        (1, 1024, 4096, 1),
+        (2, 1024, 4096, 2),
+        (2, 16, 4096, 1),  # too few environments for each
+        (2, 1024, 1024, 1),  # too few samples for each
+        (3, 1024, 4096, 2),  # 3 does not divide
+        (16, 1024, 8192, 8),
+        (0, 64, 4096, 1),
+    ],
+)
+def test_as_many_devices_as_have_enough_to_do(
+    cores: int, num_envs: int, minibatch: int, found: int
+) -> None:
+    assert worthwhile(cores, num_envs, minibatch) == found
+
+
+@pytest.mark.parametrize("given, found", [(None, 2), (1, 1)])
+def test_a_run_is_split_unless_told_otherwise(
+    given: int | None, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlscan._run.num_cores", lambda: 2)
+    ppo = rlscan.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8)
+    config = on_this_machine(Config(ppo=ppo, num_devices=given))
+    assert config.num_devices == found
+    assert on_this_machine(Config(num_devices=given)).num_devices == 1  # 8 environments

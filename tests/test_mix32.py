@@ -1,0 +1,137 @@
+"""`mix32` against a reference in Python's integers, and what a generator must not do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import rlscan
+from rlscan import mix32
+
+MASK = 2**32 - 1
+
+
+def word(key: tuple[int, int], counter: int) -> int:
+    k0, k1 = key
+    second = (k1 + k0 * 0xC2B2AE35) & MASK
+    first = (k0 + (second ^ second >> 16) * 0x85EBCA6B) & MASK
+    x = (counter * 0x9E3779B9 + first) & MASK
+    x = ((x ^ x >> 16) * 0x21F0AAAD + second) & MASK
+    x = ((x ^ x >> 15) * 0xD35A2D97) & MASK
+    return ((x ^ x >> 15) + counter) & MASK
+
+
+def moved(key: tuple[int, int], by: int) -> tuple[int, int]:
+    return (key[0] + by) & MASK, (key[1] + by) & MASK
+
+
+def fold(key: tuple[int, int], data: int) -> tuple[int, int]:
+    data &= MASK
+    return word(moved(key, 0x85A308D3), data), word(moved(key, 0x13198A2E), data)
+
+
+KEYS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0x80000000), (0xDEADBEEF, 0x12345678)]
+
+
+def wrap(key: tuple[int, int]) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.array(key, jnp.uint32), impl=mix32)
+
+
+def data(key: jax.Array) -> list:
+    return jax.random.key_data(key).tolist()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_bits_splits_and_folds_are_those_of_the_reference(key: tuple[int, int]) -> None:
+    bits = jax.random.bits(wrap(key), (3, 5))
+    assert bits.tolist() == [[word(key, 5 * i + j) for j in range(5)] for i in range(3)]
+    assert jax.random.bits(wrap(key)).item() == word(key, 0)
+    parts = moved(key, 0x243F6A88)
+    assert data(jax.random.split(wrap(key), 3)) == [
+        [word(parts, 2 * i), word(parts, 2 * i + 1)] for i in range(3)
+    ]
+    for number in (0, 1, 7, 2**31, MASK):
+        assert tuple(data(jax.random.fold_in(wrap(key), number))) == fold(key, number)
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**31 - 1, -(2**31)])
+def test_seeds_are_hashed(seed: int) -> None:
+    reference = fold(fold((0x03707344, 0x03707344), 0), seed)
+    assert tuple(data(jax.random.key(seed, impl=mix32))) == reference
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_narrow_draws_are_the_bytes_of_the_words(width: int) -> None:
+    words = jax.random.bits(wrap(KEYS[4]), (11,))
+    narrow = jax.random.bits(wrap(KEYS[4]), (3, 7), f"uint{width}")
+    dtype = {8: jnp.uint8, 16: jnp.uint16}[width]
+    assert narrow.dtype == dtype
+    assert narrow.ravel().tolist() == lax.bitcast_convert_type(words, dtype).ravel()[:21].tolist()
+
+
+def test_wide_draws_and_seeds_take_two_words() -> None:
+    key = KEYS[4]
+    with jax.enable_x64(True):
+        wide = jax.random.bits(wrap(key), (2, 2), "uint64")
+        reference = [word(key, i) << 32 | word(key, 4 + i) for i in range(4)]
+        assert wide.ravel().tolist() == reference
+        high = data(jax.random.key(5 + 2**40, impl=mix32))
+    assert high != data(jax.random.key(5, impl=mix32))
+
+
+def test_more_words_than_the_counter_counts_are_refused() -> None:
+    draw = jax.jit(lambda key: jax.random.bits(key, (2**32 + 1,)))
+    with pytest.raises(ValueError, match=r"at most 2\^32 words.* a draw of 4294967297; split"):
+        draw.lower(wrap(KEYS[0]))
+
+
+def test_every_bit_of_key_and_counter_counts() -> None:
+    """Flipping one of 96 bits flips each of 32 with a probability of one half."""
+    n = 1 << 14
+    rng = np.random.default_rng(0)
+    k0, k1, c = rng.integers(0, 2**32, (3, n), dtype=np.uint32)
+
+    @jax.jit
+    @jax.vmap
+    def hashed(k0: jax.Array, k1: jax.Array, c: jax.Array) -> jax.Array:
+        # fold_in hashes any counter; `bits` would need all up to it.
+        key = jax.random.wrap_key_data(jnp.stack([k0, k1]), impl=mix32)
+        return jax.random.key_data(jax.random.fold_in(key, c))[0]
+
+    base = hashed(k0, k1, c)
+    for which in range(3):
+        for bit in range(32):
+            inputs = [k0, k1, c]
+            inputs[which] = inputs[which] ^ np.uint32(1 << bit)
+            flipped = np.asarray(hashed(*inputs) ^ base)
+            share = ((flipped[:, None] >> np.arange(32)) & 1).mean(0)
+            assert np.abs(share - 0.5).max() < 0.5 / np.sqrt(n) * 6, (which, bit)
+
+
+def test_words_of_one_key_repeat_as_often_as_random_ones() -> None:
+    """A hash that is a bijection of the counter never repeats a word: no random numbers."""
+    n = 1 << 18
+    draw = jax.jit(lambda key: jax.random.bits(key, (n,)))
+    repeats = [
+        n - len(np.unique(np.asarray(draw(key)))) for key in jax.random.split(rlscan.key(1), 64)
+    ]
+    expected = 64 * n * n / 2**33  # birthdays: 512
+    assert abs(sum(repeats) - expected) < 6 * np.sqrt(expected)
+
+
+def test_keys_that_share_a_word_have_streams_of_their_own() -> None:
+    """Of 2^17 keys with one word in common, none has the first two words of another."""
+    other = jnp.arange(1 << 17, dtype=jnp.uint32)
+    for make in (lambda k: jnp.stack([jnp.uint32(9), k]), lambda k: jnp.stack([k, jnp.uint32(9)])):
+        keys = jax.random.wrap_key_data(jax.vmap(make)(other), impl=mix32)
+        streams = np.asarray(jax.vmap(lambda k: jax.random.bits(k, (2,)))(keys))
+        assert len(np.unique(np.ascontiguousarray(streams).view(np.uint64))) == len(other)
+
+
+def test_bits_splits_and_folds_of_one_key_are_apart() -> None:
+    key = wrap(KEYS[4])
+    folds = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(1000))
+    drawn = [jax.random.bits(key, (2000,)), data(jax.random.split(key, 1000)), data(folds)]
+    words = np.concatenate([np.ravel(np.asarray(part, np.uint32)) for part in drawn])
+    assert len(np.unique(words)) > 5990  # of 6000, of which less than one repeats by chance
