@@ -1,0 +1,121 @@
+"""R. G. Brown's dieharder 3.31.1 on a stream, test by test, each on words of its own."""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.randomness import results
+from benchmarks.randomness.runs import Run
+from benchmarks.randomness.streams import draw
+
+MISSING = "dieharder is not installed; `apt install dieharder`"
+NOT_SURE = ("diehard_opso", "diehard_oqso", "diehard_dna", "diehard_sums")  # says `dieharder -l`
+
+
+class Test(NamedTuple):
+    """One call of the program."""
+
+    number: int
+    size: int | None = None  # where a test runs in several sizes
+
+    @property
+    def name(self) -> str:
+        return f"-d {self.number}" + ("" if self.size is None else f" -n {self.size}")
+
+    @property
+    def seed(self) -> int:
+        """Of the stream. No two tests have one in common, and none is NIST's 0."""
+        return 100 * self.number + (self.size or 0) + 1
+
+
+class Line(NamedTuple):
+    """One p-value."""
+
+    test: str
+    size: int
+    samples: int  # what the test looked at for one sample of its p-value
+    p_samples: int  # of the p-value, which a Kolmogorov-Smirnov test made one
+    p_value: float
+    assessment: str  # PASSED, WEAK or FAILED
+
+
+def _sizes(number: int, *sizes: int) -> list[Test]:
+    return [Test(number, size) for size in sizes]
+
+
+# For streams of many keys: birthdays, ranks, missing words, ones, runs, patterns in bits, and sums
+# at lags that meet the four words of a key.
+SUBSET = [
+    *map(Test, (0, 2, 3, 4, 5, 6, 7, 8, 15, 100, 102, 209)),
+    *_sizes(200, *range(1, 13)),
+    *_sizes(202, 2, 3, 4, 5),
+    *_sizes(203, 0, 1, 3),
+]
+# All that `dieharder -a` runs: 114 p-values. Sums at long lags read most of the words, so they
+# come last.
+WHOLE = [
+    *(test for test in SUBSET if test.number != 203),
+    *map(Test, (1, 9, 10, 11, 12, 13, 14, 16, 17, 101, 204, 205, 206, 207, 208)),
+    *_sizes(201, 2, 3, 4, 5),
+    *_sizes(203, *range(33)),
+]
+
+
+def is_installed() -> bool:
+    return shutil.which("dieharder") is not None
+
+
+def tests_of(run: Run) -> list[Test]:
+    return WHOLE if run.stream == "counter" and run.generator != "weyl" else SUBSET
+
+
+def run(run: Run, folder: Path, tests: list[Test], *options: str) -> dict[str, Any]:
+    """Runs those of the tests that are not in the run's file yet."""
+    found = results.read_or_start(run, folder, {"options": list(options)})
+    for test in tests:
+        if test.name not in found["tests"]:
+            found["tests"][test.name] = _run_test(run, test, options)
+            results.write(run, folder, found)
+            _show(run, test, **found["tests"][test.name])
+    return found
+
+
+def lines_of(found: dict[str, Any]) -> list[Line]:
+    """Every p-value of a file."""
+    return [Line(*line) for test in found["tests"].values() for line in test["lines"]]
+
+
+def parse(output: str) -> list[Line]:
+    """The p-values in what dieharder prints."""
+    pattern = r"^ *(\w+)\| *(\d+)\| *(\d+)\| *(\d+)\| *([\d.]+)\| *(\w+) *$"
+    return [
+        Line(test, int(size), int(samples), int(p_samples), float(p_value), assessment)
+        for test, size, samples, p_samples, p_value, assessment in re.findall(pattern, output, re.M)
+    ]
+
+
+def _show(run: Run, test: Test, *, lines: list[Line], bytes: int, seconds: float, **_: Any) -> None:
+    outcome = ", ".join(f"{line.p_value:.3g} {line.assessment}" for line in lines)
+    print(f"{run.name} {test.name}: {outcome}; {bytes / 1e9:.2g} GB, {seconds} s", flush=True)
+
+
+def _run_test(run: Run, test: Test, options: tuple[str, ...]) -> dict[str, Any]:
+    start = time.perf_counter()
+    command = ["dieharder", "-g", "200", *test.name.split(), *options]
+    pipe = subprocess.PIPE
+    num_bytes = 0
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, pipesize=2**20) as program:
+        assert program.stdin and program.stdout
+        with contextlib.suppress(BrokenPipeError), program.stdin:  # it reads as much as it needs
+            for words in draw(run.generator, run.stream, test.seed):
+                program.stdin.write(words.data)
+                num_bytes += words.nbytes
+        lines = parse(program.stdout.read().decode())
+    if program.returncode or not lines:
+        raise RuntimeError(f"`{' '.join(command)}` ended with {program.returncode}, {lines}")
+    seconds = round(time.perf_counter() - start, 1)
+    return {"seed": test.seed, "bytes": num_bytes, "seconds": seconds, "lines": lines}

@@ -1,0 +1,101 @@
+"""The tests of NIST SP 800-22 on many sequences of a stream, judged as its section 4.2 says."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import gammaincc
+from scipy.stats import binom
+
+from benchmarks.randomness import results, sp800_22
+from benchmarks.randomness.runs import Run
+from benchmarks.randomness.streams import draw
+
+LEVEL = 0.01  # a sequence passes a test if its p-value is no smaller
+LEAST_UNIFORMITY = 0.0001
+FEWEST = 55  # sequences from which on uniformity is judged
+SEED = 0
+
+
+class Verdict(NamedTuple):
+    """How the sequences did in one test."""
+
+    test: str
+    passed: int
+    num_sequences: int
+    uniformity: float | None  # the p-value of the p-values; `None` for too few sequences
+
+    @property
+    def fewest(self) -> int:
+        return int(_acceptable(self.num_sequences)[0])
+
+    @property
+    def meets_proportion(self) -> bool:
+        return self.passed in _acceptable(self.num_sequences)
+
+    @property
+    def meets_uniformity(self) -> bool:
+        return self.uniformity is None or self.uniformity >= LEAST_UNIFORMITY
+
+    @property
+    def is_met(self) -> bool:
+        return self.meets_proportion and self.meets_uniformity
+
+    @property
+    def missed_by_chance(self) -> float:
+        """How likely random numbers miss one of the two criteria."""
+        counts = _acceptable(self.num_sequences)
+        outside = 1 - binom.pmf(counts, self.num_sequences, 1 - LEVEL).sum()
+        return float(outside + (self.uniformity is not None) * LEAST_UNIFORMITY)
+
+
+def run(run: Run, folder: Path, num_sequences: int = 1000, num_bits: int = 10**6) -> dict[str, Any]:
+    """Goes on to `num_sequences`, of the next `num_bits` of the stream each, high bits first."""
+    found = results.read_or_start(run, folder, {"num_bits": num_bits, "seed": SEED})
+    done = found.setdefault("num_sequences", 0)
+    chunks = draw(run.generator, run.stream, SEED)
+    for bits in islice(_sequences(chunks, num_bits), done, max(done, num_sequences)):
+        for test, p_value in sp800_22.all_tests(bits).items():
+            _count(found["tests"].setdefault(test, [0] * 11), p_value)
+        found["num_sequences"] += 1
+        results.write(run, folder, found)
+    return found
+
+
+def verdicts(found: dict[str, Any]) -> list[Verdict]:
+    """Of each test of a file."""
+    return [_verdict(test, *counts) for test, counts in found["tests"].items()]
+
+
+def _verdict(test: str, passed: int, *tenths: int) -> Verdict:
+    num_sequences = sum(tenths)
+    expected = num_sequences / 10
+    distance = sum((count - expected) ** 2 for count in tenths) / expected
+    uniformity = float(gammaincc(9 / 2, distance / 2)) if num_sequences >= FEWEST else None
+    return Verdict(test, passed, num_sequences, uniformity)
+
+
+def _count(counts: list[int], p_value: float) -> None:
+    """First how many passed; then how many p-values fell into each tenth of 0 to 1."""
+    counts[0] += p_value >= LEVEL
+    counts[1 + min(int(10 * p_value), 9)] += 1
+
+
+def _acceptable(num_sequences: int) -> range:
+    """4.2.1: how many may pass, three standard deviations to either side."""
+    mean = num_sequences * (1 - LEVEL)
+    margin = 3 * np.sqrt(mean * LEVEL)
+    return range(int(np.ceil(mean - margin)), min(num_sequences, int(mean + margin)) + 1)
+
+
+def _sequences(chunks: Iterable[np.ndarray], num_bits: int) -> Iterator[sp800_22.Bits]:
+    num_words = num_bits // 32
+    rest = np.empty(0, np.uint32)
+    for chunk in chunks:
+        words = np.concatenate([rest, chunk])
+        whole = len(words) // num_words * num_words
+        for sequence in words[:whole].reshape(-1, num_words):
+            yield np.unpackbits(sequence.astype(">u4").view(np.uint8))
+        rest = words[whole:]

@@ -1,0 +1,41 @@
+"""What is run: a battery of tests on a stream of a generator."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.randomness.streams import GENERATORS, STREAMS
+
+
+class Run(NamedTuple):
+    """One battery on one stream."""
+
+    generator: str
+    stream: str
+    battery: str  # "nist" or "dieharder"
+
+    @property
+    def name(self) -> str:
+        return "/".join(self)
+
+    def path(self, folder: Path) -> Path:
+        return folder / self.generator / f"{self.stream}-{self.battery}.json"
+
+
+def _runs(generator: str, battery: str) -> list[Run]:
+    # Of the bad generator one stream is enough to see that it fails.
+    streams = list(STREAMS)[:1] if generator == "weyl" else list(STREAMS)
+    return [Run(generator, stream, battery) for stream in streams]
+
+
+# In the order in which they run: what is judged first, and minutes before hours.
+RUNS: dict[str, Run] = {
+    run.name: run
+    for run in (
+        *_runs("mix32", "nist"),
+        *_runs("weyl", "nist"),
+        *_runs("mix32", "dieharder"),
+        *(run for generator in ("threefry2x32", "philox4x32") for run in _runs(generator, "nist")),
+        *_runs("weyl", "dieharder"),
+        *(run for generator in list(GENERATORS)[1:3] for run in _runs(generator, "dieharder")),
+    )
+}
