@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import jax
 
+import rlscan
 from benchmarks import _table
 from benchmarks._benchmark import Benchmark, Settings
 from benchmarks._compare import compare
@@ -25,6 +26,7 @@ from benchmarks._figures import Line, Ratio, ratios, to_json
 from benchmarks._registry import BENCHMARKS, studies
 from benchmarks._subject import subject
 from benchmarks._timing import circumstances, write_json
+from rlscan._devices import num_cores
 from rlscan._envs import did_you_mean
 
 DONE, MISSED, BAD_INPUT = 0, 1, 2  # exit statuses
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(chosen: Sequence[Benchmark], settings: Settings, json: str | None) -> int:
     """Runs benchmarks, and shows each as it ends."""
+    rlscan.configure_cpu(num_devices=num_cores())  # as the scripts do
     jax.config.update("jax_enable_compilation_cache", False)  # else nothing would be compiled
     introduce(chosen, settings)
     figures: dict[str, Any] = {}

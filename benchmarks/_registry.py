@@ -3,12 +3,13 @@
 import ast
 from pathlib import Path
 
-from benchmarks import rollout, startup, switches, training
+from benchmarks import devices, rollout, startup, switches, training
 from benchmarks._benchmark import Benchmark
 
 # A new one: its file, with a `BENCHMARK`, and its name in this line. The order is that of running.
 BENCHMARKS: dict[str, Benchmark] = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (rollout, training, switches, startup)
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (rollout, training, devices, switches, startup)
 }
 
 

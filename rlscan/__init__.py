@@ -5,7 +5,11 @@ from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
 from ._checkpoint import load_policy as load_policy
-from ._devices import make_mesh as make_mesh, on_devices as on_devices
+from ._devices import (
+    configure_cpu as configure_cpu,
+    make_mesh as make_mesh,
+    on_devices as on_devices,
+)
 from ._envs import (
     ENVIRONMENTS as ENVIRONMENTS,
     GymnaxEnvironment as GymnaxEnvironment,

@@ -26,7 +26,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh of one axis, for the `mesh` of `rlscan.rollout`, `rlscan.train` and their kin.
 
     On CPUs the cores are one device until JAX is told otherwise, before it first runs:
-    `jax.config.update("jax_num_cpu_devices", 2)`.
+    `rlscan.configure_cpu(num_devices=2)`.
 
     **Arguments:**
 
@@ -37,7 +37,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     devices = jax.devices()
     num_devices = len(devices) if num_devices is None else num_devices
     if not 1 <= num_devices <= len(devices):
-        hint = f'jax.config.update("jax_num_cpu_devices", {num_devices}) before JAX first runs'
+        hint = f"rlscan.configure_cpu(num_devices={num_devices}) before JAX first runs"
         raise ValueError(
             f"num_devices must be from 1 to {len(devices)}, the devices that JAX has, got "
             f"{num_devices}" + (f"; to split a CPU: {hint}" if devices[0].platform == "cpu" else "")
@@ -45,9 +45,24 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(np.array(devices[:num_devices]), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def split_cpu(num_devices: int) -> None:
-    """Makes as many devices of the host's cores. Only before JAX first runs; later it is too late,
-    and `make_mesh` says what there is."""
+_WIDE_VECTORS = "--xla_cpu_prefer_vector_width=512"
+
+
+def configure_cpu(num_devices: int = 1) -> None:
+    """Sets JAX up for the CPU; the scripts and the benchmarks do. Call it before JAX first runs.
+
+    Its vectors are 512 bits wide where the CPU has them (XLA would take 256): a rollout without
+    dropout gains 1.05, one with dropout 1.1, on a CPU with AVX-512. What is in `XLA_FLAGS` already
+    stands. Without effect on other accelerators.
+
+    **Arguments:**
+
+    - `num_devices`: how many devices the host's cores are, for `make_mesh`.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _WIDE_VECTORS.split("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_WIDE_VECTORS}".strip()
+    # Once JAX runs it is too late, and `make_mesh` says what there is.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", num_devices)
 

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from ._checkpoint import POLICY_FILE, build_policy, save_policy
 from ._config import Config, EnvConfig
-from ._devices import make_mesh, num_cores, split_cpu, worthwhile
+from ._devices import configure_cpu, make_mesh, num_cores, worthwhile
 from ._envs import make
 from ._metrics import Metrics
 from ._ppo import TrainState, init_train, update
@@ -36,7 +36,7 @@ def on_this_machine(config: Config) -> Config:
     """
     ppo = config.ppo
     minibatch = ppo.num_envs * ppo.num_steps // ppo.num_minibatches
-    split_cpu(config.num_devices or worthwhile(num_cores(), ppo.num_envs, minibatch))
+    configure_cpu(config.num_devices or worthwhile(num_cores(), ppo.num_envs, minibatch))
     if config.num_devices is not None:
         return config
     found = worthwhile(len(jax.devices()), ppo.num_envs, minibatch)

@@ -1,0 +1,79 @@
+"""Steps per second with the environments on one device of the host, and split over all its cores.
+
+Cores become devices by `rlscan.configure_cpu(num_devices=…)`, which the suite calls at its start.
+XLA alone hardly uses a second core in a rollout: its loops are small.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import rlscan
+from benchmarks._benchmark import Benchmark, Result, Settings
+from benchmarks._figures import Comparison, Line, figures_of
+from benchmarks._subject import Subject, subject
+from benchmarks._timing import interleaved
+
+MEANINGS = {
+    "rollout, one device": "rlscan.rollout with dropout, without a mesh",
+    "rollout, two devices": "the same environments, keys and masks, half of them on each",
+    "update, one device": "a PPO update with dropout, 8 minibatches, without a mesh",
+    "update, two devices": "the same; gradients are exchanged at each step",
+}
+
+COMPARISONS = (
+    Comparison(
+        "rollout, two devices",
+        "rollout, one device",
+        "what a second core gains in a rollout",
+        {"N = 1024": 1.8},
+    ),
+    Comparison("update, two devices", "update, one device", "what it gains in a whole update"),
+)
+
+
+def run(settings: Settings) -> Result:
+    if len(jax.devices()) < 2:
+        raise RuntimeError("devices: needs two cores, or two devices; JAX has one")
+    num_steps, sizes = (8, (4,)) if settings.smoke else (128, (64, 1024))
+    ours, mesh = subject(settings), rlscan.make_mesh(2)
+    lines = []
+    for num_envs in sizes:
+        contestants = {
+            "rollout, one device": rollout(ours, num_envs, num_steps, None),
+            "rollout, two devices": rollout(ours, num_envs, num_steps, mesh),
+            "update, one device": update(ours, num_envs, num_steps, None),
+            "update, two devices": update(ours, num_envs, num_steps, mesh),
+        }
+        for name, timing in interleaved(contestants, repeats=settings.repeats).items():
+            figures = figures_of(timing, num_steps=num_envs * num_steps)
+            lines.append(Line(name, f"N = {num_envs}", MEANINGS[name], figures))
+    return Result(f"{ours.description}, T = {num_steps}", lines)
+
+
+def rollout(ours: Subject, num_envs: int, num_steps: int, mesh: Any) -> tuple[Callable, tuple]:
+    # As in training: the state is where the last update left it.
+    config = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=1)
+    trained = rlscan.init_train(ours.policy, ours.env, config, key=rlscan.key(0), mesh=mesh)
+    one = partial(rlscan.rollout, env=ours.env, num_steps=num_steps, mesh=mesh)
+    return lambda policy, state: one(policy, state=state), (trained.policy, trained.rollout_state)
+
+
+def update(ours: Subject, num_envs: int, num_steps: int, mesh: Any) -> tuple[Callable, tuple]:
+    config = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=8)
+    state = rlscan.init_train(ours.policy, ours.env, config, key=rlscan.key(0), mesh=mesh)
+    one = partial(rlscan.update, env=ours.env, config=config.as_arrays(), mesh=mesh)
+    return lambda state, total: one(state, num_updates=total), (state, jnp.asarray(100))
+
+
+BENCHMARK = Benchmark(
+    name="devices",
+    measures="what a second core gains, where environments are split over two devices",
+    minutes=1.5,
+    run=run,
+    comparisons=COMPARISONS,
+    takes_own=True,
+)
