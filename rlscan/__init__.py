@@ -8,6 +8,7 @@ from ._checkpoint import load_policy as load_policy
 from ._devices import (
     configure_cpu as configure_cpu,
     make_mesh as make_mesh,
+    num_cores as num_cores,
     on_devices as on_devices,
 )
 from ._envs import (

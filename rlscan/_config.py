@@ -64,6 +64,8 @@ class Config:
     """Of its random numbers: mix32 is the lightest, threefry2x32 is JAX's own."""
     num_devices: int | None = None
     """Over which environments are split, cores being devices too; if not given, what is fastest."""
+    compile_cache: bool = True
+    """Whether compiled programs are kept for later runs, in the user's cache directory."""
     total_steps: int = 500_000
     """Environment steps, over all environments; the run ends with the last whole update."""
     output: str | None = None

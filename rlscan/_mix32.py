@@ -12,7 +12,9 @@ It is for simulations. It is not for cryptography: who sees some words may well 
 """
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -77,12 +79,15 @@ def _seed(seed: Int[Array, ""] | UInt32[Array, ""]) -> UInt32[Array, "2"]:
     return _fold_in(_fold_in(key, high), seed)
 
 
+# Jitted, as a key is made outside of any program: op by op that compiles for half a second.
+_inline = partial(jax.jit, inline=True)
+
 mix32 = define_prng_impl(
     key_shape=(2,),
-    seed=_seed,
-    split=_split,
-    random_bits=_random_bits,
-    fold_in=_fold_in,
+    seed=_inline(_seed),
+    split=_inline(_split, static_argnums=1),
+    random_bits=_inline(_random_bits, static_argnums=(1, 2)),
+    fold_in=_inline(_fold_in),
     name="mix32",
     tag="mix32",
 )

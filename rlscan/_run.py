@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ._checkpoint import POLICY_FILE, build_policy, save_policy
+from ._compile_cache import use_compile_cache
 from ._config import Config, EnvConfig
 from ._devices import configure_cpu, make_mesh, num_cores, worthwhile
 from ._envs import make
@@ -30,10 +31,13 @@ from ._types import Environment
 
 
 def on_this_machine(config: Config) -> Config:
-    """The config with `num_devices` set, and JAX told of them: of a CPU each core may be one.
+    """The config with `num_devices` set, and JAX told of them: of a CPU each core may be one. It is
+    also told where to keep what it compiles.
 
     Where it is set already, the run is the same on any machine. It is to come before JAX runs.
     """
+    if config.compile_cache:
+        use_compile_cache()
     ppo = config.ppo
     minibatch = ppo.num_envs * ppo.num_steps // ppo.num_minibatches
     configure_cpu(config.num_devices or worthwhile(num_cores(), ppo.num_envs, minibatch))

@@ -4,28 +4,46 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 _NUM_ROUNDS = 6
-_FEWEST_ROWS = 32  # where fewer are rotated the order is less than random, and sorting is fast
+_FEWEST_ROWS = 32  # where fewer are rotated the order is less than random
+_FEW = 1024  # up to which sorting is the fastest
 
 
 def random_order(key: PRNGKeyArray, length: int) -> Int[Array, " length"]:
     """A random permutation of 0 … length − 1.
 
-    The numbers are laid out as a grid of rows and columns, as square as can be; then each column
-    is rotated by a random number of rows, each row by a random number of columns, and so on. That
-    is an alternating Feistel network (Black & Rogaway, *Ciphers with Arbitrary Finite Domains*,
-    2002) with tables for round functions: all elements move independently of one another but for
-    those that share a row or a column, and these part in the next round. Where the grid would be
-    narrow (a prime length, a short one), `jax.random.permutation` sorts. In PPO on 32,768 steps,
-    four epochs of eight minibatches, sorting took 37 % of the update on two CPU cores.
+    Up to 1,024 by sorting, above by rotating the rows and columns of a grid, which takes a tenth of
+    the time: in PPO on 32,768 steps, four epochs of eight minibatches, sorting was 37 % of the
+    update on two CPU cores. `jax.random.permutation` does what is left, such as prime lengths.
     """
+    if length <= _FEW:
+        return _sorted(key, length)
     num_rows = _rows_of_squarest_grid(length)
     if num_rows < _FEWEST_ROWS:
         return jax.random.permutation(key, length)
-    num_columns = length // num_rows
-    row, column = jnp.divmod(jnp.arange(length), num_columns)
+    return _rotated(key, num_rows, length // num_rows)
+
+
+def _sorted(key: PRNGKeyArray, length: int) -> Int[Array, " length"]:
+    """By random words that have the numbers in their last bits: XLA sorts single words in a fifth
+    of the time that pairs take. Of 22 random bits two are equal for one pair in four million."""
+    mask = np.uint32(2 ** (length - 1).bit_length() - 1)
+    words = jax.random.bits(key, (length,)) & ~mask | jnp.arange(length, dtype=jnp.uint32)
+    return (jnp.sort(words) & mask).astype(jnp.int32)
+
+
+def _rotated(key: PRNGKeyArray, num_rows: int, num_columns: int) -> Int[Array, " length"]:
+    """Each column of a grid is rotated by a random number of rows, each row by a random number of
+    columns, and so on.
+
+    An alternating Feistel network (Black & Rogaway, *Ciphers with Arbitrary Finite Domains*, 2002)
+    with tables for round functions: numbers move together only while they share a row or a column,
+    and the next round parts them.
+    """
+    row, column = jnp.divmod(jnp.arange(num_rows * num_columns), num_columns)
     for round_key in jax.random.split(key, _NUM_ROUNDS // 2):
         row_key, column_key = jax.random.split(round_key)
         row = (row + jax.random.randint(row_key, (num_columns,), 0, num_rows)[column]) % num_rows

@@ -12,6 +12,10 @@ FLAGS = (
     "--xla_llvm_disable_expensive_passes=true",
 )
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
+# Nothing is left in the user's cache; tests of the cache have one of their own.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+jax.config.update("jax_enable_compilation_cache", False)
+
 # Two devices, of which all but the tests of several use the first.
 jax.config.update("jax_num_cpu_devices", 2)
 

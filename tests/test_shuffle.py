@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import rlscan
-from rlscan._shuffle import random_order
+from rlscan._shuffle import _rotated, random_order
 
-ROTATED = [1024, 1536, 32 * 1024, 100 * 64]
-SORTED = [1, 2, 97, 512, 2 * 1009]
+ROTATED = [1536, 2048, 32 * 1024, 100 * 64]
+SORTED = [1, 2, 97, 512, 1024, 2 * 1009]
 
 
 @pytest.mark.parametrize("length", ROTATED + SORTED)
@@ -28,11 +28,17 @@ def test_only_short_and_odd_lengths_are_sorted(length: int, sorts: int) -> None:
     assert (" sort[" in text) == bool(sorts)
 
 
-@pytest.fixture(scope="module")
-def minibatch_of() -> np.ndarray:
+ORDERS = {
+    "sorted": lambda key: random_order(key, 1024),
+    "rotated": lambda key: _rotated(key, 32, 32),
+}
+
+
+@pytest.fixture(scope="module", params=ORDERS)
+def minibatch_of(request: pytest.FixtureRequest) -> np.ndarray:
     """In which of 8 minibatches each of 1,024 numbers is, for 4,096 orders."""
     keys = jax.random.split(rlscan.key(3), 4096)
-    orders = np.asarray(jax.jit(jax.vmap(lambda key: random_order(key, 1024)))(keys))
+    orders = np.asarray(jax.jit(jax.vmap(ORDERS[request.param]))(keys))
     places = np.argsort(orders, axis=1)
     return places // 128
 
