@@ -176,7 +176,9 @@ def _is_size(size: Any) -> bool:
 def _is_activation(function: Any) -> bool:
     hidden = jax.ShapeDtypeStruct((3,), jnp.float32)
     try:
-        return jax.eval_shape(function, hidden) == hidden
+        kept = jax.eval_shape(function, hidden)
+        # Not `==`: inside of a mesh it would also say where the array is.
+        return (kept.shape, kept.dtype) == (hidden.shape, hidden.dtype)
     except Exception:  # no function of one array
         return False
 

@@ -13,6 +13,7 @@ from equinox.internal import unvmap_any
 from jax import lax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from ._gymnax import import_gymnax
 from ._pytree import in_dtypes_of, strong, where
 from ._types import Environment, PyTree
 
@@ -62,8 +63,7 @@ def make(name: str, **params: Any) -> Environment:
     **Raises:** `ValueError`, with the nearest names, if there is no such environment or parameter.
     """
     check_name(name)
-    import gymnax  # takes seconds, so not at the top
-
+    gymnax = import_gymnax()
     probe, defaults = gymnax.make(name)
     settings = vars(defaults)
     _check_params(name, params, settings, settings.keys() | _constructor_arguments(type(probe)))

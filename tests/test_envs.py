@@ -1,4 +1,5 @@
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,23 @@ QUICK = [
     "FourRooms-misc",
 ]
 ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ENVIRONMENTS]
+
+
+def test_gymnax_is_imported_without_plotting_and_can_plot() -> None:
+    code = """
+import sys, rlscan, jax
+env = rlscan.make("Pong-misc")
+assert not {"matplotlib", "seaborn", "pandas", "scipy.stats"} & set(sys.modules), sys.modules
+import gymnax.environments.misc.pong as pong
+rooms = rlscan.make("FourRooms-misc")
+_, state = rooms.reset(rlscan.key(0))
+figure, axes = rooms.env.render(state, rooms.params)
+import matplotlib.figure, seaborn
+assert isinstance(figure, matplotlib.figure.Figure)
+assert pong.sns.cubehelix_palette(3) == seaborn.cubehelix_palette(3)
+assert pong.colors.ListedColormap is matplotlib.colors.ListedColormap
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "Agg"})
 
 
 def test_the_names_are_gymnaxs() -> None:

@@ -100,7 +100,7 @@ BELOW_ROLLOUT |= {"_with_statistics", "_devices", "_check", "_check_randomness",
         ("_random", {"_mix32"}),
         ("_spaces", {"_types"}),
         ("_returns", {"_types", "_scan"}),
-        ("_envs", {"_types", "_pytree"}),
+        ("_envs", {"_types", "_pytree", "_gymnax"}),
         # What the author of an agent reads, and nothing of PPO, configs or runs.
         ("_rollout", BELOW_ROLLOUT),
         ("_replay", BELOW_ROLLOUT | {"_rollout"}),

@@ -1,0 +1,1 @@
+"""rlscan beside its peers: `python -m benchmarks.peers`."""

@@ -1,0 +1,161 @@
+"""rlscan beside its peers: the same work, the same network, as many gradient steps.
+
+    python -m benchmarks.peers build [NAME …]
+    python -m benchmarks.peers run [--only WORKLOAD …] [--peers NAME …] [--purejaxrl PATH]
+                                   [--repeats 5] [--json FILE] [--smoke]
+    python -m benchmarks.peers list
+
+`build` makes an environment for each peer under .venvs/, as their pins differ; those that are there
+already are kept. `run`, which is meant if no command is given, times whole training runs: all
+processes are alive and have compiled, and one at a time runs, A B C A B C …. A peer that cannot do
+a workload says why in its cell. purejaxrl is no package: give the path of a checkout. The return is
+that of 128 whole episodes after training, actions sampled, and is measured outside of the clock; in
+`cold-start` it is the one that the library itself hands over.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchmarks._timing import circumstances
+from benchmarks.peers import cold, report, steady
+from benchmarks.peers.contest import contest
+from benchmarks.peers.environments import BuildError, build, is_built
+from benchmarks.peers.libraries import PEERS, Library
+from benchmarks.peers.workloads import WORKLOADS
+from rlscan._envs import did_you_mean
+
+FAILED, BAD_INPUT = 1, 2
+LEAST_REPEATS, SMOKE_REPEATS = 5, 1
+ALL_WORKLOADS = (*WORKLOADS, cold.NAME)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0].startswith("-"):
+        arguments.insert(0, "run")
+    command, *rest = arguments
+    parser = _Parser(
+        prog="python -m benchmarks.peers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _known(parser, "command", [command], COMMANDS)
+    return COMMANDS[command](parser, rest)
+
+
+def build_command(parser: "_Parser", argv: Sequence[str]) -> int:
+    parser.add_argument("names", metavar="NAME", nargs="*", help="these peers alone")
+    names = parser.parse_args(argv).names or list(PEERS)
+    _known(parser, "peer", names, PEERS)
+    failed = False
+    for name in names:
+        if is_built(PEERS[name]):
+            print(f"{name}: is there")
+            continue
+        print(f"{name}: building", flush=True)
+        try:
+            build(PEERS[name])
+        except BuildError as error:
+            failed = True
+            print(f"error: {name} was not built: {error}", file=sys.stderr)
+    return FAILED if failed else 0
+
+
+def run_command(parser: "_Parser", argv: Sequence[str]) -> int:
+    args = _run_arguments(parser, argv)
+    peers = [PEERS[name] for name in args.peers]
+    repeats = SMOKE_REPEATS if args.smoke else args.repeats
+    figures = {
+        name: _answer(name, peers, args.purejaxrl, repeats, args.smoke) for name in args.only
+    }
+    if args.json:
+        settings = {"repeats": repeats, "smoke": args.smoke, "purejaxrl": str(args.purejaxrl)}
+        content = {"benchmark": "peers", "settings": settings, **circumstances()}
+        with args.json.open("x") as file:  # another one may have been written meanwhile
+            file.write(json.dumps({**content, "figures": figures}, indent=2) + "\n")
+        print(f"written to {args.json}")
+    return 0
+
+
+def list_command(parser: "_Parser", argv: Sequence[str]) -> int:
+    parser.parse_args(argv)
+    for name, workload in WORKLOADS.items():
+        print(f"{name}: {workload.env}, {workload.steps:,} steps, bar {workload.bar}")
+    print(f"{cold.NAME}: {cold.STEPS:,} steps, bars {cold.COLD_BAR} and {cold.WARM_BAR}")
+    for name, peer in PEERS.items():
+        state = "built" if is_built(peer) else "not built"
+        print(f"{name}: {state}; {' '.join(peer.requirements)}")
+    return 0
+
+
+COMMANDS = {"build": build_command, "run": run_command, "list": list_command}
+
+
+def _run_arguments(parser: "_Parser", argv: Sequence[str]) -> argparse.Namespace:
+    add = parser.add_argument
+    add("--only", metavar="WORKLOAD", nargs="+", default=ALL_WORKLOADS, help="these alone")
+    add("--peers", metavar="NAME", nargs="+", default=list(PEERS), help="these alone")
+    add("--purejaxrl", metavar="PATH", type=Path, help="a checkout of purejaxrl")
+    add("--repeats", metavar="R", type=int, default=LEAST_REPEATS, help="5 or more rounds")
+    add("--json", metavar="FILE", type=Path, help="keep the figures in this new file")
+    add("--smoke", action="store_true", help="a size that only shows that it runs")
+    args = parser.parse_args(argv)
+    _known(parser, "workload", args.only, ALL_WORKLOADS)
+    _known(parser, "peer", args.peers, PEERS)
+    if args.repeats < LEAST_REPEATS:
+        parser.error(f"--repeats must be {LEAST_REPEATS} or more, got {args.repeats}")
+    if args.purejaxrl and not (args.purejaxrl / "purejaxrl" / "ppo.py").is_file():
+        parser.error(f"--purejaxrl: there is no purejaxrl/ppo.py in {args.purejaxrl}")
+    if args.json and args.json.exists():
+        parser.error(f"--json: {args.json} is there already; give another name")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json: there is no folder {args.json.parent}")
+    return args
+
+
+def _answer(
+    name: str, peers: list[Library], checkout: Path | None, repeats: int, is_smoke: bool
+) -> dict[str, Any]:
+    """Runs a workload, prints what came out, and gives it for the JSON."""
+    if name == cold.NAME:
+        steps = cold.SMOKE_STEPS if is_smoke else cold.STEPS
+        about, question = {"name": name, "steps": steps}, report.cold_question(steps)
+        contestants = cold.contestants(peers, checkout, steps=steps)
+    else:
+        workload = WORKLOADS[name].smoke() if is_smoke else WORKLOADS[name]
+        about, question = workload.as_message(), report.steady_question(workload)
+        contestants = steady.contestants(workload, peers, checkout)
+    entries = contest(contestants, repeats=repeats)
+    report.show(question, entries)
+    ours = entries[steady.OURS]
+    return {
+        "workload": about,
+        "entries": [
+            {**asdict(entry), "rlscan_times_faster": report.ratio(entry, ours)}
+            for entry in entries.values()
+        ],
+        "verdicts": [verdict._asdict() for verdict in report.verdicts(question, entries)],
+    }
+
+
+def _known(parser: "_Parser", what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known)
+            parser.error(f"unknown {what} {name!r}{near}; there are {', '.join(known)}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

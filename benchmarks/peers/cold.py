@@ -1,0 +1,136 @@
+"""The cold start: from the shell to the end of a short training run, with imports and compiling.
+
+Each library as it ships, by the shortest script that trains it. Scripts set N = 4, T = 128, 4
+epochs and 4 minibatches, so that all make the same steps; the rest (networks, evaluation,
+normalisation, prints) is the library's own.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.contest import Contestant
+from benchmarks.peers.libraries import CHECKOUT, RLSCAN, Library
+from benchmarks.peers.steady import require
+from benchmarks.peers.worker import Unable
+
+NAME = "cold-start"
+STEPS, SMOKE_STEPS = 976 * 512, 2 * 512  # the whole updates of 500k steps
+GRADIENT_STEPS_OF = 16 / 512  # an update: 4 epochs of 4 minibatches, from 512 steps
+COLD_BAR, WARM_BAR = 0.75, 0.6
+WARM = ", warm cache"
+TIMEOUT_SECONDS = 1_800.0
+
+
+def contestants(
+    peers: Sequence[Library], checkout: Path | None, *, steps: int = STEPS
+) -> list[Contestant]:
+    """Every library as it ships; and, where it is built on JAX, with a warm compilation cache."""
+    return [
+        Contestant(library.name + suffix, partial(_start, library, checkout, steps, bool(suffix)))
+        for library in (RLSCAN, *peers)
+        for suffix in (("", WARM) if "jax" in library.packages else ("",))
+    ]
+
+
+def _start(library: Library, checkout: Path | None, steps: int, is_warm: bool) -> "Shell":
+    require(library, checkout)
+    arguments = [str(steps), *([str(checkout)] if library.needs_checkout else [])]
+    command = [str(library.interpreter), str(library.script), *arguments]
+    if library is RLSCAN:
+        command = [str(library.interpreter), str(CHECKOUT / "scripts" / "train.py")]
+        command += ["--policy.dropout", "0", "--total-steps", str(steps), "--output"]
+    about = {
+        "versions": _versions(library),
+        "gradient_steps": int(steps * GRADIENT_STEPS_OF),
+        "notes": [],
+    }
+    return Shell(command, about, is_warm=is_warm, is_ours=library is RLSCAN)
+
+
+class Shell:
+    """A command, timed from start to end."""
+
+    def __init__(
+        self, command: Sequence[str], about: dict[str, Any], *, is_warm: bool, is_ours: bool = False
+    ):
+        """Runs it once without counting: for the byte code, and for a cache that is to be warm.
+
+        **Arguments:**
+
+        - `command`: ends by itself.
+        - `about`: what its cell says.
+        - `is_warm`: whether runs find the compilation cache of those before; else an empty one.
+        - `is_ours`: whether it is rlscan's, which wants a new directory, and keeps a cache itself.
+        """
+        self._command, self._is_warm, self._is_ours = command, is_warm, is_ours
+        self._kept = tempfile.TemporaryDirectory()
+        try:
+            first = self.run(0)
+        except BaseException:
+            self.close()
+            raise
+        self.about = {**about, "compile_s": None, "first_s": first["seconds"]}
+
+    def run(self, seed: int) -> dict[str, Any]:
+        """Seconds, and the return that it prints in its last line, if any. Raises `Unable`."""
+        del seed  # each script has its own
+        with tempfile.TemporaryDirectory() as fresh:
+            command = [*self._command, *([f"{fresh}/run"] if self._is_ours else [])]
+            start = time.perf_counter()
+            try:
+                done = subprocess.run(
+                    command,
+                    env=self._environment(self._kept.name if self._is_warm else fresh),
+                    capture_output=True,
+                    text=True,
+                    timeout=TIMEOUT_SECONDS,
+                )
+            except subprocess.TimeoutExpired:
+                raise Unable(f"not done in {TIMEOUT_SECONDS:g} s") from None
+            seconds = time.perf_counter() - start
+        if done.returncode:
+            raise Unable((done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1])
+        last = (done.stdout.strip() or "-").splitlines()[-1]
+        found = re.search(r"return (-?\d+(?:\.\d+)?)", last)
+        return {"seconds": seconds, "return": float(found[1]) if found else None}
+
+    def close(self) -> None:
+        self._kept.cleanup()
+
+    def _environment(self, cache: str) -> dict[str, str]:
+        """Of a shell that nobody has tuned, with a cache of its own.
+
+        Kept in any case is what is no compilation of JAX: byte code, and the list of fonts that
+        matplotlib makes, which gymnax imports.
+        """
+        inherited = {name: value for name, value in os.environ.items() if not _is_tuned(name)}
+        own = {"MPLCONFIGDIR": f"{self._kept.name}/matplotlib", "XDG_CACHE_HOME": cache}
+        asked_for = {
+            "JAX_COMPILATION_CACHE_DIR": f"{cache}/jax",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        return {**inherited, **own, **(asked_for if self._is_warm and not self._is_ours else {})}
+
+
+def _is_tuned(variable: str) -> bool:
+    return "COMPILATION_CACHE" in variable or variable == "PYTHONDONTWRITEBYTECODE"
+
+
+def _versions(library: Library) -> dict[str, str]:
+    program = (
+        "import json, sys; from importlib.metadata import version; "
+        "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    )
+    command = [str(library.interpreter), "-c", program, *library.packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Unable(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout)

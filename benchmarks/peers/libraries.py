@@ -1,0 +1,92 @@
+"""The libraries: what each needs installed, and where."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent.parent
+ENVIRONMENTS = CHECKOUT / ".venvs"
+
+
+@dataclass(frozen=True)
+class Library:
+    """One library. Versions are those that the workers were written for and run with."""
+
+    name: str
+    requirements: tuple[str, ...]
+    """What differs from `constraints.txt`, which pins all else: jax is the same for all."""
+    packages: tuple[str, ...]
+    """Whose versions a cell names."""
+    python: tuple[int, int] = (3, 11)
+    """The oldest Python that it runs on."""
+    needs_checkout: bool = False
+    """Whether it is no package, and comes from a path that the user gives."""
+    message: dict = field(default_factory=dict)
+    """What its worker is told beside the workload."""
+
+    @property
+    def folder(self) -> Path:
+        return ENVIRONMENTS / self.name
+
+    @property
+    def interpreter(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def worker(self) -> Path:
+        return HERE / "workers" / f"{self.name.replace('-', '_')}_worker.py"
+
+    @property
+    def script(self) -> Path:
+        """The shortest one that trains, from the shell."""
+        return HERE / "scripts" / f"{self.name.replace('-', '_')}_script.py"
+
+
+PEERS = {
+    library.name: library
+    for library in (
+        # rejax 0.1.3 takes five values from gymnax's step, so none from 1.0 on.
+        Library("rejax", ("rejax==0.1.3", "gymnax==0.0.9"), ("rejax", "jax", "gymnax")),
+        # gymnax for MinAtar alone; from 1.0 on it hides the time limit from lerax's wrapper.
+        Library(
+            "lerax",
+            ("lerax==0.0.5", "gymnax==0.0.9", "flax==0.12.8", "six==1.17.0"),
+            ("lerax", "jax", "equinox", "gymnax"),
+            python=(3, 13),
+        ),
+        Library(
+            "jaxnasium",
+            ("jaxnasium[algs,gymnax]==0.1.1", "gymnax==1.0.1"),
+            ("jaxnasium", "jax", "gymnax"),
+        ),
+        Library(
+            "stable-baselines3",
+            ("stable-baselines3==2.9.2", "torch==2.13.0"),
+            ("stable-baselines3", "torch", "gymnasium"),
+        ),
+        Library("sbx", ("sbx-rl==0.28.0", "torch==2.13.0"), ("sbx-rl", "jax", "gymnasium")),
+        # Its file of wrappers imports brax and navix, whatever the environment.
+        Library(
+            "purejaxrl",
+            (
+                "gymnax==0.0.9", "flax==0.12.8", "distrax==0.1.9", "optax==0.2.8",
+                "brax==0.14.2", "navix==0.7.4",
+            ),
+            ("jax", "flax", "gymnax"),
+            needs_checkout=True,
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ours(Library):
+    """rlscan, in the environment that the harness runs in."""
+
+    @property
+    def interpreter(self) -> Path:
+        return Path(sys.executable)
+
+
+RLSCAN = Ours("rlscan", (), ("rlscan", "jax", "gymnax"))

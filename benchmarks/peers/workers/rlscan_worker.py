@@ -1,0 +1,64 @@
+"""rlscan."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax_program import EPISODES, jax_program
+from protocol import Program, serve
+
+import rlscan
+
+
+def make(workload: dict) -> Program:
+    # As its scripts do. Seeds need no exchange, so they are split over the cores.
+    num_devices = math.gcd(workload["num_seeds"], rlscan.num_cores())
+    rlscan.configure_cpu(num_devices=num_devices)
+    dropout = workload.get("dropout", 0.0)
+    env = rlscan.make(workload["env"])
+    config = rlscan.PPOConfig(
+        num_envs=workload["num_envs"],
+        num_steps=workload["num_steps"],
+        num_epochs=workload["num_epochs"],
+        num_minibatches=workload["num_minibatches"],
+        learning_rate=workload["learning_rate"],
+        gamma=workload["gamma"],
+        gae_lambda=workload["gae_lambda"],
+        clip_range=workload["clip_range"],
+        value_coef=workload["vf_coef"],
+        value_clip_range=workload["clip_range"],  # as rejax and purejaxrl do
+        entropy_coef=workload["ent_coef"],
+        max_grad_norm=workload["max_grad_norm"],
+    )
+
+    def train(key: Any) -> Any:
+        policy_key, train_key = jax.random.split(key)
+        policy = rlscan.ActorCritic(env, dropout=dropout, key=policy_key)
+        total_steps = workload["seed_steps"]
+        return rlscan.train_scan(policy, env, config, total_steps=total_steps, key=train_key)
+
+    def mean_return(trained: Any, key: Any) -> Any:
+        policy = trained[0].policy
+        return rlscan.evaluate(policy, env, num_episodes=EPISODES, key=key).episode_return.mean()
+
+    def over_seeds(f: Callable) -> Callable:
+        return rlscan.on_devices(eqx.filter_vmap(f), rlscan.make_mesh(num_devices))
+
+    notes = ["dropout is off when the return is measured"] * bool(dropout)
+    notes += [f"seeds split over {num_devices} devices of the host"] * (num_devices > 1)
+    return jax_program(
+        workload,
+        train,
+        mean_return,
+        make_key=rlscan.key,
+        jit=eqx.filter_jit,
+        vmap=over_seeds,
+        network="2 x 64 tanh each",
+        notes=[*notes, "clips values"],
+    )
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,69 @@
+"""What is run: the same work for every library."""
+
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class Workload:
+    """PPO on one environment, with two separate networks of two hidden layers of 64, tanh."""
+
+    name: str
+    env: str
+    num_envs: int
+    num_steps: int
+    num_minibatches: int
+    num_updates: int
+    bar: float
+    """What rlscan's steps/s over those of the fastest peer are to be at least."""
+    dropout_bar: float | None = 0.95
+    """The same for rlscan with dropout 0.1, over the fastest peer without; `None`: is not run."""
+    num_epochs: int = 4
+    num_seeds: int = 1
+    learning_rate: float = 2.5e-4
+    gamma: float = 0.99
+    ent_coef: float = 0.01
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+
+    @property
+    def seed_steps(self) -> int:
+        """Environment steps of one seed."""
+        return self.num_updates * self.num_envs * self.num_steps
+
+    @property
+    def steps(self) -> int:
+        return self.num_seeds * self.seed_steps
+
+    @property
+    def gradient_steps(self) -> int:
+        """Of one seed."""
+        return self.num_updates * self.num_epochs * self.num_minibatches
+
+    def as_message(self, **extra: object) -> dict:
+        """For a worker, which shares no code with this."""
+        total = {"seed_steps": self.seed_steps, "gradient_steps": self.gradient_steps}
+        return {**asdict(self), **total, **extra}
+
+    def smoke(self) -> "Workload":
+        return replace(self, num_updates=2, num_seeds=min(2, self.num_seeds))
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("cartpole-4", "CartPole-v1", 4, 128, 4, num_updates=976, bar=1.15),
+        Workload("cartpole-1024", "CartPole-v1", 1024, 32, 8, num_updates=60, bar=1.35),
+        Workload("breakout", "Breakout-MinAtar", 64, 128, 8, num_updates=60, bar=1.15),
+        # At γ = 0.99 and a step size of 2.5e-4 none of them learns it in this time.
+        Workload(
+            "pendulum", "Pendulum-v1", 16, 128, 4, num_updates=244, bar=1.15,
+            learning_rate=1e-3, gamma=0.9, ent_coef=0.0,
+        ),
+        Workload(
+            "seeds-32", "CartPole-v1", 4, 128, 4, num_updates=100, num_seeds=32,
+            bar=1.3, dropout_bar=None,
+        ),
+    )
+}  # fmt: skip
