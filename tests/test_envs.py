@@ -45,7 +45,9 @@ assert isinstance(figure, matplotlib.figure.Figure)
 assert pong.sns.cubehelix_palette(3) == seaborn.cubehelix_palette(3)
 assert pong.colors.ListedColormap is matplotlib.colors.ListedColormap
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "Agg"})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "Agg"}
+    )
 
 
 def test_the_names_are_gymnaxs() -> None:
