@@ -154,6 +154,24 @@ def test_what_is_mapped_is_split() -> None:
     assert doubled.sharding.num_devices == 2
 
 
+@pytest.mark.slow
+def test_a_strict_run_on_two_devices_stops_with_its_cause() -> None:
+    def fresh(policy: Any, minibatch: Any, config: Any) -> Any:
+        """With other masks than those of the rollout."""
+        keys = jax.random.split(rlscan.key(9), minibatch.trajectory.policy_key.shape)
+        trajectory = dataclasses.replace(minibatch.trajectory, policy_key=keys)
+        return rlscan.ppo_loss(
+            policy, dataclasses.replace(minibatch, trajectory=trajectory), config
+        )
+
+    policy, env = probes.dropout_policy(), probes.Wander()
+    run = rlscan.train(
+        policy, env, CONFIG, total_steps=64, key=rlscan.key(2), loss=fresh, strict=True, mesh=MESH
+    )
+    with pytest.raises(rlscan.AuditError, match="update 1: before its first gradient step"):
+        list(run)
+
+
 # Refusals.
 
 
@@ -191,9 +209,9 @@ def test_statistics_are_refused() -> None:
         (1, 1024, 4096, 1),
         (2, 1024, 4096, 2),
         (2, 16, 4096, 1),  # too few environments for each
-        (2, 1024, 1024, 1),  # too few samples for each
+        (2, 1024, 1022, 1),  # too few samples for each
         (3, 1024, 4096, 2),  # 3 does not divide
-        (16, 1024, 8192, 8),
+        (16, 1024, 4096, 8),
         (0, 64, 4096, 1),
     ],
 )
