@@ -320,3 +320,22 @@ def test_next_value_against_a_python_loop():
                 assert following[t, n] == pytest.approx(float(expected), abs=1e-5)
             if terminated or truncated:
                 policy_state = policy.initial_state()
+
+
+@pytest.mark.parametrize("block", [4, 10])
+def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
+    """In blocks of what divides 6 × 5 steps, in either batch shape: as all at once."""
+    policy, env = probes.dropout_policy(), probes.Wander()
+    state = rlscan.init_rollout(policy, env, num_envs=5, key=rlscan.key(0))
+    _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 6)
+    steps = dataclasses.replace(trajectory, final=None, initial_policy_state=())
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
+    at_once = rlscan.replay(policy, trajectory)
+    monkeypatch.setattr("rlscan._replay._BLOCK", block)
+    text = str(eqx.filter_make_jaxpr(rlscan.replay)(policy, trajectory)[0])
+    assert " scan[" in text
+    for part, shape in ((trajectory, (6, 5)), (flat, (30,))):
+        for now, before in zip(rlscan.replay(policy, part), at_once, strict=True):
+            assert now.shape == shape
+            np.testing.assert_allclose(now, before.reshape(shape), atol=1e-5)
+    np.testing.assert_allclose(at_once[0], trajectory.log_prob, atol=1e-5)
