@@ -21,7 +21,7 @@ from scipy import stats
 
 import rlscan
 from benchmarks._timing import write_json
-from rlscan._checkpoint import build_policy
+from rlscan._build import build_policy
 from rlscan._config import Config, parse
 
 

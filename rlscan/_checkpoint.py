@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import optax
 
-from ._actor_critic import ActorCritic
+from ._build import build_env, build_policy
 from ._config import Config, from_dict, to_dict
-from ._envs import make
 from ._random import key as make_key
-from ._train import count_updates
-from ._types import Environment, Policy
+from ._types import Policy
 from ._version import __version__
 
 FORMAT = "rlscan policy"
@@ -114,27 +111,10 @@ def load_policy(path: str | os.PathLike, *, inference: bool = True) -> Policy:
         ) from None
     header, leaves = _read(file, content)
     config = from_dict(header["config"])
-    env = make(config.env.name, **config.env.params)
+    env = build_env(config.env)
     skeleton = eqx.filter_eval_shape(lambda: build_policy(config, env, key=make_key(0)))
     policy = eqx.tree_deserialise_leaves(io.BytesIO(leaves), skeleton)
     return eqx.nn.inference_mode(policy) if inference else policy
-
-
-def build_policy(config: Config, env: Environment, *, key: Any) -> ActorCritic:
-    """The untrained policy that a config describes."""
-    dropout = start = config.policy.dropout
-    if (end := config.policy.dropout_end) is not None:
-        num_updates = count_updates(config.total_steps, config.ppo)
-        dropout = optax.linear_schedule(start, end, num_updates)
-    return ActorCritic(
-        env,
-        hidden_sizes=config.policy.hidden_sizes,
-        activation=config.policy.activation,
-        dropout=dropout,
-        critic_dropout=config.policy.critic_dropout,
-        shared_masks=config.policy.shared_masks,
-        key=key,
-    )
 
 
 def _read(file: Path, content: bytes) -> tuple[dict[str, Any], bytes]:

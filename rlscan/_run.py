@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from ._checkpoint import POLICY_FILE, build_policy, save_policy
+from ._build import build_env, build_policy
+from ._checkpoint import POLICY_FILE, save_policy
 from ._compile_cache import use_compile_cache
-from ._config import Config, EnvConfig
+from ._config import Config
 from ._devices import configure_cpu, make_mesh, num_cores, worthwhile
-from ._envs import make
 from ._metrics import Metrics
 from ._ppo import TrainState, init_train, update
 from ._progress import Progress, format_return, format_seconds
@@ -62,7 +62,7 @@ def prepare(config: Config) -> Iterator[tuple[Environment, TrainState, Path]]:
     that cannot be written or holds another run.
     """
     check_output(str(config.output))
-    env = _make(config.env)
+    env = build_env(config.env)
     policy_key, train_key = jax.random.split(make_key(config.seed, generator=config.generator))
     policy = build_policy(config, env, key=policy_key)
     state = init_train(policy, env, config.ppo, key=train_key, mesh=_mesh(config))
@@ -124,13 +124,6 @@ def _mesh(config: Config) -> Mesh | None:
 def _stop_if(signals: Sequence[int]) -> None:
     if signals:
         raise KeyboardInterrupt
-
-
-def _make(config: EnvConfig) -> Environment:
-    try:
-        return make(config.name, **config.params)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"env.params: {error}") from None
 
 
 def _compile(

@@ -12,7 +12,8 @@ import pytest
 
 import rlscan
 from rlscan import _checkpoint
-from rlscan._checkpoint import POLICY_FILE, build_policy, reserve_policy, save_policy
+from rlscan._build import build_policy
+from rlscan._checkpoint import POLICY_FILE, reserve_policy, save_policy
 from rlscan._config import Config, EnvConfig, PolicyConfig
 
 CONFIG = Config(

@@ -23,7 +23,8 @@ import pytest
 
 import rlscan
 from rlscan import _run
-from rlscan._checkpoint import POLICY_FILE, build_policy
+from rlscan._build import build_policy
+from rlscan._checkpoint import POLICY_FILE
 from rlscan._cli import main
 from rlscan._config import parse
 from rlscan._progress import Progress, format_seconds
