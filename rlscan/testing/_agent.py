@@ -54,7 +54,9 @@ def check_actions(act_fn: Callable, probe: Probe, *, name: str = "") -> None:
         wanted = probe.best_action(seen)
         if wanted is not None:
             done = int(np.ravel(np.asarray(act_fn(jnp.array([seen]))))[0])
-            require(done == wanted, f"{name} asks for action {wanted} at {seen:g}", done, probe.hint)
+            require(
+                done == wanted, f"{name} asks for action {wanted} at {seen:g}", done, probe.hint
+            )
 
 
 def check_agent(

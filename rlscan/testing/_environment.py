@@ -118,7 +118,9 @@ def _same_types(name: str, got: Any, of_whom: str, wanted: Any) -> None:
     structures = jax.tree.structure(got), jax.tree.structure(wanted)
     edit = "Return the same from reset and from every step"
     same = structures[0] == structures[1]
-    require(same, f"the structure of {name} must be {of_whom}, {structures[1]}", structures[0], edit)
+    require(
+        same, f"the structure of {name} must be {of_whom}, {structures[1]}", structures[0], edit
+    )
     leaves = zip(tree_flatten_with_path(got)[0], jax.tree.leaves(wanted), strict=True)
     for (path, g), w in leaves:
         if not (hasattr(g, "dtype") and hasattr(w, "dtype")):
@@ -197,7 +199,8 @@ def _check_same_step(env: Any, played: Played) -> None:
         wanted = at.observation, at.state_after, at.reward, at.terminated, at.truncated
         for name, step in zip(("step", "step that is traced anew"), steps, strict=True):
             got = in_dtypes(wanted, step(at.key, at.state, at.action)[:5])
-            leaves = zip(tree_flatten_with_path(plain(got))[0], jax.tree.leaves(plain(wanted)))
+            rows = tree_flatten_with_path(plain(got))[0]
+            leaves = zip(rows, jax.tree.leaves(plain(wanted)), strict=True)
             for (path, g), w in leaves:
                 what = f"what a {name} returns, {keystr(path)}, for the key of a mapped one,"
                 edit = "All chance must come from `key`, by jax.random, and nothing be kept in self"

@@ -11,8 +11,9 @@ import numpy as np
 
 import rlscan
 
+from ._apply import apply
 from ._error import ConformanceError, require_close
-from ._unroll import Call, Steps, Unrolled, call_of, join, unroll
+from ._unroll import Call, Steps, call_of, join, read, unroll
 from ._walk import Walk
 
 _NUM_STEPS, _NUM_ENVS = 16, 4
@@ -96,34 +97,42 @@ def check_recurrence(
     env = Walk() if env is None else env
     if not jax.tree.leaves(policy.initial_state()):
         raise ValueError(f"{type(policy).__name__} is feed-forward: its initial_state() is empty")
-    run = eqx.filter_jit(partial(rollout_fn, policy, env))
-    middle, first = run(init_fn(policy, env, num_envs=_NUM_ENVS, key=key), _NUM_STEPS)
-    _, second = run(middle, _NUM_STEPS)
+    start = apply(init_fn, policy, env, num_envs=_NUM_ENVS, key=key)
+    middle, first = apply(rollout_fn, policy, env, start, _NUM_STEPS)
+    _, second = apply(rollout_fn, policy, env, middle, _NUM_STEPS)
 
-    by_hand = _by_hand(policy, call, first, second)
-    judge = partial(_judge, policy, call, first, second, tolerance)
-    judge("recorded", join(first, second).log_prob, by_hand.log_prob)
-    _check_initial_state(second, _by_hand(policy, call, first, None).last, tolerance)
+    initial = jax.tree.map(jnp.asarray, policy.initial_state())
+    by_hand = partial(unroll, call, initial)
+    begin = [initial] * _NUM_ENVS
+    _judge(
+        "as recorded",
+        join(first, second).log_prob,
+        partial(by_hand, begin),
+        join(first, second),
+        tolerance,
+    )
+    begin = by_hand(begin, first).last
+    _check_initial_state(second, begin, tolerance)
+    _check_replay(partial(apply, replay_fn, policy), partial(by_hand, begin), second, tolerance)
 
-    replay = eqx.filter_jit(replay_fn)
-    wanted = jax.tree.map(lambda x: x[_NUM_STEPS:], by_hand[:3])
-    log_prob, *others = replay(policy, second)
-    judge("replayed", log_prob, wanted[0])
+
+def _check_replay(replay: Callable, by_hand: Callable, second: Any, tolerance: float) -> None:
+    wanted = by_hand(second)
+    log_prob, entropy, value = replay(second)
+    _judge("as replayed", log_prob, by_hand, read(second), tolerance)
     edit = "Replay a recurrent policy in sequences, as it acted"
-    for got, x in zip(jax.tree.leaves(others), jax.tree.leaves(wanted[1:]), strict=True):
-        what = "the entropy or value of the replay, by an unroll,"
+    others = zip(
+        jax.tree.leaves((entropy, value)),
+        jax.tree.leaves((wanted.entropy, wanted.value)),
+        strict=True,
+    )
+    for got, x in others:
+        what = "the entropy or value as replayed, by an unroll,"
         require_close(what, got, x, edit, tolerance=tolerance)
     some = np.array([3, 1])
     part = jax.tree.map(lambda x: x[:, some], second)
-    judge("replayed of environments 3 and 1", replay(policy, part)[0], wanted[0][:, some])
-
-
-def _by_hand(
-    policy: Any, call: Call, first: Any, second: Any, change: Callable = lambda steps: steps
-) -> Unrolled:
-    steps = join(first, second) if second is not None else first
-    initial = jax.tree.map(jnp.asarray, policy.initial_state())
-    return unroll(call, initial, [initial] * _NUM_ENVS, change(steps))
+    what = "log_prob as replayed of environments 3 and 1, by an unroll,"
+    require_close(what, replay(part)[0], wanted.log_prob[:, some], edit, tolerance=tolerance)
 
 
 def _check_initial_state(second: Any, wanted: list[Any], tolerance: float) -> None:
@@ -135,29 +144,20 @@ def _check_initial_state(second: Any, wanted: list[Any], tolerance: float) -> No
             require_close(what, g, w, edit, tolerance=tolerance)
 
 
-def _judge(
-    policy: Any,
-    call: Call,
-    first: Any,
-    second: Any,
-    tolerance: float,
-    name: str,
-    got: Any,
-    wanted: np.ndarray,
-) -> None:
+def _judge(name: str, got: Any, by_hand: Callable, steps: Steps, tolerance: float) -> None:
     """Raises if log-probabilities are not those of the unroll, with the mistake that fits."""
-    what = f"log_prob as {name}, by an unroll,"
-    edit = "Carry the state, record it before the first step, and reset it before a step where "
-    edit += "the step before it ended an episode"
+    what = f"log_prob {name}, by an unroll,"
+    edit = (
+        "Carry the state, record it before the first step, and reset it before a step where the "
+        "step before it ended an episode"
+    )
     try:
-        require_close(what, got, wanted, edit, tolerance=tolerance)
+        require_close(what, got, by_hand(steps).log_prob, edit, tolerance=tolerance)
     except ConformanceError as error:
-        got = np.asarray(got, float)
-        if got.shape[1] == _NUM_ENVS:
-            for mistake, change in _MISTAKES.items():
-                theirs = _by_hand(policy, call, first, second, change).log_prob[-len(got) :]
-                if np.abs(got - theirs).max() <= tolerance * 10:
-                    raise ConformanceError(f"{error}. It is as if {mistake}") from None
+        for mistake, change in _MISTAKES.items():
+            theirs = by_hand(change(steps)).log_prob
+            if np.shape(got) == theirs.shape and np.allclose(got, theirs, atol=10 * tolerance):
+                raise ConformanceError(f"{error}. It is as if {mistake}") from None
         raise
 
 
@@ -176,6 +176,8 @@ _MISTAKES = {
     "it was reset by the done of the step itself, and not of the step before": _ends(
         lambda done: np.append(done[1:], done[:1] & False, axis=0)
     ),
-    "it was reset one step late": _ends(lambda done: np.append(done[:1] & False, done[:-1], axis=0)),
+    "it was reset one step late": _ends(
+        lambda done: np.append(done[:1] & False, done[:-1], axis=0)
+    ),
     "it was reset before every step": _ends(np.ones_like),
 }

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import rlscan
 
+from ._apply import apply
 from ._error import require, require_close
 from ._policies import DropoutPolicy
 from ._walk import Walk
@@ -57,9 +56,9 @@ def check_replay(
     key = rlscan.key(0) if key is None else key
     policy = DropoutPolicy() if policy is None else policy
     env = Walk() if env is None else env
-    start = init_fn(policy, env, num_envs=_NUM_ENVS, key=key)
-    _, trajectory = eqx.filter_jit(partial(rollout_fn, policy, env))(start, _NUM_STEPS)
-    replay = eqx.filter_jit(replay_fn)
+    start = apply(init_fn, policy, env, num_envs=_NUM_ENVS, key=key)
+    _, trajectory = apply(rollout_fn, policy, env, start, _NUM_STEPS)
+    replay = partial(apply, replay_fn)
     whole = replay(policy, trajectory)
     close = partial(require_close, edit=_EDIT, tolerance=tolerance)
     close("the replayed log_prob", whole[0], trajectory.log_prob)

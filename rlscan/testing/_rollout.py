@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
 import rlscan
 
+from ._apply import apply
 from ._error import require, require_close
 from ._play import plain
 from ._policies import DropoutPolicy, RecurrentPolicy
@@ -47,15 +47,14 @@ def check_rollout(
     """
     key = rlscan.key(0) if key is None else key
     _check(DropoutPolicy(), Walk(), rollout_fn, init_fn, key)
-    _check(RecurrentPolicy(), Walk(), rollout_fn, init_fn, key)
     wide = DropoutPolicy(num_actions=2, is_continuous=True)
     _check(wide, Walk(is_continuous=True), rollout_fn, init_fn, key)
+    _check(RecurrentPolicy(), Walk(), rollout_fn, init_fn, key)
 
 
 def _check(policy: Any, env: Walk, rollout_fn: Callable, init_fn: Callable, key: Any) -> None:
-    # Jitted with Python numbers static, as `num_steps` shapes the program.
-    run = eqx.filter_jit(partial(rollout_fn, policy, env))
-    start = init_fn(policy, env, num_envs=_NUM_ENVS, key=key)
+    run = partial(apply, rollout_fn, policy, env)
+    start = apply(init_fn, policy, env, num_envs=_NUM_ENVS, key=key)
     middle, first = run(start, _NUM_STEPS)
     shape, wanted = np.shape(first.reward), (_NUM_STEPS, _NUM_ENVS)
     require(shape == wanted, f"a trajectory must be [T, N] = {wanted}", shape, "Time comes first")

@@ -1,16 +1,15 @@
-"""`check_truncation`: whose value is bootstrapped from at the end of a rollout and of an episode."""
+"""`check_truncation`: whose value an advantage bootstraps from."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import rlscan
 
+from ._apply import apply
 from ._error import require_close
 from ._policies import DropoutPolicy, RecurrentPolicy
 from ._unroll import Unrolled, call_of, join, unroll
@@ -50,14 +49,14 @@ def check_truncation(
     """
     key = rlscan.key(0) if key is None else key
     for policy in (DropoutPolicy(), RecurrentPolicy()):
-        run = eqx.filter_jit(partial(rollout_fn, policy, Walk()))
-        start = init_fn(policy, Walk(), num_envs=_NUM_ENVS, key=key)
+        run = partial(apply, rollout_fn, policy, Walk())
+        start = apply(init_fn, policy, Walk(), num_envs=_NUM_ENVS, key=key)
         middle, first = run(start, _NUM_STEPS)
         _, second = run(middle, _NUM_STEPS)
         initial, both = policy.initial_state(), join(first, second)
         unrolled = unroll(call_of(policy), initial, [initial] * _NUM_ENVS, both)
         value = jnp.asarray(unrolled.value[:_NUM_STEPS], jnp.float32)
-        got = eqx.filter_jit(next_value_fn)(policy, middle, first, value)
+        got = apply(next_value_fn, policy, middle, first, value)
         _check(policy, both, unrolled, np.asarray(got))
 
 

@@ -1,12 +1,14 @@
 """A policy unrolled by hand over recorded steps: the reference for rollout and replay."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ._apply import apply
 
 
 class Steps(NamedTuple):
@@ -47,12 +49,12 @@ Call = Callable[[Any, Any, Any, Any], tuple]
 def call_of(policy: Any) -> Call:
     """A policy as a function of one recorded step."""
 
-    @eqx.filter_jit
-    def call(observation: Any, action: Any, state: Any, key: Any) -> tuple:
-        distribution, value, state = policy(observation, state, key=key)
-        return distribution.log_prob(action), distribution.entropy(), value, state
+    return partial(apply, _evaluate, policy)
 
-    return call
+
+def _evaluate(policy: Any, observation: Any, action: Any, state: Any, key: Any) -> tuple:
+    distribution, value, state = policy(observation, state, key=key)
+    return distribution.log_prob(action), distribution.entropy(), value, state
 
 
 @jax.jit
