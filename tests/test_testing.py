@@ -2,7 +2,6 @@
 of rlscan than its public names."""
 
 import ast
-import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,30 +52,39 @@ def test_truncation():
     testing.check_truncation(rlscan.next_value)
 
 
+def test_replay():
+    testing.check_replay()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy, env",
     [
-        (None, None),
         (probes.noise_policy(), probes.Wander()),
         (probes.gaussian_dropout_policy(), probes.Wander(is_continuous=True)),
         (probes.Recurrent(), probes.Wander()),
         (testing.Coin(jnp.zeros(()), jnp.zeros(())), testing.both),
     ],
-    ids=["dropout", "own noise", "continuous", "recurrent", "coin"],
+    ids=["own noise", "continuous", "recurrent", "coin"],
 )
-def test_replay(policy, env):
+def test_replay_of_other_policies(policy, env):
     testing.check_replay(policy, env)
 
 
+@pytest.mark.slow
 def test_a_policy_without_noise_can_be_checked():
     testing.check_replay(testing.DropoutPolicy(rate=0.0))
 
 
 def test_recurrence():
     testing.check_recurrence()
-    testing.check_recurrence(probes.Recurrent(), probes.Wander())
     with pytest.raises(ValueError, match="DropoutPolicy is feed-forward"):
         testing.check_recurrence(testing.DropoutPolicy())
+
+
+@pytest.mark.slow
+def test_recurrence_of_a_gru():
+    testing.check_recurrence(probes.Recurrent(), probes.Wander())
 
 
 def test_value_loss():
@@ -91,6 +99,7 @@ def test_gradient_clip():
     testing.check_gradient_clip(clip)
 
 
+@pytest.mark.slow
 def test_learning_rate_schedule():
     """As an update reports it, of its last gradient step."""
     update = eqx.filter_jit(rlscan.update)
@@ -145,6 +154,7 @@ def test_statistics_that_stay_within_an_update():
     testing.check_ratio(partial(log_ratios_with_statistics, "before", "before"))
 
 
+@pytest.mark.slow
 def test_ratio():
     def first_log_ratios(key):
         config = rlscan.PPOConfig(num_envs=4, num_steps=8, learning_rate=0.01)
@@ -164,18 +174,6 @@ def test_evaluation():
 # What a check says, where no defect above makes it say so.
 
 
-class Deaf(eqx.Module):
-    """Its noise does not come from the key: one mask for ever."""
-
-    inner: Any
-
-    def __call__(self, observation, state, *, key):
-        return self.inner(observation, state, key=rlscan.key(3) if key is not None else key)
-
-    def initial_state(self):
-        return ()
-
-
 def test_minibatches_that_forget_the_key_or_a_step():
     def halves(batch, num_minibatches, key, order=None):
         order = np.arange(48) if order is None else order
@@ -190,22 +188,56 @@ def test_minibatches_that_forget_the_key_or_a_step():
         testing.check_minibatches(lambda batch, *_: batch)
 
 
+# A stranger's rollout: a dict for a state, one key per environment, and nothing of rlscan.
+
+
+class Rolled(eqx.Module):
+    observation: Any
+    action: Any
+    log_prob: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+    policy_key: Any
+
+
+def init_plain(policy, env, *, num_envs, key):
+    def one(key):
+        key, reset_key = jax.random.split(key)
+        observation, env_state = env.reset(reset_key)
+        return {"key": key, "seen": observation, "env": env_state, "is_new": jnp.asarray(True)}
+
+    state = jax.vmap(one)(jax.random.split(key, num_envs))
+    tile = lambda x: jnp.broadcast_to(x, (num_envs, *x.shape))  # noqa: E731
+    return state | {"policy": jax.tree.map(tile, policy.initial_state())}
+
+
+def plain_rollout(policy, env, state, num_steps, *, acts_by_policy_key=False):
+    def one(state):
+        key, policy_key, action_key, env_key = jax.random.split(state["key"], 4)
+        start = partial(jnp.where, state["is_new"])
+        policy_state = jax.tree.map(start, policy.initial_state(), state["policy"])
+        distribution, _, policy_state = policy(state["seen"], policy_state, key=policy_key)
+        action = distribution.sample(seed=policy_key if acts_by_policy_key else action_key)
+        sent = jnp.clip(action, -0.5, 0.5) if env.is_continuous else action
+        seen, env_state, reward, *ends, _ = env.step(env_key, state["env"], sent)
+        after = {"key": key, "seen": seen, "env": env_state, "is_new": ends[0] | ends[1]}
+        log_prob = distribution.log_prob(action)
+        row = Rolled(state["seen"], action, log_prob, reward, *ends, policy_key)
+        return after | {"policy": policy_state}, row
+
+    return jax.lax.scan(lambda state, _: jax.vmap(one)(state), state, length=num_steps)
+
+
+@pytest.mark.slow
+def test_a_rollout_of_a_strangers():
+    testing.check_rollout(plain_rollout, init_fn=init_plain)
+
+
 def test_actions_drawn_by_the_policys_key():
-    def rollout(policy, env, state, num_steps):
-        state, trajectory = rlscan.rollout(policy, env, state, num_steps)
-
-        def again(observation, action, key):
-            distribution = policy(observation, policy.initial_state(), key=key)[0]
-            action = distribution.sample(seed=key)
-            return action, distribution.log_prob(action)
-
-        steps = trajectory.observation, trajectory.action, trajectory.policy_key
-        action, log_prob = jax.vmap(jax.vmap(again))(*steps)
-        return state, dataclasses.replace(trajectory, action=action, log_prob=log_prob)
-
-    # The steps are not those of these actions, which is seen before.
-    with pytest.raises(ConformanceError, match="reward at|observation after"):
-        testing.check_rollout(rollout)
+    rollout = partial(plain_rollout, acts_by_policy_key=True)
+    with pytest.raises(ConformanceError, match="actions must not be drawn by the policy's key"):
+        testing.check_rollout(rollout, init_fn=init_plain)
 
 
 # What it is built on.

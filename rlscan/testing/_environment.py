@@ -180,7 +180,7 @@ def _check_time_limit(env: Any, played: Played) -> None:
     edit = "Set time_limit to the steps of a truncated episode, or leave it out"
     early = length[truncated & (length < limit)]
     what = f"no episode must be truncated before time_limit = {limit} steps"
-    require(not early.size, what, f"one of {early[:1]} steps", edit)
+    require(not early.size, what, f"one of {early.min(initial=limit)} steps", edit)
     longest = length.max()
     what = f"an episode must end after time_limit = {limit} steps"
     require(longest <= limit, what, f"one of {longest} steps", edit)
