@@ -220,10 +220,10 @@ def plain_rollout(policy, env, state, num_steps, *, acts_by_policy_key=False):
         distribution, _, policy_state = policy(state["seen"], policy_state, key=policy_key)
         action = distribution.sample(seed=policy_key if acts_by_policy_key else action_key)
         sent = jnp.clip(action, -0.5, 0.5) if env.is_continuous else action
-        seen, env_state, reward, *ends, _ = env.step(env_key, state["env"], sent)
-        after = {"key": key, "seen": seen, "env": env_state, "is_new": ends[0] | ends[1]}
+        seen, env_state, reward, terminated, truncated, _ = env.step(env_key, state["env"], sent)
+        after = {"key": key, "seen": seen, "env": env_state, "is_new": terminated | truncated}
         log_prob = distribution.log_prob(action)
-        row = Rolled(state["seen"], action, log_prob, reward, *ends, policy_key)
+        row = Rolled(state["seen"], action, log_prob, reward, terminated, truncated, policy_key)
         return after | {"policy": policy_state}, row
 
     return jax.lax.scan(lambda state, _: jax.vmap(one)(state), state, length=num_steps)
@@ -273,8 +273,3 @@ def test_every_public_name_has_a_docstring():
     for name, thing in vars(testing).items():
         if not name.startswith("_") and callable(thing):
             assert thing.__doc__, name
-
-
-def test_it_is_imported_only_by_who_asks_for_it():
-    sources = [file for file in FILES[0].parent.parent.glob("*.py")]
-    assert not [file for file in sources if "testing" in file.read_text()]

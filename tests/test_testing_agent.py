@@ -1,5 +1,8 @@
 """Probes and `check_agent`: the values are those of a search, and a stranger's agent is judged."""
 
+import textwrap
+from types import SimpleNamespace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ def searched_value(probe, kind, time):
 
     A truncation is not an end to what would follow.
     """
-    following = 0.0
+    following, values = 0.0, [0.0, 0.0]
     for t in range(time + 300, time - 1, -1):
         outcomes = [probe.move(float(kind), t, action) for action in (0, 1)]
         values = [float(r) + GAMMA * following * (not end) for r, end, _ in outcomes]
@@ -130,6 +133,19 @@ def test_the_probe_that_fails_says_where_to_look(trainers):
         check_agent(trainers[True], gamma=GAMMA, probes=["leak"])
     others = [name for name in FEEDFORWARD if name not in ("truncation", "leak")]
     check_agent(trainers[True], gamma=GAMMA, probes=others)
+
+
+def test_the_example(trainers):
+    def train(env, total_steps, key):
+        _, state = env.reset(key)
+        assert len(env.step(key, state, 1)) == 5
+        act_fn, value_fn = trainers[True](env.env, total_steps, key)
+        one_hot = lambda seen: np.arange(2) == act_fn(seen)  # noqa: E731
+        return SimpleNamespace(preferences=one_hot, value=value_fn)
+
+    code = textwrap.dedent((check_agent.__doc__ or "").split("```python")[1].split("```")[0])
+    with pytest.raises(ConformanceError, match="value of truncation"):
+        exec(code, {"rlscan": rlscan, "my_agent": SimpleNamespace(train=train)})
 
 
 def test_half_an_agent():

@@ -85,35 +85,23 @@ def check_agent(
 
     **Raises:** `ConformanceError`.
 
-    **Example:** an agent that takes a gymnax environment, with `done` for either end.
+    **Example:** `my_agent` knows one `done`, as environments had it before gymnax 1.0.
 
     ```python
-    class ForGymnax:
+    class OneDone:
         def __init__(self, env):
-            self.env = env
+            self.env, self.reset = env, env.reset
 
-        def reset(self, key, params=None):
-            return self.env.reset(key)
-
-        def step(self, key, state, action, params=None):
+        def step(self, key, state, action):
             seen, state, reward, terminated, truncated, info = self.env.step(key, state, action)
             return seen, state, reward, terminated | truncated, info
 
-        def observation_space(self, params=None):
-            return gymnax.environments.spaces.Box(-1, 1, (1,))
-
-        def action_space(self, params=None):
-            return gymnax.environments.spaces.Discrete(2)
-
     def train_fn(env, total_steps, key):
-        agent = rejax.PPO.create(env=ForGymnax(env), env_params=None, gamma=0.8,
-                                 total_timesteps=total_steps)
-        state, _ = jax.jit(agent.train)(key)
-        act_fn = lambda seen: agent.make_act(state)(seen, rlscan.key(0))
-        value_fn = lambda seen: state.critic_ts.apply_fn(state.critic_ts.params, seen)
-        return act_fn, value_fn
+        network = my_agent.train(OneDone(env), total_steps, key)
+        act_fn = lambda seen: network.preferences(seen).argmax()
+        return act_fn, network.value
 
-    rlscan.testing.check_agent(train_fn)  # fails on `truncation`: `done` has merged the two ends
+    rlscan.testing.check_agent(train_fn)  # fails on `truncation`: the two ends are one
     ```
     """
     chosen = probes if isinstance(probes, Mapping) else {name: PROBES[name] for name in probes}
