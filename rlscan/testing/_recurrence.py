@@ -103,14 +103,8 @@ def check_recurrence(
 
     initial = jax.tree.map(jnp.asarray, policy.initial_state())
     by_hand = partial(unroll, call, initial)
-    begin = [initial] * _NUM_ENVS
-    _judge(
-        "as recorded",
-        join(first, second).log_prob,
-        partial(by_hand, begin),
-        join(first, second),
-        tolerance,
-    )
+    begin, both = [initial] * _NUM_ENVS, join(first, second)
+    _judge("as recorded", both.log_prob, partial(by_hand, begin), both, tolerance)
     begin = by_hand(begin, first).last
     _check_initial_state(second, begin, tolerance)
     _check_replay(partial(apply, replay_fn, policy), partial(by_hand, begin), second, tolerance)
@@ -121,12 +115,8 @@ def _check_replay(replay: Callable, by_hand: Callable, second: Any, tolerance: f
     log_prob, entropy, value = replay(second)
     _judge("as replayed", log_prob, by_hand, read(second), tolerance)
     edit = "Replay a recurrent policy in sequences, as it acted"
-    others = zip(
-        jax.tree.leaves((entropy, value)),
-        jax.tree.leaves((wanted.entropy, wanted.value)),
-        strict=True,
-    )
-    for got, x in others:
+    others = (entropy, value), (wanted.entropy, wanted.value)
+    for got, x in zip(*map(jax.tree.leaves, others), strict=True):
         what = "the entropy or value as replayed, by an unroll,"
         require_close(what, got, x, edit, tolerance=tolerance)
     some = np.array([3, 1])

@@ -91,10 +91,10 @@ def _check_rows(replay: Callable, steps: Any, whole: tuple, tolerance: float) ->
     }
     for name, rows in shapes.items():
         take = partial(jax.tree.map, lambda x, r=rows: x.reshape(size, *x.shape[2:])[r])
-        results = zip(("log_prob", "entropy"), replay(take(steps)), take(whole), strict=False)
-        for what, got, wanted in results:
-            what = f"the replayed {what} {name}"
-            require_close(what, got, wanted, _EDIT, tolerance=tolerance)
+        replayed, wanted = replay(take(steps)), take(whole)
+        for what, *pair in zip(("log_prob", "entropy", "value"), replayed, wanted, strict=True):
+            for got, x in zip(*map(jax.tree.leaves, pair), strict=True):
+                require_close(f"the replayed {what} {name}", got, x, _EDIT, tolerance=tolerance)
 
 
 def _check_noise(policy: Any, trajectory: Any) -> None:

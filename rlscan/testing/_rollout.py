@@ -24,8 +24,8 @@ def check_rollout(
 ) -> None:
     """Checks a rollout with noisy policies in `Walk`, which is known without asking it.
 
-    For a feed-forward policy with dropout, a GRU with dropout, and a Gaussian that is far wider
-    than the box it acts in:
+    For a Gaussian that is far wider than the box it acts in, a categorical policy, and a GRU, each
+    with dropout:
 
     - every step is the one that `Walk` makes of the recorded observation and action, written down
       in NumPy; after an end, of either kind, an episode starts anew;
@@ -46,9 +46,9 @@ def check_rollout(
     **Raises:** `ConformanceError` for the first of these that does not hold.
     """
     key = rlscan.key(0) if key is None else key
-    _check(DropoutPolicy(), Walk(), rollout_fn, init_fn, key)
     wide = DropoutPolicy(num_actions=2, is_continuous=True)
     _check(wide, Walk(is_continuous=True), rollout_fn, init_fn, key)
+    _check(DropoutPolicy(), Walk(), rollout_fn, init_fn, key)
     _check(RecurrentPolicy(), Walk(), rollout_fn, init_fn, key)
 
 
