@@ -14,7 +14,7 @@ import rlscan
 def bytes_of(tree: Any) -> int:
     """Of real arrays, keys by their words."""
     words = [
-        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        jax.random.key_data(x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x
         for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array))
     ]
     return sum(x.nbytes for x in words)
