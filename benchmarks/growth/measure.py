@@ -76,7 +76,7 @@ def programs(point: Point) -> tuple[dict[str, Callable], tuple]:
         return functions, (start(rlscan.key(0)),)
     keys = jax.random.split(rlscan.key(0), point.num_seeds)
     mapped: dict[str, Callable] = {name: eqx.filter_vmap(f) for name, f in functions.items()}
-    return mapped, (eqx.filter_vmap(start)(keys),)
+    return mapped, (eqx.filter_jit(eqx.filter_vmap(start))(keys),)
 
 
 def make_policy(point: Point, key: jax.Array) -> rlscan.ActorCritic:
