@@ -366,7 +366,7 @@ def test_training_32_seeds_never_hangs(first: int) -> None:
             [sys.executable, "-c", textwrap.dedent(code)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             env=environ,
         )
     except subprocess.TimeoutExpired as error:

@@ -1,7 +1,7 @@
 """The report: table.md beside the points, and a figure for each axis."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.growth import plots
@@ -53,7 +53,7 @@ def write(axes: Mapping[str, Sequence[Point]], results: Path) -> str:
         plots.draw(name, TITLES[name], found, results)
         parts += [f"## {TITLES[name]}\n", f"![{TITLES[name]}]({name}.png)\n", table(name, found)]
         parts += ["", *(knee_line(name, program, found) for program in PROGRAMS)]
-    parts += ["", "## Bytes per transition", "", bytes_line(list(all_found.values()))]
+    parts += ["", "## Bytes per transition", "", *bytes_lines(list(all_found.values()))]
     parts += ["", *circumstances(all_found, results)]
     text = "\n".join(parts).replace("\n## ", "\n\n## ").replace("\n\n\n", "\n\n")
     (results / "table.md").write_text(text + "\n")
@@ -99,37 +99,34 @@ def knee_line(name: str, program: str, found: Sequence[Figures]) -> str:
     )
 
 
-def bytes_line(found: Sequence[Figures]) -> str:
+LARGE = 5e6  # bytes of a trajectory, beside which pages and allocators count for little
+
+
+def bytes_lines(found: Sequence[Figures]) -> Iterator[str]:
     """Whether trajectories are as large as `rlscan.transition_bytes` says."""
+    told, over, risen = [], [], []
+    for f in found:
+        told.append(f.measured["told_bytes"] / f.point.steps)
+        stored, state = f.measured["trajectory_bytes"], f.measured["state_bytes"]
+        over.append(f.measured["rollout_memory"]["output_bytes"] - stored - state)
+        if stored > LARGE:
+            risen.append(f.by_system("rollout") / (stored + state))
     wrong = [f for f in found if round(f.measured["told_bytes"]) != f.measured["trajectory_bytes"]]
-    names = "; ".join(f.point.name for f in wrong)
-    same = len(found) - len(wrong)
-    each = sorted(f.measured["told_bytes"] / f.point.steps for f in found)
-    # XLA's results are the trajectory, the state after it, and a table of where they are.
-    over = [
-        f.measured["rollout_memory"]["output_bytes"]
-        - f.measured["trajectory_bytes"]
-        - f.measured["state_bytes"]
-        for f in found
-    ]
-    large = [
-        f.by_system("rollout") / (f.measured["trajectory_bytes"] + f.measured["state_bytes"])
-        for f in found
-        if f.measured["trajectory_bytes"] > 5e6
-    ]
-    lines = [
-        f"`rlscan.transition_bytes` says {number(each[0])} to {number(each[-1])} bytes. The arrays "
-        f"of the trajectory have that many at {same} of {len(found)} points"
-        + (f", and not at {names}." if wrong else "."),
-        f"What XLA sets aside for a rollout's results is the trajectory, the state after it, and "
-        f"{min(over)} to {max(over)} bytes.",
-    ]
-    if large:
-        lines.append(
-            "Where the trajectory has more than 5 MB, a rollout raises the resident memory by "
-            f"{min(large):.2f} to {max(large):.2f} times trajectory and state."
-        )
-    return "\n".join(lines)
+    where = f", and not at {'; '.join(f.point.name for f in wrong)}." if wrong else "."
+    yield f"`rlscan.transition_bytes` says {between(map(number, (min(told), max(told))))} bytes."
+    yield "The arrays of the trajectory have that many at"
+    yield f"{len(found) - len(wrong)} of {len(found)} points{where}"
+    # The rest is a table of where the results are.
+    yield "What XLA sets aside for a rollout's results is the trajectory, the state after it, and"
+    yield f"{between(map(str, (min(over), max(over))))} bytes."
+    if risen:
+        yield "Where the trajectory has more than 5 MB, a rollout raises the resident memory by"
+        yield f"{between(f'{x:.2f}' for x in (min(risen), max(risen)))} times trajectory and state."
+
+
+def between(written: Iterable[str]) -> str:
+    """`a to b`, or `a` where both are written alike."""
+    return " to ".join(dict.fromkeys(written))
 
 
 def circumstances(found: Mapping[Point, Figures], results: Path) -> Iterator[str]:
