@@ -26,7 +26,7 @@ def figures(point: Point, speed: float = 1e6, wrong_bytes: int = 0) -> dict[str,
         "rollout_without_memory": memory,
         "update_memory": {**memory, "peak_bytes": 4096.0},
         "trajectory_bytes": 46 * point.steps + wrong_bytes,
-        "told_bytes": 46.0 * point.steps,
+        "told_bytes": 46 * point.steps,
         "state_bytes": 2 * point.steps,
     }
 
@@ -73,6 +73,12 @@ def test_a_point_is_measured() -> None:
     assert found["update_memory"]["temporary_bytes"] > found["trajectory_bytes"]
     assert [len(found[f"{name}_seconds"]) for name in ("rollout", "rollout_without")] == [5, 5]
     assert len(found["update_seconds"]) == 3 and min(found["update_seconds"]) > 0
+
+
+def test_bytes_are_told_to_the_last() -> None:
+    """Speeds are kept to six digits, which would be wrong for megabytes."""
+    told = measure._rounded(measure.told_bytes(Point(num_envs=1024)))
+    assert told == 1024 * (128 * 46 + 28)
 
 
 def test_seeds_are_mapped_over() -> None:
@@ -200,5 +206,5 @@ def test_the_report_tells_what_is_there(tmp_path) -> None:
     assert "| 4 | 0.500 | 1.00 | 0.50 | 8.00 | 0.100 | 0.0236 | 0.0261 | – | " in text
     assert "rollout with dropout: at best 2.00 M steps/s, at num_envs = 64" in text
     assert "half of that at num_envs = 9.59" in text  # 4 · 4^(log 2 / log 3)
-    assert f"at 2 of 3 points, and not at {points[1].name}." in text
+    assert f"at\n2 of 3 points, and not at {points[1].name}." in text
     assert "## T, steps" in text  # the point that its axis shares

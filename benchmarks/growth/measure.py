@@ -85,10 +85,11 @@ def make_policy(point: Point, key: jax.Array) -> rlscan.ActorCritic:
     )
 
 
-def told_bytes(point: Point) -> float:
-    """A trajectory's bytes by `rlscan.transition_bytes`."""
+def told_bytes(point: Point) -> int:
+    """A trajectory's bytes by `rlscan.transition_bytes`; whole but for a float's rounding."""
     policy = make_policy(point, rlscan.key(0))
-    return rlscan.transition_bytes(policy, rlscan.make(ENV), point.num_steps) * point.steps
+    each = rlscan.transition_bytes(policy, rlscan.make(ENV), point.num_steps)
+    return round(each * point.steps)
 
 
 def nbytes(tree: Any) -> int:

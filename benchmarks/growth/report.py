@@ -111,7 +111,7 @@ def bytes_lines(found: Sequence[Figures]) -> Iterator[str]:
         over.append(f.measured["rollout_memory"]["output_bytes"] - stored - state)
         if stored > LARGE:
             risen.append(f.by_system("rollout") / (stored + state))
-    wrong = [f for f in found if round(f.measured["told_bytes"]) != f.measured["trajectory_bytes"]]
+    wrong = [f for f in found if f.measured["told_bytes"] != f.measured["trajectory_bytes"]]
     where = f", and not at {'; '.join(f.point.name for f in wrong)}." if wrong else "."
     yield f"`rlscan.transition_bytes` says {between(map(number, (min(told), max(told))))} bytes."
     yield "The arrays of the trajectory have that many at"
