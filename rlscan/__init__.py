@@ -27,6 +27,7 @@ from ._losses import (
     clipped_value_loss as clipped_value_loss,
     normalize as normalize,
 )
+from ._memory import transition_bytes as transition_bytes
 from ._metrics import METRICS as METRICS, Metrics as Metrics
 from ._mix32 import mix32 as mix32
 from ._ppo import (
