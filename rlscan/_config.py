@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -240,8 +241,10 @@ def _underscored(argument: str) -> str:
 def _switched(argv: Sequence[str]) -> list[str]:
     """`--debug` as `--debug=true`: a switch needs no value."""
     switches = {f"--{key}" for key, kind in KEYS.items() if kind is bool}
-    pairs = zip(argv, [*argv[1:], "--"], strict=True)
-    return [f"{a}=true" if a in switches and b.startswith("--") else a for a, b in pairs]
+    return [
+        f"{argument}=true" if argument in switches and following.startswith("--") else argument
+        for argument, following in pairwise([*argv, "--"])
+    ]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

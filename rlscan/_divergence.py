@@ -1,6 +1,7 @@
 """Why a run diverged: the first number that was not finite, by name."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +12,6 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array
 
 from ._devices import AXIS, WHOLE, mean_over, sharded
-from ._metrics import Metrics
 from ._ppo import Loss, Minibatch, TrainState, act_and_judge, attempt, ppo_loss, spread
 from ._ppo_config import PPOConfig
 from ._sentinel import DivergenceError, place_of, stay_finite, which_are_finite
@@ -113,7 +113,7 @@ def _not_finite(leaf: Array) -> np.ndarray:
     return np.argwhere(bad.reshape(*bad.shape[:2], -1).any(axis=-1))
 
 
-def _in_step(step: Metrics) -> str | None:
+def _in_step(step: dict[str, Any]) -> str | None:
     """Of all that is not finite in one gradient step, what came first."""
     finite = step.pop("finite")
     broken = {name: x for name, x in step.items() if not np.isfinite(x)}
@@ -141,7 +141,7 @@ def _make_again(
     loss: Loss,
     axis: str | None,
     state: TrainState,
-) -> tuple[Metrics, PyTree]:
+) -> tuple[dict[str, PyTree], PyTree]:
     """What the gradient steps report, `[num_epochs, num_minibatches]`, with what of them is finite
     leaf by leaf; and which of the statistics are that moved after them."""
     after, _, steps = attempt(env, config, num_updates, loss, axis, which_are_finite, state)

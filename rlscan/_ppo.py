@@ -225,7 +225,7 @@ def attempt(
     axis: str | None,
     judge: Callable[..., PyTree],
     state: TrainState,
-) -> tuple[TrainState, Minibatch, Metrics]:
+) -> tuple[TrainState, Minibatch, dict[str, PyTree]]:
     """What an update leads to, finite or not; the rollout that it learned from; and the reports of
     its gradient steps, `[num_epochs, num_minibatches]`, with what `judge` says of each as `finite`.
     """
@@ -241,7 +241,7 @@ def attempt(
         judge=judge,
     )
 
-    def epoch(learner: _Learner, key: PRNGKeyArray) -> tuple[_Learner, Metrics]:
+    def epoch(learner: _Learner, key: PRNGKeyArray) -> tuple[_Learner, dict[str, PyTree]]:
         minibatches = _shuffle(batch, config.num_minibatches, is_recurrent(policy), key)
         return filter_scan(gradient_step, learner, minibatches)
 
@@ -342,7 +342,7 @@ def _gradient_step(
     num_gradient_steps: int | Int[Array, ""],
     axis: str | None,
     judge: Callable[..., PyTree],
-) -> tuple[_Learner, Metrics]:
+) -> tuple[_Learner, dict[str, PyTree]]:
     params, rest = partition_trainable(learner.policy)
 
     def objective(params: PyTree) -> tuple[Array, tuple[Array, Metrics]]:

@@ -88,9 +88,9 @@ def run(
 
     **Returns:** whether all updates were made.
 
-    **Raises:** `AuditError` if `strict` and an update fails the audit; `DivergenceError` if a number
-    is not finite; `OSError` if the disk is full; files are whole then, and the policy is saved. `KeyboardInterrupt` if the signal came
-    before the first update.
+    **Raises:** `AuditError` if `strict` and an update fails the audit; `DivergenceError` if a
+    number is not finite; `OSError` if the disk is full; files are whole then, and the policy is
+    saved. `KeyboardInterrupt` if the signal came before the first update.
     """
     num_updates = count_updates(config.total_steps, config.ppo)
     log = _Log(config, directory, num_updates)
