@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from test_statistics import make_policy as statistics_policy
 
 import rlscan
 from rlscan import DivergenceError, PPOConfig, _ppo as ppo, explain_divergence, ppo_loss
@@ -263,6 +264,18 @@ with pytest.MonkeyPatch.context() as patch:
 
 
 # Statistics.
+
+
+@pytest.mark.slow
+def test_statistics_that_overflow():
+    """A batch norm saturates at a large observation, whose square is in the running variance."""
+    env = Planted(jnp.asarray(9), "observation", 1e30)
+    train = partial(rlscan.train, statistics_policy(), env, CONFIG, total_steps=48)
+    (first, _), (state, _) = train(key=rlscan.key(0))
+    assert_frozen(state, first, update=2, minibatch=4)
+    named = explain_divergence(state, env, CONFIG, num_updates=3)
+    assert named is not None
+    assert named.startswith("update 2, minibatch 4: the statistic policy.statistics")
 
 
 def test_statistics_count_with_the_last_step():
