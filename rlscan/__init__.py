@@ -11,6 +11,7 @@ from ._devices import (
     num_cores as num_cores,
     on_devices as on_devices,
 )
+from ._divergence import explain_divergence as explain_divergence
 from ._envs import (
     ENVIRONMENTS as ENVIRONMENTS,
     GymnaxEnvironment as GymnaxEnvironment,
@@ -55,6 +56,7 @@ from ._rollout import (
     rollout as rollout,
 )
 from ._scan import filter_scan as filter_scan
+from ._sentinel import Divergence as Divergence, DivergenceError as DivergenceError
 from ._statistics import move_statistics as move_statistics
 from ._train import train as train, train_scan as train_scan
 from ._trainable import (
