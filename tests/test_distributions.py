@@ -267,7 +267,7 @@ def test_a_mask_leaves_the_legal_ones_as_they_were(largest: float) -> None:
         assert (log_prob[~mask] < -1e29).all() and np.isfinite(log_prob).all()
         entropy = -sum(q * math.log(q) for q in p if q > 0)
         np.testing.assert_allclose(d.entropy(), entropy, rtol=1e-4, atol=1e-6)
-        assert mask[d.mode()] and d.mode() == np.argmax(np.where(mask, logits, -np.inf))
+        assert mask[int(d.mode())] and d.mode() == np.argmax(np.where(mask, logits, -np.inf))
         samples = np.asarray(jax.vmap(lambda key: d.sample(seed=key))(key_batch(1000)))  # noqa: B023
         assert mask[samples].all()
 
