@@ -1,6 +1,7 @@
 """Jitted reinforcement-learning rollouts of stochastic Equinox policies, replayed exactly."""
 
 from . import nn as nn
+from ._action_head import ActionHead as ActionHead
 from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
@@ -12,6 +13,7 @@ from ._devices import (
     on_devices as on_devices,
 )
 from ._divergence import explain_divergence as explain_divergence
+from ._encoders import Encoder as Encoder
 from ._envs import (
     ENVIRONMENTS as ENVIRONMENTS,
     GymnaxEnvironment as GymnaxEnvironment,
@@ -57,6 +59,7 @@ from ._rollout import (
 )
 from ._scan import filter_scan as filter_scan
 from ._sentinel import Divergence as Divergence, DivergenceError as DivergenceError
+from ._spaces import action_mask as action_mask
 from ._statistics import move_statistics as move_statistics
 from ._train import train as train, train_scan as train_scan
 from ._trainable import (

@@ -81,10 +81,10 @@ def test_shapes() -> None:
     policy = build(hidden_sizes=(8, 16))
     distribution, value, state = policy(jnp.ones(4), (), key=rlscan.key(1))
     assert distribution.sample(seed=rlscan.key(0)).shape == value.shape == () and state == ()
-    assert policy.initial_state() == () and policy.log_std is None
+    assert policy.initial_state() == () and policy.head.parts.num_categories == 2
 
     images = Env(box(0, 1, (3, 3, 2)), box(-1, 1, (2, 3)))
-    policy = build(images, hidden_sizes=[5])
+    policy = build(images, hidden_sizes=[5], num_channels=())
     assert weights(policy)["actor"][0].shape == (5, 18)
     distribution, _, _ = policy(jnp.ones((3, 3, 2), bool), (), key=rlscan.key(1))
     action = distribution.sample(seed=rlscan.key(0))
@@ -159,7 +159,7 @@ def test_gaussian_head_is_in_units_of_the_box() -> None:
     policy = build(env, hidden_sizes=(5,))
     log_std = np.asarray([-0.5, 0.0, 0.7])
     policy = eqx.tree_at(
-        lambda p: (p.log_std, p.actor.layers[-1].weight),
+        lambda p: (p.head.parts.log_std, p.actor.layers[-1].weight),
         policy,
         (jnp.asarray(log_std, jnp.float32), 100 * policy.actor.layers[-1].weight),
     )
@@ -179,11 +179,13 @@ def test_gaussian_head_is_in_units_of_the_box() -> None:
 def test_gaussian_of_gymnaxs_boxes() -> None:
     """Pendulum's torque is within ±2; gymnax writes a missing bound as the largest float."""
     policy = build(PENDULUM)
-    assert policy.log_std is not None and (np.asarray(policy.log_std) == 0).all()
-    assert (policy.action_center, policy.action_half_width) == ((0.0,), (2.0,))
+    box_part = policy.head.parts
+    assert (np.asarray(box_part.log_std) == 0).all()
+    assert (box_part.center, box_part.half_width) == ((0.0,), (2.0,))
     largest = float(np.finfo(np.float32).max)
     policy = build(Env(box(-1, 1, (2,)), box(-largest, largest, (2,))))
-    assert (policy.action_center, policy.action_half_width) == ((0.0, 0.0), (1.0, 1.0))
+    box_part = policy.head.parts
+    assert (box_part.center, box_part.half_width) == ((0.0, 0.0), (1.0, 1.0))
 
 
 def test_standard_deviation_is_learned() -> None:
@@ -193,7 +195,7 @@ def test_standard_deviation_is_learned() -> None:
         return policy(jnp.ones(3), (), key=rlscan.key(0))[0].entropy()  # pyright: ignore
 
     gradient = eqx.filter_grad(entropy)(policy)
-    np.testing.assert_allclose(gradient.log_std, [1.0])  # ∂/∂log σ of log σ + const
+    np.testing.assert_allclose(gradient.head.parts.log_std, [1.0])  # ∂/∂log σ of log σ + const
 
 
 def test_discrete_observations_are_one_hot() -> None:
@@ -202,6 +204,53 @@ def test_discrete_observations_are_one_hot() -> None:
         value = policy(jnp.asarray(observation), (), key=rlscan.key(0))[1]
         reference = mlp(weights(policy)["critic"], np.eye(16)[observation])
         np.testing.assert_allclose(value, reference[0], rtol=1e-5)
+
+
+# Images and masks.
+
+
+def test_images_go_through_convolutions_of_actor_and_critic() -> None:
+    env = rlscan.make("Breakout-MinAtar")
+    policy = build(env, hidden_sizes=(8,))
+    for encoder, net in (
+        (policy.actor_encoder, policy.actor),
+        (policy.critic_encoder, policy.critic),
+    ):
+        kernel = encoder.parts[0].layers[0].weight  # pyright: ignore
+        assert kernel.shape == (16, 4, 3, 3) and net.layers[0].weight.shape == (8, 1024)
+    kernels = [e.parts[0].layers[0].weight for e in (policy.actor_encoder, policy.critic_encoder)]  # pyright: ignore
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # of their own
+    image, _ = env.reset(rlscan.key(0))
+    assert image.dtype == bool
+    _, value, _ = policy(image, (), key=rlscan.key(1))
+    x = policy.critic_encoder(image)
+    wanted = mlp(weights(policy)["critic"], np.asarray(x, np.float64))[0]
+    np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)
+
+    state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(0))
+    _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 4)
+    assert trajectory.observation.dtype == bool and trajectory.observation.nbytes == 4 * 2 * 400
+    log_prob, _, _ = eqx.filter_jit(rlscan.replay)(policy, trajectory)
+    np.testing.assert_allclose(log_prob, trajectory.log_prob, atol=1e-5)
+
+
+def test_a_mask_is_of_the_actions_and_no_input() -> None:
+    parts = Space(spaces={"x": box(-1, 1, (2,)), "action_mask": box(0, 1, (3,))})
+    policy = build(Env(parts, Space(n=3)))
+    assert weights(policy)["actor"][0].shape == (64, 2)
+
+    def act(*mask: int) -> Any:
+        observation = {"x": jnp.ones(2), "action_mask": jnp.asarray(mask)}
+        return policy(observation, (), key=rlscan.key(0))
+
+    all_of_them: Any = act(1, 1, 1)[0]
+    some: Any = act(0, 1, 1)[0]
+    p = np.asarray(all_of_them.probs)[1:]
+    np.testing.assert_allclose(some.probs, [0, *p / p.sum()], rtol=1e-5)
+    assert act(0, 1, 1)[1] == act(1, 1, 1)[1]  # the value does not see it
+    # Where nothing is legal there is no number, but for the value: it may be seen last.
+    distribution, value, _ = act(0, 0, 0)
+    assert np.isnan(distribution.entropy()) and np.isfinite(value)
 
 
 # Dropout.
@@ -302,7 +351,7 @@ def test_spaces_that_do_not_fit_are_refused() -> None:
     odd, good = Space(spaces={}), Space(n=2)
     with pytest.raises(ValueError, match="takes observations of a Discrete.*of your own"):
         build(Env(odd, good))
-    with pytest.raises(ValueError, match="acts in a Discrete or a Box.*of your own"):
+    with pytest.raises(ValueError, match="acts in a Discrete.*of your own"):
         build(Env(good, odd))
 
 
