@@ -18,6 +18,8 @@ import yaml
 
 from ._actor_critic import check_settings
 from ._envs import check_name, did_you_mean
+from ._frame_stack import check_num_frames
+from ._observe_only import check_indices
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
 from ._train import count_updates
@@ -31,6 +33,12 @@ class EnvConfig:
     """One of rlscan.ENVIRONMENTS."""
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Its parameters by gymnax's names, such as {max_steps_in_episode: 200}."""
+    observe: tuple[int, ...] | None = None
+    """Indices of the numbers of an observation that are seen, such as [0, 2]; all if not given."""
+    frame_stack: int = 1
+    """How many of the last observations are seen at once."""
+    last_action_reward: bool = False
+    """Whether the last action and reward are seen beside the observation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +57,8 @@ class PolicyConfig:
     """Rate at the end of the run, reached linearly; the same as at the start if not given."""
     shared_masks: bool = False
     """Whether the critic has the actor's masks."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by the mean and variance of those before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +140,9 @@ def check(config: Config) -> None:
         check_name(config.env.name)
     except ValueError as error:
         raise ValueError(f"env.name: {error}") from None
+    if config.env.observe is not None:
+        check_indices("env.observe", config.env.observe)
+    check_num_frames("env.frame_stack", config.env.frame_stack)
     policy = config.policy
     try:
         check_settings(
@@ -182,14 +195,19 @@ def to_dict(config: Config) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     del tree["output"]
     tree["policy"]["hidden_sizes"] = list(config.policy.hidden_sizes)
+    if config.env.observe is not None:
+        tree["env"]["observe"] = list(config.env.observe)
     return tree
 
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """The config that `to_dict` was given, but for its `output`."""
     policy = {**tree["policy"], "hidden_sizes": tuple(tree["policy"]["hidden_sizes"])}
+    env = dict(tree["env"])
+    if env.get("observe") is not None:
+        env["observe"] = tuple(env["observe"])
     groups = {
-        "env": EnvConfig(**tree["env"]),
+        "env": EnvConfig(**env),
         "policy": PolicyConfig(**policy),
         "ppo": PPOConfig(**tree["ppo"]),
     }
