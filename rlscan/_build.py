@@ -22,21 +22,24 @@ def build_env(config: EnvConfig) -> Environment:
     with _named("env.params"):
         env = make(config.name, **config.params)
     if config.observe is not None:
-        with _named("env.observe"):
+        with _named("env.observe", instead_of="indices"):
             env = ObserveOnly(env, config.observe)
     if config.frame_stack > 1:
-        with _named("env.frame_stack"):
+        with _named("env.frame_stack", instead_of="FrameStack"):
             env = FrameStack(env, config.frame_stack)
     return LastActionReward(env) if config.last_action_reward else env
 
 
 @contextmanager
-def _named(key: str) -> Iterator[None]:
+def _named(key: str, *, instead_of: str = "") -> Iterator[None]:
     """Says in an error which key of the config it comes from."""
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{key}: {error}") from None
+        message = str(error)
+        if instead_of and message.startswith(instead_of):
+            raise ValueError(key + message.removeprefix(instead_of)) from None
+        raise ValueError(f"{key}: {message}") from None
 
 
 def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:

@@ -35,7 +35,7 @@ class ObserveOnly(eqx.Module):
         space = env.observation_space()
         if not (is_box(space) and len(space.shape) == 1):
             raise ValueError(
-                f"indices are those of an observation that is a vector (a Box [d]), got {space!r}; "
+                f"indices must be of an observation that is a vector (a Box [d]), got {space!r}; "
                 "wrap the environment before its frames are stacked or its actions added"
             )
         check_indices("indices", self.indices, space.shape[0])
