@@ -93,8 +93,11 @@ def _stacked_space(space: Any, num_frames: int) -> Any:
         raise ValueError(
             f"FrameStack stacks a Box, a Discrete, or dicts and tuples of them, got {space!r}"
         )
-    low, high = (_joined([side] * num_frames) for side in bounds(space))
-    return Box(np.asarray(low), np.asarray(high), low.shape, space_dtype(space))
+    # NumPy, as bounds are constants, also where this is being traced.
+    low, high = (
+        np.concatenate([np.atleast_1d(side)] * num_frames, axis=-1) for side in bounds(space)
+    )
+    return Box(low, high, low.shape, space_dtype(space))
 
 
 def _repeated(space: Any, observation: PyTree, num_frames: int) -> PyTree:

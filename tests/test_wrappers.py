@@ -13,6 +13,7 @@ import pytest
 
 import rlscan
 from rlscan._build import build_env, build_policy
+from rlscan._checkpoint import save_policy
 from rlscan._config import Config, EnvConfig, check, from_dict, parse, to_dict
 from rlscan._spaces import is_box, is_discrete, parts_of
 
@@ -383,7 +384,10 @@ def test_indices_that_the_environment_does_not_have_are_refused_when_it_is_built
         build_env(config)
 
 
-def test_a_policy_of_a_config_fits_a_stack() -> None:
+def test_a_policy_of_a_config_fits_a_stack_and_comes_back_from_a_file(tmp_path: Any) -> None:
     config = Config(env=EnvConfig(observe=(0, 2), frame_stack=2))
     env = build_env(config.env)
-    rlscan.check_policy(build_policy(config, env, key=rlscan.key(0)), env)
+    policy = build_policy(config, env, key=rlscan.key(0))
+    rlscan.check_policy(policy, env)
+    save_policy(tmp_path / "policy.eqx", policy, config)
+    assert eqx.tree_equal(rlscan.load_policy(tmp_path / "policy.eqx", inference=False), policy)
