@@ -19,7 +19,7 @@ class Steps(eqx.Module):
 
 
 @runtime_checkable
-class KeepsStatistics(Protocol):
+class KeepsStatistics(Policy, Protocol):
     """A policy whose arrays move between updates otherwise than by gradients.
 
     Beside the contract of `rlscan.Policy` it has one method. What the method moves is marked as
