@@ -4,7 +4,6 @@ from . import nn as nn
 from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
-from ._checkpoint import load_policy as load_policy
 from ._devices import (
     configure_cpu as configure_cpu,
     make_mesh as make_mesh,
@@ -29,6 +28,7 @@ from ._losses import (
 )
 from ._metrics import METRICS as METRICS, Metrics as Metrics
 from ._mix32 import mix32 as mix32
+from ._policy_file import load_policy as load_policy
 from ._ppo import (
     Minibatch as Minibatch,
     TrainState as TrainState,

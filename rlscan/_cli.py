@@ -11,7 +11,9 @@ from jax.errors import JaxRuntimeError
 
 from ._audit import AuditError
 from ._config import parse
-from ._run import on_this_machine, prepare, run
+from ._prepare import prepare
+from ._resume import config_to_resume
+from ._run import on_this_machine, run
 from ._version import __version__
 
 FAILED, BAD_INPUT, SIGNALLED = 1, 2, 128  # exit statuses, the last one plus the signal's number
@@ -49,13 +51,30 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
 def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
     with ExitStack() as stack:
         try:
-            config = on_this_machine(parse(argv, prog=prog))
-            prepared = stack.enter_context(prepare(config))
+            resume, rest = _take_option("--resume", argv)
+            asked = (
+                parse(rest, prog=prog)
+                if resume is None
+                else config_to_resume(resume, rest, prog=prog)
+            )
+            config = on_this_machine(asked)
+            prepared = stack.enter_context(prepare(config, resume))
         except (ValueError, TypeError) as error:
             return _fail(error, BAD_INPUT)
         # Outside of the above: here such an error is none of the input, and keeps its traceback.
-        finished = run(config, *prepared, signals)
+        finished = run(config, prepared, signals)
     return 0 if finished else SIGNALLED + signals[0]
+
+
+def _take_option(option: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """`(value, rest)`: an option that is no part of a config."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(option, dest="value")
+    try:
+        options, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+    return options.value, rest
 
 
 COMMANDS = {"train": train_main}

@@ -74,6 +74,11 @@ class Config:
     """Updates per row of the metrics."""
     strict: bool = False
     """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
+    checkpoint_interval: float = 30.0
+    """Seconds of training between checkpoints, which --resume goes on from; .inf for none but at
+    the end, 0 for all that can be."""
+    keep_checkpoints: int = 2
+    """How many of the last ones are kept, beside the one with the best return."""
 
 
 _GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
@@ -103,7 +108,7 @@ def parse(argv: Sequence[str], *, prog: str = "train") -> Config:
     cannot be. `SystemExit` after `--help` and `--print_config`.
     """
     parser = _parser(prog)
-    argv = [_underscored(argument) for argument in argv]
+    argv = [underscored(argument) for argument in argv]
     _check_options(argv)
     printing = [argument for argument in argv if argument.split("=")[0] == "--print_config"]
     files, overrides = _split([argument for argument in argv if argument not in printing])
@@ -156,6 +161,15 @@ def check(config: Config) -> None:
         raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
     if config.num_devices is not None and config.num_devices < 1:
         raise ValueError(f"num_devices must be a positive integer, got {config.num_devices}")
+    if not config.checkpoint_interval >= 0:
+        raise ValueError(
+            "checkpoint_interval must be 0 or more seconds, or .inf, "
+            f"got {config.checkpoint_interval}"
+        )
+    if config.keep_checkpoints < 1:
+        raise ValueError(
+            f"keep_checkpoints must be a positive integer, got {config.keep_checkpoints}"
+        )
     if config.output == "":
         raise ValueError("output must name a directory, got nothing; such as runs/first")
     if not 0 <= config.seed < 2**32:
@@ -214,7 +228,8 @@ def _parser(prog: str) -> Any:
         prog=prog,
         usage=f"{prog} --config FILE [--KEY VALUE ...]",
         description="Trains a policy with PPO, from a config to a run directory.",
-        epilog="Dashes may be written for underscores: --ppo.learning-rate 1e-3.",
+        epilog="Dashes may be written for underscores: --ppo.learning-rate 1e-3. "
+        f"`{prog} --resume RUN_DIR` goes on with a run that was stopped or killed.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -226,7 +241,7 @@ def _parser(prog: str) -> Any:
     return parser
 
 
-def _underscored(argument: str) -> str:
+def underscored(argument: str) -> str:
     """`--ppo.learning-rate=a-b` as `--ppo.learning_rate=a-b`."""
     if not argument.startswith("--"):
         return argument
@@ -348,8 +363,9 @@ def _may_be_none(key: str) -> bool:
 
 def _may_be_infinite(key: str) -> bool:
     tree = to_dict(Config())
-    group, name = key.split(".")
-    tree[group][name] = math.inf
+    *groups, name = key.split(".")
+    node = tree[groups[0]] if groups else tree
+    node[name] = math.inf
     try:
         check(from_dict(tree))
     except ValueError:

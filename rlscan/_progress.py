@@ -17,15 +17,18 @@ SECONDS_BETWEEN_REFRESHES = 0.1
 class Progress:
     """Shows how far a run is. Writes to stdout, which may be closed at any time."""
 
-    def __init__(self, num_updates: int):
+    def __init__(self, num_updates: int, *, done: int = 0):
+        """**Arguments:** updates of the whole run, and how many of them were made before."""
         self.console = _Console(highlight=False, soft_wrap=True)
         self._num_updates = num_updates
         self._started = self._shown = time.monotonic()
-        self._next_line = 1  # of LINES_PER_RUN
+        self._part_before = done / num_updates
+        self._next_line = math.floor(self._part_before * LINES_PER_RUN) + 1  # of LINES_PER_RUN
         self._bar: Bar | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar = _bar(self.console)
-            self._task = self._bar.add_task("", total=num_updates, speed="", episode_return="")
+            shown = {"total": num_updates, "completed": done, "speed": "", "episode_return": ""}
+            self._task = self._bar.add_task("", **shown)
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one. `OSError` names stdout."""
@@ -66,7 +69,7 @@ class Progress:
         ):
             self._shown = now
             self._next_line = math.floor(part * LINES_PER_RUN) + 1
-            left = (now - self._started) * (1 / part - 1)
+            left = (now - self._started) * (1 - part) / (part - self._part_before)
             self.say(
                 f"{part:4.0%}  update {row['update']:,}/{self._num_updates:,}  {speed}  "
                 f"{episode_return}  {format_seconds(left)} left"
