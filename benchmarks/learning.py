@@ -17,7 +17,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 import rlscan
 from benchmarks._timing import write_json
@@ -47,8 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     figures = {
         "seeds": seeds.tolist(),
         "scores": scores.tolist(),
-        "iqm": float(iqm(scores)),
-        "interval": interval(scores),
+        "iqm": float(rlscan.iqm(scores)),
+        "interval": rlscan.bootstrap_interval(scores),
         "worst": float(scores.min()),
         "audit_log_ratio": float(metrics["audit_log_ratio"].max()),
         "audit_clip_fraction": float(metrics["audit_clip_fraction"].max()),
@@ -92,19 +91,6 @@ def last_tenth(episode_return: np.ndarray, num_episodes: np.ndarray) -> np.ndarr
     total = np.where(weights > 0, episode_return[:, last] * weights, 0).sum(axis=1)
     with np.errstate(invalid="ignore"):  # no episode ended: NaN
         return total / weights.sum(axis=1)
-
-
-def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean (Agarwal et al., 2021, arXiv:2108.13264)."""
-    return stats.trim_mean(scores, 0.25, axis=axis)
-
-
-def interval(scores: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the IQM over seeds."""
-    bounds = stats.bootstrap(
-        (scores,), iqm, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(bounds.low), float(bounds.high)
 
 
 def show(config: Config, figures: dict) -> None:

@@ -21,6 +21,7 @@ from ._evaluate import (
     Spread as Spread,
     evaluate as evaluate,
 )
+from ._iqm import bootstrap_interval as bootstrap_interval, iqm as iqm
 from ._losses import (
     clipped_policy_loss as clipped_policy_loss,
     clipped_value_loss as clipped_value_loss,

@@ -1,4 +1,4 @@
-"""What a config describes, built: the environment and the untrained policy."""
+"""What a config describes, built: the environment, the untrained policy, the runs."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import optax
 from ._actor_critic import ActorCritic
 from ._config import Config, EnvConfig
 from ._envs import make
+from ._sweep import Member, members_of
 from ._train import count_updates
 from ._types import Environment
 
@@ -34,3 +35,8 @@ def build_policy(config: Config, env: Environment, *, key: Any) -> ActorCritic:
         shared_masks=config.policy.shared_masks,
         key=key,
     )
+
+
+def members(config: Config) -> list[Member]:
+    """The runs that a config describes: mostly one."""
+    return members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import math
 import re
 import types
@@ -20,6 +21,7 @@ from ._actor_critic import check_settings
 from ._envs import check_name, did_you_mean
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
+from ._sweep import EXAMPLES, check_sweep, members_of
 from ._train import count_updates
 
 
@@ -79,6 +81,14 @@ class Config:
     the end, 0 for all that can be."""
     keep_checkpoints: int = 2
     """How many of the last ones are kept, beside the one with the best return."""
+    num_seeds: int = 1
+    """Runs that are trained side by side, of the seeds seed, seed + 1 and so on."""
+    sweep: tuple[str, ...] = ()
+    """Numbers of PPO that differ between runs side by side: ppo.learning_rate=1e-4,3e-4, or a range
+    to draw from, ppo.gamma=0.9..0.999 or ppo.learning_rate=log:1e-4..1e-2. Of several, all
+    combinations are trained, each with all seeds."""
+    num_samples: int = 8
+    """How often is drawn from the ranges of a sweep."""
 
 
 _GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
@@ -108,7 +118,7 @@ def parse(argv: Sequence[str], *, prog: str = "train") -> Config:
     cannot be. `SystemExit` after `--help` and `--print_config`.
     """
     parser = _parser(prog)
-    argv = [underscored(argument) for argument in argv]
+    argv = _gathered("--sweep", [underscored(argument) for argument in argv])
     _check_options(argv)
     printing = [argument for argument in argv if argument.split("=")[0] == "--print_config"]
     files, overrides = _split([argument for argument in argv if argument not in printing])
@@ -174,6 +184,19 @@ def check(config: Config) -> None:
         raise ValueError("output must name a directory, got nothing; such as runs/first")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {config.seed}")
+    for name in ("num_seeds", "num_samples"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be a positive integer, got {getattr(config, name)}")
+    if config.seed + config.num_seeds > 2**32:
+        raise ValueError(f"seed + num_seeds must be at most {2**32}; use smaller ones")
+    members = members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)
+    check_sweep(config.ppo, members)
+    num_runs, num_devices = len(members), config.num_devices or 1
+    if num_runs > 1 and num_runs % num_devices:
+        raise ValueError(
+            f"num_devices = {num_devices} does not divide the {num_runs} runs that are split over "
+            "them; use another number of either"
+        )
 
 
 def _check_range(config: Config) -> None:
@@ -196,6 +219,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     del tree["output"]
     tree["policy"]["hidden_sizes"] = list(config.policy.hidden_sizes)
+    tree["sweep"] = list(config.sweep)
     return tree
 
 
@@ -207,7 +231,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
         "policy": PolicyConfig(**policy),
         "ppo": PPOConfig(**tree["ppo"]),
     }
-    return Config(**{**tree, **groups})
+    return Config(**{**tree, **groups, "sweep": tuple(tree.get("sweep", ()))})
 
 
 def to_yaml(config: Config) -> str:
@@ -247,6 +271,17 @@ def underscored(argument: str) -> str:
         return argument
     option, *value = argument[2:].split("=", 1)
     return "=".join(["--" + option.replace("-", "_"), *value])
+
+
+def _gathered(option: str, argv: Sequence[str]) -> list[str]:
+    """An option that is given several times, as one of which the value is a list."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(option, action="append", dest="values")
+    try:
+        options, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+    return rest if options.values is None else [*rest, f"{option}={json.dumps(options.values)}"]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -343,7 +378,8 @@ _WANTED = {
     float: "a number, such as 3e-4",
     bool: "true or false",
     dict: "a mapping, such as {gravity: 9.8}",
-    tuple: "a list of integers, such as [64, 64]",
+    tuple[int, ...]: "a list of integers, such as [64, 64]",
+    tuple[str, ...]: f"a list, of entries such as {EXAMPLES}",
 }
 
 
@@ -353,7 +389,7 @@ def _wanted(key: str) -> str:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
-    wanted = _WANTED.get(typing.get_origin(kind) or kind, "text")
+    wanted = _WANTED.get(kind) or _WANTED.get(typing.get_origin(kind), "text")
     return f"{wanted} or .inf" if kind is float and _may_be_infinite(key) else wanted
 
 

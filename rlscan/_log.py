@@ -4,12 +4,15 @@ import copy
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ._build import members
 from ._config import Config
+from ._iqm import bootstrap_interval, iqm
 from ._progress import Progress, format_return, format_seconds
-from ._run_dir import MetricsFiles
+from ._run_dir import COLUMNS, MetricsFiles
 
 
 @dataclasses.dataclass
@@ -44,33 +47,56 @@ class Counts:
     seconds: float = 0.0  # of training
     row_updates: int = 0  # at the last row
     row_seconds: float = 0.0
-    row: Episodes = dataclasses.field(default_factory=Episodes)
-    last_tenth: Episodes = dataclasses.field(default_factory=Episodes)
-    since_checkpoint: Episodes = dataclasses.field(default_factory=Episodes)
-    best_return: float = -math.inf  # between two checkpoints
+    # Of each of the runs side by side, mostly one.
+    row: list[Episodes] = dataclasses.field(default_factory=lambda: [Episodes()])
+    last_tenth: list[Episodes] = dataclasses.field(default_factory=lambda: [Episodes()])
+    since_checkpoint: list[Episodes] = dataclasses.field(default_factory=lambda: [Episodes()])
+    best_return: float = -math.inf  # between two checkpoints, the mean over runs
     best_update: int = 0  # that of the checkpoint after them
     ends: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes of the metrics files
 
     def at_checkpoint(self) -> "Counts":
         """The same, at the end of a stretch between two checkpoints."""
-        mean = self.since_checkpoint.means()["episode_return"]
+        returns = returns_of(self.since_checkpoint)
+        mean = sum(returns) / len(returns) if returns else math.nan
         best = {"best_return": mean, "best_update": self.num_updates}
         new_best = best if mean > self.best_return else {}
-        return dataclasses.replace(self, since_checkpoint=Episodes(), **new_best)
+        return dataclasses.replace(self, since_checkpoint=none_yet(len(self.row)), **new_best)
+
+
+def none_yet(num_runs: int) -> list[Episodes]:
+    return [Episodes() for _ in range(num_runs)]
+
+
+def returns_of(runs: Sequence[Episodes]) -> list[float]:
+    """The mean return of each run in which an episode ended."""
+    return [run.means()["episode_return"] for run in runs if run.count]
+
+
+def new_counts(num_runs: int) -> Counts:
+    """Before the first update."""
+    return Counts(
+        row=none_yet(num_runs), last_tenth=none_yet(num_runs), since_checkpoint=none_yet(num_runs)
+    )
 
 
 def counts_from_dict(tree: dict[str, Any]) -> Counts:
     """The counts that `dataclasses.asdict` was given."""
-    episodes = {name: Episodes(**tree[name]) for name in ("row", "last_tenth", "since_checkpoint")}
-    return Counts(**{**tree, **episodes})
+    names = ("row", "last_tenth", "since_checkpoint")
+    return Counts(**{**tree, **{name: [Episodes(**one) for one in tree[name]] for name in names}})
 
 
 class Log:
-    """Of one run. A context, in which the files are open and the terminal may show a bar."""
+    """Of one run, or of several side by side, which then have rows of their own.
+
+    A context, in which the files are open and the terminal may show a bar.
+    """
 
     def __init__(self, config: Config, directory: Path, num_updates: int, counts: Counts):
         self.counts = counts
         self._config, self._directory, self._num_updates = config, directory, num_updates
+        self._members = members(config)
+        self._is_single = len(self._members) == 1
         self._steps_per_update = config.ppo.num_envs * config.ppo.num_steps
         self._updates_before, self._seconds_before = counts.num_updates, counts.seconds
         self._compile_seconds = 0.0
@@ -78,7 +104,8 @@ class Log:
         self._unseen: list[dict[str, Any]] = []
 
     def __enter__(self) -> "Log":
-        self._files = MetricsFiles(self._directory, self.counts.ends)
+        columns = [*self._labels(0), *COLUMNS]
+        self._files = MetricsFiles(self._directory, self.counts.ends, columns)
         self.counts.ends = self._files.ends()
         self._progress = Progress(self._num_updates, done=self.counts.num_updates)
         return self
@@ -89,12 +116,13 @@ class Log:
 
     def introduce(self) -> None:
         updates = _counted(self._num_updates, "update")
+        runs = "" if self._is_single else f"{len(self._members)} runs of "
         devices = self._config.num_devices or 1
         on = f" on {devices} devices" if devices > 1 else ""
         after = f", after the first {self._updates_before:,}" if self._updates_before else ""
         self.say(
-            f"{self._config.env.name}: {updates} of {self._steps_per_update:,} steps{on}{after}, "
-            f"into {self._directory}; compiling"
+            f"{self._config.env.name}: {runs}{updates} of {self._steps_per_update:,} steps"
+            f"{on}{after}, into {self._directory}; compiling"
         )
 
     def say(self, text: str) -> None:
@@ -107,78 +135,132 @@ class Log:
         self._started = time.monotonic()
 
     def write(self, metrics: dict[str, Any]) -> Counts:
-        """Takes in what a call returned, `[updates_per_call]`: all of it, or `OSError` and none.
+        """Takes in what a call returned: all of it, or `OSError` and none.
+
+        **Arguments:**
+
+        - `metrics`: on the host, `[updates_per_call]`, or `[runs, updates_per_call]` of several.
 
         **Returns:** where the log stands now. `show` is to be called after it, and after the state
         that the call returned is kept: a screen that fails must not part the two.
         """
         counts = copy.deepcopy(self.counts)
         before, now = counts.seconds, self._seconds_before + time.monotonic() - self._started
-        length = len(metrics["num_episodes"])
+        metrics = {n: x[None] if self._is_single else x for n, x in metrics.items()}
+        length = metrics["num_episodes"].shape[1]
         rows = []
         for i in range(length):
             counts.num_updates += 1
             counts.seconds = before + (now - before) * (i + 1) / length
-            one = {name: values[i].item() for name, values in metrics.items()}
-            if (row := self._take(one, counts)) is not None:
-                rows.append(row)
+            rows += self._take({name: values[:, i] for name, values in metrics.items()}, counts)
         self._files.write(rows)
         counts.ends = self._files.ends()
-        self.counts, self._unseen = counts, rows[-1:]
+        self.counts, self._unseen = counts, rows[-len(self._members) :]
         return counts
 
     def show(self) -> None:
-        """Brings the last row to the screen."""
-        for row in self._unseen:
-            self._progress.update(row)
+        """Brings the last rows to the screen."""
+        if not self._unseen:
+            return
+        first = self._unseen[0]
+        speed = first["steps_per_second"] * len(self._members)
+        returns = [row["episode_return"] for row in self._unseen]
+        shown = {**first, "steps_per_second": speed}
+        self._progress.update(shown, lambda: self._in_words(returns, num_resamples=1000))
         self._unseen = []
 
     def sync(self) -> None:
         """The rows so far are on the disk after that, whatever becomes of the machine."""
         self._files.sync()
 
-    def _take(self, metrics: dict[str, Any], counts: Counts) -> dict[str, Any] | None:
-        """Takes in one update; returns a row if one is due."""
-        counts.row.add(metrics)
-        counts.since_checkpoint.add(metrics)
-        if counts.num_updates > 0.9 * self._num_updates:
-            counts.last_tenth.add(metrics)
-        if (
-            counts.num_updates % self._config.log_interval
-            and counts.num_updates < self._num_updates
-        ):
-            return None
-        steps = (counts.num_updates - counts.row_updates) * self._steps_per_update
-        row = {
-            "update": counts.num_updates,
-            "step": counts.num_updates * self._steps_per_update,
+    def _take(self, metrics: dict[str, Any], counts: Counts) -> list[dict[str, Any]]:
+        """Takes in one update, `[runs]`; returns a row for each run if they are due."""
+        done = counts.num_updates
+        of_runs = [
+            {name: values[i].item() for name, values in metrics.items()}
+            for i in range(len(self._members))
+        ]
+        for i, one in enumerate(of_runs):
+            counts.row[i].add(one)
+            counts.since_checkpoint[i].add(one)
+            if done > 0.9 * self._num_updates:
+                counts.last_tenth[i].add(one)
+        if done % self._config.log_interval and done < self._num_updates:
+            return []
+        steps = (done - counts.row_updates) * self._steps_per_update
+        shared = {
+            "update": done,
+            "step": done * self._steps_per_update,
             "seconds": counts.seconds,
             "steps_per_second": steps / max(counts.seconds - counts.row_seconds, 1e-9),
-            **metrics,
-            **counts.row.means(),
         }
-        counts.row, counts.row_updates = Episodes(), counts.num_updates
+        rows = [
+            {**self._labels(i), **shared, **one, **counts.row[i].means()}
+            for i, one in enumerate(of_runs)
+        ]
+        counts.row, counts.row_updates = none_yet(len(of_runs)), done
         counts.row_seconds = counts.seconds
-        return row
+        return rows
+
+    def _labels(self, run: int) -> dict[str, Any]:
+        """The first columns of a run among several."""
+        member = self._members[run]
+        return {} if self._is_single else {"run": run, "seed": member.seed, **member.swept}
+
+    def _in_words(self, returns: Sequence[float], *, num_resamples: int = 10_000) -> str:
+        """The return of a run; of several that of the best setting, over its seeds."""
+        if self._is_single:
+            return f"return {format_return(returns[0])}"
+        best = max(self._settings(returns, num_resamples), key=lambda one: one.order)
+        return f"return {best.words}"
+
+    def _settings(self, returns: Sequence[float], num_resamples: int) -> list["_Setting"]:
+        """What each combination of swept numbers has reached, over its seeds."""
+        num_seeds = self._config.num_seeds
+        found = []
+        for i in range(0, len(returns), num_seeds):
+            scores = [x for x in returns[i : i + num_seeds] if not math.isnan(x)]
+            swept = ", ".join(f"{k} {v:g}" for k, v in self._members[i].swept.items())
+            middle = float(iqm(scores)) if scores else math.nan
+            words = format_return(middle)
+            if len(scores) > 1:
+                low, high = bootstrap_interval(scores, num_resamples=num_resamples)
+                words = f"IQM {words} [{format_return(low)}, {format_return(high)}]"
+            at = f" at {swept}" if swept else ""
+            found.append(_Setting(middle if scores else -math.inf, words + at))
+        return found
+
+    def _summary(self) -> list[str]:
+        """Returns in the last tenth, of each setting."""
+        returns = [run.means()["episode_return"] for run in self.counts.last_tenth]
+        if self._is_single:
+            return [f"return {format_return(returns[0])}"]
+        ordered = sorted(self._settings(returns, 10_000), key=lambda one: -one.order)
+        return [f"return {one.words}" for one in ordered]
 
     def summarize(self) -> None:
         done, seconds = self.counts.num_updates, self.counts.seconds
-        speed = (
-            (done - self._updates_before)
-            * self._steps_per_update
-            / max(seconds - self._seconds_before, 1e-9)
-        )
+        steps_per_update = self._steps_per_update * len(self._members)
+        here = (done - self._updates_before) * steps_per_update
+        speed = here / max(seconds - self._seconds_before, 1e-9)
         took = f"compiling took {format_seconds(self._compile_seconds)}"
         if done < self._num_updates:
             ending = f"stopped after {done:,} of {self._num_updates:,} updates"
             where = f"{self._directory}; --resume {self._directory} goes on"
         else:
-            mean = self.counts.last_tenth.means()["episode_return"]
-            ending, where = f"return {format_return(mean)} in the last tenth", self._directory
+            best, *others = self._summary()
+            ending, where = f"{best} in the last tenth", self._directory
+            for other in reversed(others):
+                self.say(other)
         self.say(
-            f"{done * self._steps_per_update:,} steps in {format_seconds(seconds)} "
+            f"{done * steps_per_update:,} steps in {format_seconds(seconds)} "
             f"({speed:,.0f} steps/s; {took}), {ending}: {where}"
         )
+
+
+class _Setting(NamedTuple):
+    order: float
+    words: str
 
 
 def _counted(number: int, noun: str) -> str:

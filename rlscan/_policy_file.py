@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 
-from ._build import build_env, build_policy
+from ._build import build_env, build_policy, members
 from ._checkpoint import (
     FORMAT as CHECKPOINT,
     FORMAT_VERSION as CHECKPOINT_VERSION,
@@ -17,6 +18,7 @@ from ._checkpoint import (
 )
 from ._config import Config, from_dict, to_dict
 from ._file import encode, read, write_whole
+from ._pytree import map_arrays
 from ._random import key as make_key
 from ._types import Policy
 
@@ -53,13 +55,16 @@ def policy_content(policy: Policy, config: Config) -> bytes:
     return encode(FORMAT, FORMAT_VERSION, {"config": to_dict(config)}, leaves.getvalue())
 
 
-def load_policy(path: str | os.PathLike, *, inference: bool = True) -> Policy:
+def load_policy(
+    path: str | os.PathLike, *, run: int | None = None, inference: bool = True
+) -> Policy:
     """The policy of a run.
 
     **Arguments:**
 
     - `path`: a run directory: of a finished run the last policy, of one that goes on or was
         stopped that of its last checkpoint. Or a file in its `checkpoints`.
+    - `run`: which one, where several were trained side by side, by the column `run` of the metrics.
     - `inference`: whether dropout is off, as when a policy is used; `False` gives it as it was
         trained.
 
@@ -75,11 +80,18 @@ def load_policy(path: str | os.PathLike, *, inference: bool = True) -> Policy:
         raise FileNotFoundError(
             f"no policy at {file}; give the directory of a run, which holds {POLICY_FILE}"
         ) from None
-    skeleton = _skeleton(from_dict(header["config"]))
+    config = from_dict(header["config"])
+    num_runs = len(members(config))
+    if (num_runs > 1 or run is not None) and run not in range(num_runs):
+        holds = f"holds {num_runs} runs" if num_runs > 1 else "holds one run"
+        raise ValueError(f"{file} {holds}; run must be from 0 to {num_runs - 1}, got {run}")
+    skeleton = _skeleton(config)
     if header["format"] == CHECKPOINT:
         policy = restore(Checkpoint(file, header, body), skeleton, within=".policy")
     else:
         policy = eqx.tree_deserialise_leaves(io.BytesIO(body), skeleton)
+    if num_runs > 1:
+        policy = map_arrays(lambda x: x[run], policy)
     return eqx.nn.inference_mode(policy) if inference else policy
 
 
@@ -90,6 +102,9 @@ def _file_of(path: Path) -> Path:
 
 
 def _skeleton(config: Config) -> Any:
-    """The policy that a config describes, with shapes for arrays."""
-    env = build_env(config.env)
-    return eqx.filter_eval_shape(lambda: build_policy(config, env, key=make_key(0)))
+    """The policy that a config describes, or those of several runs, with shapes for arrays."""
+    env, num_runs = build_env(config.env), len(members(config))
+    build = lambda seed: build_policy(config, env, key=make_key(seed))  # noqa: E731
+    if num_runs == 1:
+        return eqx.filter_eval_shape(build, 0)
+    return eqx.filter_eval_shape(eqx.filter_vmap(build), jnp.zeros(num_runs, jnp.int32))

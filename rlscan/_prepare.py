@@ -3,20 +3,24 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ._build import build_env, build_policy
+from ._build import build_env, build_policy, members
 from ._checkpoint import DIRECTORY, checkpoint_content, mark_best, restore
 from ._config import Config, to_yaml
-from ._devices import make_mesh
+from ._devices import FIRST, make_mesh, place
 from ._file import write_whole
-from ._log import Counts, Episodes, counts_from_dict
+from ._log import Counts, counts_from_dict, new_counts, none_yet
 from ._policy_file import POLICY_FILE, policy_content
 from ._ppo import TrainState, init_train
+from ._pytree import map_arrays
 from ._random import key as make_key
 from ._resume import checkpoint_to_resume, set_aside
 from ._run_dir import (
@@ -35,7 +39,7 @@ from ._types import Environment
 class Reached(NamedTuple):
     """How far a run is: the two halves of a checkpoint, which belong together."""
 
-    state: TrainState
+    state: TrainState  # of several runs side by side every leaf is [runs, …]
     counts: Counts  # of the log
 
 
@@ -72,7 +76,7 @@ def prepare(config: Config, resume: str | None = None) -> Iterator[Prepared]:
     if resume is None:
         check_output(str(config.output))
         env, state = _start(config)
-        reached = Reached(state, Counts())
+        reached = Reached(state, new_counts(len(members(config))))
         with claim(config, _sizes(config, reached)) as rooms:
             yield Prepared(env, reached, directory, rooms)
         return
@@ -95,16 +99,25 @@ def prepare(config: Config, resume: str | None = None) -> Iterator[Prepared]:
 
 def _start(config: Config) -> tuple[Environment, TrainState]:
     env = build_env(config.env)
-    policy_key, train_key = jax.random.split(make_key(config.seed, generator=config.generator))
-    policy = build_policy(config, env, key=policy_key)
-    return env, init_train(policy, env, config.ppo, key=train_key, mesh=mesh_of(config))
+    seeds = [member.seed for member in members(config)]
+
+    def start(seed: Any, mesh: Mesh | None) -> TrainState:
+        policy_key, train_key = jax.random.split(make_key(seed, generator=config.generator))
+        policy = build_policy(config, env, key=policy_key)
+        return init_train(policy, env, config.ppo, key=train_key, mesh=mesh)
+
+    if len(seeds) == 1:
+        return env, start(seeds[0], mesh_of(config))
+    together = eqx.filter_jit(eqx.filter_vmap(partial(start, mesh=None)))
+    state, mesh = together(jnp.asarray(seeds, jnp.uint32)), mesh_of(config)
+    return env, state if mesh is None else place(state, mesh, map_arrays(lambda _: FIRST, state))
 
 
 def _resumed(config: Config, resume: str) -> tuple[Environment, Reached]:
     checkpoint = checkpoint_to_resume(resume, config)
     env, state = _start(config)
     if checkpoint is None:
-        return env, Reached(state, Counts())
+        return env, Reached(state, new_counts(len(members(config))))
     counts = counts_from_dict(checkpoint.header["counts"])
     num_updates = count_updates(config.total_steps, config.ppo)
     if counts.num_updates > num_updates:
@@ -113,7 +126,7 @@ def _resumed(config: Config, resume: str) -> tuple[Environment, Reached]:
             f"{counts.num_updates}; use more"
         )
     if config.total_steps != checkpoint.header["config"]["total_steps"]:
-        counts.last_tenth = Episodes()  # it is another one
+        counts.last_tenth = none_yet(len(counts.row))  # it is another one
     check_metrics(Path(str(config.output)), counts.ends)
     return env, Reached(restore(checkpoint, state), counts)
 
@@ -140,5 +153,5 @@ def _sizes(config: Config, reached: Reached) -> dict[str, int]:
 
 
 def mesh_of(config: Config) -> Mesh | None:
-    """The devices that a run is split over; `None` for one."""
+    """The devices that the environments are split over, or several runs; `None` for one."""
     return None if config.num_devices in (None, 1) else make_mesh(config.num_devices)

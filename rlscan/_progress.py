@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -44,12 +45,18 @@ class Progress:
         if self._bar is not None:
             self._bar.start()
 
-    def update(self, row: dict[str, Any]) -> None:
-        """Shows a row of the metrics, if it is time to."""
+    def update(self, row: dict[str, Any], returned: Callable[[], str] | None = None) -> None:
+        """Shows a row of the metrics, if it is time to.
+
+        **Arguments:**
+
+        - `row`: of the metrics.
+        - `returned`: says what episodes returned, called only then; the row's own if not given.
+        """
         now = time.monotonic()
         last = row["update"] == self._num_updates
         speed = f"{row['steps_per_second']:,.0f} steps/s"
-        episode_return = f"return {format_return(row['episode_return'])}"
+        returned = returned or (lambda: f"return {format_return(row['episode_return'])}")
         if self._bar is not None:
             if last or now - self._shown >= SECONDS_BETWEEN_REFRESHES:
                 self._shown = now
@@ -58,7 +65,7 @@ class Progress:
                     completed=row["update"],
                     refresh=True,
                     speed=speed,
-                    episode_return=episode_return,
+                    episode_return=returned(),
                 )
             return
         part = row["update"] / self._num_updates
@@ -72,7 +79,7 @@ class Progress:
             left = (now - self._started) * (1 - part) / (part - self._part_before)
             self.say(
                 f"{part:4.0%}  update {row['update']:,}/{self._num_updates:,}  {speed}  "
-                f"{episode_return}  {format_seconds(left)} left"
+                f"{returned()}  {format_seconds(left)} left"
             )
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from ._mix32 import mix32
 
@@ -25,7 +25,7 @@ _REFUSED = {
 }
 
 
-def key(seed: int | Int[Array, ""], *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
+def key(seed: int | Integer[Array, ""], *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
     """A typed key, by default of the generator that rlscan uses unless told otherwise.
 
     Rollouts and training keep the generator of the key that they are given, so this is where it
@@ -125,8 +125,8 @@ def as_key(key: KeyLike) -> PRNGKeyArray:
     return key
 
 
-def generator_of(keys: Key[Array, "..."] | jax.ShapeDtypeStruct) -> str:
-    """The name of the generator that keys are of."""
+def generator_of(keys: Any) -> str:
+    """The name of the generator that keys are of, or their shapes."""
     return str(jax.random.key_impl(keys))
 
 

@@ -12,16 +12,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._audit import AuditError
+from ._build import members
 from ._checkpoint import checkpoint_content, save_checkpoint
 from ._compile_cache import use_compile_cache
 from ._config import Config
-from ._devices import configure_cpu, num_cores, worthwhile
+from ._devices import configure_cpu, num_cores, on_devices, worthwhile
 from ._log import Log
 from ._metrics import Metrics
 from ._policy_file import POLICY_FILE, save_policy
 from ._ppo import TrainState, update
 from ._prepare import LAST, Prepared, Reached, mesh_of
+from ._pytree import map_arrays
 from ._scan import filter_scan
+from ._sweep import with_numbers
 from ._train import check_audit, count_updates
 from ._types import Environment
 
@@ -34,13 +38,20 @@ def on_this_machine(config: Config) -> Config:
     """
     if config.compile_cache:
         use_compile_cache()
-    ppo = config.ppo
-    minibatch = ppo.num_envs * ppo.num_steps // ppo.num_minibatches
-    configure_cpu(config.num_devices or worthwhile(num_cores(), ppo.num_envs, minibatch))
+    configure_cpu(config.num_devices or _worthwhile(num_cores(), config))
     if config.num_devices is not None:
         return config
-    found = worthwhile(len(jax.devices()), ppo.num_envs, minibatch)
-    return dataclasses.replace(config, num_devices=found)
+    return dataclasses.replace(config, num_devices=_worthwhile(len(jax.devices()), config))
+
+
+def _worthwhile(num_devices: int, config: Config) -> int:
+    """Over how many devices to split: the environments, or several runs, which exchange nothing."""
+    num_runs = len(members(config))
+    if num_runs > 1:
+        return max(d for d in range(1, num_devices + 1) if num_runs % d == 0)
+    ppo = config.ppo
+    minibatch = ppo.num_envs * ppo.num_steps // ppo.num_minibatches
+    return worthwhile(num_devices, ppo.num_envs, minibatch)
 
 
 def run(config: Config, prepared: Prepared, signals: Sequence[int] = ()) -> bool:
@@ -81,24 +92,41 @@ def _train(
     """Makes the updates that are left, or those until a signal comes; the last has a checkpoint."""
     env, reached = prepared.env, prepared.reached
     log.introduce()
-    call, numbers = _compile(reached, env, config, num_updates, log), config.ppo.as_arrays()
+    call = _compile(reached, env, config, num_updates, log)
     _stop_if(signals)
     saver = _Saver(config, prepared, log)
     try:
         while reached.counts.num_updates < num_updates and not signals:
             before = reached.state
-            state, metrics = call(before, jnp.asarray(num_updates))
+            state, metrics = call(before)
             metrics = jax.device_get(metrics)
             # In one step, which a second Ctrl-C cannot part.
             reached = Reached(state, log.write(metrics))
             log.show()
             if config.strict:
-                mesh = mesh_of(config)
-                check_audit(before, metrics, env, numbers, num_updates=num_updates, mesh=mesh)
+                _check_audits(before, metrics, env, config, num_updates)
             reached = saver.save_if_due(reached)
     finally:
         saver.save_last(reached)
     return reached
+
+
+def _check_audits(
+    before: TrainState, metrics: Any, env: Environment, config: Config, num_updates: int
+) -> None:
+    """`check_audit` of each run; of several it names the one that fails."""
+    runs, numbers = members(config), config.ppo.as_arrays()
+    if len(runs) == 1:
+        mesh = mesh_of(config)
+        check_audit(before, metrics, env, numbers, num_updates=num_updates, mesh=mesh)
+        return
+    for i, run in enumerate(runs):
+        state, own = map_arrays(lambda x: x[i], before), {n: x[i] for n, x in metrics.items()}  # noqa: B023
+        own_numbers = with_numbers(numbers, run.swept)
+        try:
+            check_audit(state, own, env, own_numbers, num_updates=num_updates)
+        except AuditError as error:
+            raise AuditError(f"run {i}, of seed {run.seed}: {error}") from None
 
 
 class _Saver:
@@ -156,23 +184,37 @@ def _stop_if(signals: Sequence[int]) -> None:
 
 def _compile(
     reached: Reached, env: Environment, config: Config, num_updates: int, log: Log
-) -> Callable:
+) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
     """The program that makes several updates. A resumed run has the one that it began with."""
     common = math.gcd(num_updates, reached.counts.num_updates)
     length = _updates_per_call(common, config.ppo.num_envs * config.ppo.num_steps)
-    numbers = config.ppo.as_arrays()
+    runs, mesh = members(config), mesh_of(config)
+    is_single = len(runs) == 1
 
-    def several(state: TrainState, num_updates: Array) -> tuple[TrainState, Metrics]:
+    def several(
+        state: TrainState, num_updates: Array, swept: dict[str, Array]
+    ) -> tuple[TrainState, Metrics]:
+        numbers = with_numbers(config.ppo.as_arrays(), swept)
         one = partial(
-            update, env=env, config=numbers, num_updates=num_updates, mesh=mesh_of(config)
+            update,
+            env=env,
+            config=numbers,
+            num_updates=num_updates,
+            mesh=mesh if is_single else None,
         )
         return filter_scan(lambda state, _: one(state), state, length=length)
 
+    swept = {key: jnp.asarray([run.swept[key] for run in runs]) for key in runs[0].swept}
+    total = jnp.asarray(num_updates)
+    program: Callable = several
+    if not is_single:
+        program, total = eqx.filter_vmap(several), jnp.full(len(runs), num_updates)
+        program = program if mesh is None else on_devices(program, mesh)
     started = time.monotonic()
-    jitted: Any = eqx.filter_jit(several)
-    call = jitted.lower(reached.state, jnp.asarray(num_updates)).compile()
+    jitted: Any = eqx.filter_jit(program)
+    call = jitted.lower(reached.state, total, swept).compile()
     log.compiled(time.monotonic() - started)
-    return call
+    return lambda state: call(state, total, swept)
 
 
 def _updates_per_call(num_updates: int, steps_per_update: int) -> int:

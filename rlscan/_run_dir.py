@@ -31,7 +31,9 @@ COLUMNS = {
     **METRICS,
 }
 """What the columns of the metrics are. Of the metrics of updates, those of episodes are over all
-that ended since the last row; the others are of the row's own update."""
+that ended since the last row; the others are of the row's own update. Of several runs side by side
+each has rows of its own, which begin with its number `run`, its `seed`, and the keys that are
+swept."""
 
 
 def check_output(output: str) -> None:
@@ -168,19 +170,26 @@ def check_metrics(directory: Path, ends: Mapping[str, int]) -> None:
 class MetricsFiles:
     """`metrics.csv` and `metrics.jsonl`, one line per row, there as soon as it is written."""
 
-    def __init__(self, directory: Path, ends: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        ends: Mapping[str, int] | None = None,
+        columns: Sequence[str] = tuple(COLUMNS),
+    ):
         """New ones; or those of a checkpoint, with what was written after it taken away.
 
         **Arguments:**
 
         - `directory`: of the run.
         - `ends`: how long they were at the checkpoint; for new ones none, or no entries.
+        - `columns`: what a row has; those of `COLUMNS` if not given.
         """
+        self._columns = columns
         # Unbuffered: what a write returns is what the file took.
         self._files = [open(directory / n, "r+b" if ends else "xb", 0) for n in METRICS_FILES]
         try:
             if not ends:
-                _append(self._files, [_csv_line(list(COLUMNS)), b""])
+                _append(self._files, [_csv_line(list(columns)), b""])
             for name, file in zip(METRICS_FILES, self._files, strict=True):
                 file.seek(file.truncate((ends or self.ends())[name]))
         except OSError:
@@ -191,7 +200,7 @@ class MetricsFiles:
         """Appends rows. `OSError` if the disk is full; the files are then as they were."""
         as_csv, as_json = [], []
         for row in rows:
-            values = {name: row[name] for name in COLUMNS}
+            values = {name: row[name] for name in self._columns}
             as_csv.append(_csv_line(list(values.values())))
             # JSON has no NaN
             finite = {n: v if math.isfinite(v) else None for n, v in values.items()}

@@ -145,18 +145,18 @@ def test_a_failed_save_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_counts_come_back_as_they_were(tmp_path: Path):
-    counts = Counts(3, 1 / 3, row=Episodes(2, 0.1, 1e-300), ends={"metrics.csv": 12})
+    counts = Counts(3, 1 / 3, row=[Episodes(2, 0.1, 1e-300)], ends={"metrics.csv": 12})
     file = written(tmp_path, {})
     file.write_bytes(checkpoint_content({}, CONFIG, dataclasses.asdict(counts)))
     assert counts_from_dict(read_checkpoint(file).header["counts"]) == counts
 
 
 def test_the_best_is_that_of_the_stretch_before_it():
-    counts = Counts(num_updates=4, since_checkpoint=Episodes(2, 20.0, 2.0)).at_checkpoint()
+    counts = Counts(num_updates=4, since_checkpoint=[Episodes(2, 20.0, 2.0)]).at_checkpoint()
     assert (counts.best_return, counts.best_update) == (10.0, 4)
     counts.num_updates = 8
     assert counts.at_checkpoint() == counts  # no episode ended: no better
-    counts.since_checkpoint = Episodes(1, 9.0, 1.0)
+    counts.since_checkpoint = [Episodes(1, 9.0, 1.0)]
     assert counts.at_checkpoint().best_update == 4
-    counts.since_checkpoint = Episodes(1, 11.0, 1.0)
+    counts.since_checkpoint = [Episodes(1, 11.0, 1.0)]
     assert counts.at_checkpoint().best_update == 8

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,18 +153,25 @@ def kill_at_random(process: subprocess.Popen, rng: random.Random, *, training: b
 # In this process, where a compiled program need not be loaded again.
 
 
-def stopped(directory: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of 8 updates, one to a call, that is stopped after some."""
+@contextlib.contextmanager
+def stopped_after(num_updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In here, a run gets SIGTERM when it has written its so-many-th update."""
     write = Log.write
 
     def stop(self: Log, metrics: Any) -> Any:
         counts = write(self, metrics)
-        if counts.num_updates == after:
+        if counts.num_updates == num_updates:
             os.kill(os.getpid(), signal.SIGTERM)
         return counts
 
     with monkeypatch.context() as context:
         context.setattr(Log, "write", stop)
+        yield
+
+
+def stopped(directory: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of 8 updates, one to a call, that is stopped after some."""
+    with stopped_after(after, monkeypatch):
         assert main(["train", *new(directory, 8)]) == 143
 
 
