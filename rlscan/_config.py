@@ -253,7 +253,8 @@ def _parser(prog: str) -> Any:
         usage=f"{prog} --config FILE [--KEY VALUE ...]",
         description="Trains a policy with PPO, from a config to a run directory.",
         epilog="Dashes may be written for underscores: --ppo.learning-rate 1e-3. "
-        f"`{prog} --resume RUN_DIR` goes on with a run that was stopped or killed.",
+        f"`{prog} --resume RUN_DIR` goes on with a run that was stopped or killed. With --dry-run "
+        "it is only said what the run would take.",
         exit_on_error=False,
         allow_abbrev=False,
     )

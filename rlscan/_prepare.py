@@ -1,7 +1,7 @@
 """What a run starts from: built, checked, and with a directory that is this process's own."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from ._checkpoint import DIRECTORY, checkpoint_content, mark_best, restore
 from ._config import Config, to_yaml
 from ._devices import FIRST, make_mesh, place
 from ._file import write_whole
+from ._footprint import check_memory
 from ._log import Counts, counts_from_dict, new_counts, none_yet
 from ._policy_file import POLICY_FILE, policy_content
 from ._ppo import TrainState, init_train
@@ -32,6 +33,7 @@ from ._run_dir import (
     locked,
     reserved,
 )
+from ._run_info import write_info
 from ._train import count_updates
 from ._types import Environment
 
@@ -57,7 +59,9 @@ _MARGIN = 4096  # bytes that the numbers in the first line of a checkpoint may g
 
 
 @contextmanager
-def prepare(config: Config, resume: str | None = None) -> Iterator[Prepared]:
+def prepare(
+    config: Config, resume: str | None = None, *, command: Sequence[str] = ()
+) -> Iterator[Prepared]:
     """Builds what a run needs, then makes its directory: nothing is written before all is checked.
 
     **Arguments:**
@@ -65,6 +69,7 @@ def prepare(config: Config, resume: str | None = None) -> Iterator[Prepared]:
     - `config`: as `parse` gives it, with `output` set.
     - `resume`: the run directory or the checkpoint from which a run goes on, `config` being from
         `config_to_resume`; a new run if not given.
+    - `command`: the command line, for `run.json`.
 
     **Returns:** a context, in which no other process has the directory. At its end the directory of
     a new run is taken away if there are no results in it.
@@ -75,9 +80,11 @@ def prepare(config: Config, resume: str | None = None) -> Iterator[Prepared]:
     directory = Path(str(config.output))
     if resume is None:
         check_output(str(config.output))
+        check_memory(config)
         env, state = _start(config)
         reached = Reached(state, new_counts(len(members(config))))
         with claim(config, _sizes(config, reached)) as rooms:
+            write_info(directory, config, command, 0)
             yield Prepared(env, reached, directory, rooms)
         return
     with ExitStack() as stack:
@@ -92,6 +99,7 @@ def prepare(config: Config, resume: str | None = None) -> Iterator[Prepared]:
             (directory / DIRECTORY).mkdir(exist_ok=True)
             rooms = stack.enter_context(reserved(directory, _sizes(config, reached)))
             _take_up(config, reached, directory)
+            write_info(directory, config, command, reached.counts.num_updates)
         except OSError as error:
             raise ValueError(f"{directory} cannot be written: {error.strerror}") from None
         yield Prepared(env, reached, directory, rooms)

@@ -24,6 +24,7 @@ from ._policy_file import POLICY_FILE, save_policy
 from ._ppo import TrainState, update
 from ._prepare import LAST, Prepared, Reached, mesh_of
 from ._pytree import map_arrays
+from ._run_info import changed_versions
 from ._scan import filter_scan
 from ._sweep import with_numbers
 from ._train import check_audit, count_updates
@@ -92,6 +93,8 @@ def _train(
     """Makes the updates that are left, or those until a signal comes; the last has a checkpoint."""
     env, reached = prepared.env, prepared.reached
     log.introduce()
+    if changed := changed_versions(prepared.directory):
+        log.say(f"warning: {', '.join(changed)} since the run was stopped: rounding may differ")
     call = _compile(reached, env, config, num_updates, log)
     _stop_if(signals)
     saver = _Saver(config, prepared, log)

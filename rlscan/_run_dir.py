@@ -18,6 +18,7 @@ from ._config import Config, to_yaml
 from ._file import remove_temporaries, reserve
 from ._metrics import METRICS
 from ._policy_file import POLICY_FILE
+from ._run_info import INFO_FILE
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILES = ("metrics.csv", "metrics.jsonl")
@@ -39,7 +40,7 @@ swept."""
 def check_output(output: str) -> None:
     """Raises `ValueError` if a run cannot be written there. Writes nothing."""
     path = Path(output)
-    for name in (CONFIG_FILE, *METRICS_FILES, POLICY_FILE.parent):
+    for name in (CONFIG_FILE, *METRICS_FILES, INFO_FILE, POLICY_FILE.parent):
         if os.path.lexists(path / name):
             raise ValueError(
                 f"output {output} holds another run (its {name}); "
@@ -134,7 +135,7 @@ def _fill(path: Path, config: Config, undo: ExitStack) -> None:
     with open(path / CONFIG_FILE, "x", encoding="utf-8") as file:
         undo.callback(os.unlink, path / CONFIG_FILE)
         file.write(to_yaml(config))
-    for name in METRICS_FILES:  # `MetricsFiles` makes them
+    for name in (*METRICS_FILES, INFO_FILE):  # they are made later
         undo.callback((path / name).unlink, missing_ok=True)
     _make_directory(path / DIRECTORY, undo)
 
