@@ -98,8 +98,7 @@ def prepare(
         try:
             (directory / DIRECTORY).mkdir(exist_ok=True)
             rooms = stack.enter_context(reserved(directory, _sizes(config, reached)))
-            _take_up(config, reached, directory)
-            write_info(directory, config, command, reached.counts.num_updates)
+            _take_up(config, reached, directory, command)
         except OSError as error:
             raise ValueError(f"{directory} cannot be written: {error.strerror}") from None
         yield Prepared(env, reached, directory, rooms)
@@ -139,7 +138,7 @@ def _resumed(config: Config, resume: str) -> tuple[Environment, Reached]:
     return env, Reached(restore(checkpoint, state), counts)
 
 
-def _take_up(config: Config, reached: Reached, directory: Path) -> None:
+def _take_up(config: Config, reached: Reached, directory: Path, command: Sequence[str]) -> None:
     """Brings the run directory to where the checkpoint was written, but for the metrics."""
     done, best = reached.counts.num_updates, reached.counts.best_update
     set_aside(directory, done)
@@ -152,6 +151,7 @@ def _take_up(config: Config, reached: Reached, directory: Path) -> None:
         write_whole(directory / CONFIG_FILE, to_yaml(config).encode())
     if done < count_updates(config.total_steps, config.ppo):
         (directory / POLICY_FILE).unlink(missing_ok=True)  # it was finished, and now goes on
+        write_info(directory, config, command, done)
 
 
 def _sizes(config: Config, reached: Reached) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Policies in files."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -166,3 +167,23 @@ def test_a_rate_that_changes_is_that_of_the_last_update(tmp_path: Path):
     assert float(loaded.actor.dropout.p) == pytest.approx(0.2)
     for ours, theirs in zip(*map(jax.tree.leaves, (loaded, last)), strict=True):
         assert callable(ours) or jnp.array_equal(ours, theirs)
+
+
+def test_the_format_before_this_one(saved: Path, tmp_path: Path):
+    """Its checksum was of the config and the leaves, and its config had fewer keys."""
+    line, _, leaves = (saved / POLICY_FILE).read_bytes().partition(b"\n")
+    config = json.loads(line)["config"]
+    for key in ("checkpoint_interval", "keep_checkpoints", "num_seeds", "sweep", "num_samples"):
+        del config[key]
+    checksum = hashlib.sha256(json.dumps(config).encode() + leaves).hexdigest()
+    header = {"format": "rlscan policy", "format_version": 2, "rlscan_version": "0.1.0"}
+    header |= {"config": config, "sha256": checksum}
+    file = tmp_path / "policy.eqx"
+    file.write_bytes(json.dumps(header).encode() + b"\n" + leaves)
+    assert eqx.tree_equal(rlscan.load_policy(file, inference=False), a_policy())
+
+
+def test_of_one_run_no_other_can_be_had(saved: Path):
+    assert eqx.tree_equal(rlscan.load_policy(saved, run=0), rlscan.load_policy(saved))
+    with pytest.raises(ValueError, match="holds one run; run must be from 0 to 0, got 1"):
+        rlscan.load_policy(saved, run=1)

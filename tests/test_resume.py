@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,10 @@ def assert_same_run(directory: Path, whole: Path) -> None:
     assert not list(directory.rglob(".*.tmp"))
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, status",
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_stopped_by_a_signal(
     number: int, status: int, whole: Path, tmp_path: Path, environment: dict[str, str]
 ):
@@ -95,7 +97,7 @@ def test_stopped_by_a_signal(
         if "%" in line:
             break
     process.send_signal(number)
-    output, error = process.communicate(timeout=60)
+    output, error = process.communicate(timeout=300)
     assert (process.returncode, error) == (status, "")
     assert f"of 1,600 updates: {directory}; --resume {directory} goes on" in output
     assert not (directory / POLICY_FILE).exists()
@@ -103,7 +105,7 @@ def test_stopped_by_a_signal(
     assert 0 < done < NUM_UPDATES
     rlscan.load_policy(directory)
     again = start(["--resume", str(directory)], environment)
-    output, error = again.communicate(timeout=60)
+    output, error = again.communicate(timeout=300)
     assert (again.returncode, error) == (0, "")
     assert f"after the first {done:,}, into" in output
     assert_same_run(directory, whole)
@@ -178,13 +180,49 @@ def stopped(directory: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> Non
         assert main(["train", *new(directory, 8)]) == 143
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates that cost nothing, one to a call."""
+def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     from test_cli import fake_update
 
     monkeypatch.setattr(_run, "update", fake_update)
     monkeypatch.setattr(_run, "_updates_per_call", lambda *_: 1)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates that cost nothing, one to a call."""
+    make_fast(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fast_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 8 fast updates that nothing disturbs."""
+    directory = tmp_path_factory.mktemp("fast") / "whole"
+    with pytest.MonkeyPatch.context() as context:
+        make_fast(context)
+        assert main(["train", *new(directory, 8)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def after_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, stopped after three."""
+    directory = tmp_path_factory.mktemp("fast") / "run"
+    with pytest.MonkeyPatch.context() as context:
+        make_fast(context)
+        stopped(directory, 3, context)
+    return directory
+
+
+@pytest.fixture
+def run(after_three: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(after_three, tmp_path / "run"))
+
+
+@pytest.fixture
+def finished(fast_whole: Path, tmp_path: Path) -> Path:
+    """A copy of the run that nothing disturbs."""
+    return Path(shutil.copytree(fast_whole, tmp_path / "run"))
 
 
 def failing(capsys: pytest.CaptureFixture, *arguments: str, status: int = 2) -> str:
@@ -200,52 +238,44 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {f: f.read_bytes() for f in sorted(directory.rglob("*")) if f.is_file()}
 
 
-def test_the_same_rows_as_without_the_stop(fast: None, tmp_path: Path, monkeypatch):
-    assert main(["train", *new(tmp_path / "whole", 8)]) == 0
-    for after in (1, 3, 5):
-        stopped(tmp_path / f"{after}", after, monkeypatch)
-        assert main(["train", "--resume", str(tmp_path / f"{after}")]) == 0
-        assert_same_run(tmp_path / f"{after}", tmp_path / "whole")
+@pytest.mark.parametrize("after", [1, 5])  # with rows of three updates
+def test_the_same_rows_as_without_the_stop(
+    after: int, fast: None, tmp_path: Path, fast_whole: Path, monkeypatch
+):
+    stopped(tmp_path / "run", after, monkeypatch)
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert_same_run(tmp_path / "run", fast_whole)
 
 
-def test_rows_after_the_checkpoint_are_made_again(fast: None, tmp_path: Path, monkeypatch):
-    assert main(["train", *new(tmp_path / "whole", 8)]) == 0
-    stopped(tmp_path / "run", 3, monkeypatch)
+def test_rows_after_the_checkpoint_are_made_again(fast: None, run: Path, fast_whole: Path):
     for name in ("metrics.csv", "metrics.jsonl"):  # as of a run that was killed later
-        with open(tmp_path / "run" / name, "a") as file:
-            file.write((tmp_path / "whole" / name).read_text().splitlines()[-1] + "\n12")
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
-
-
-def test_killed_before_the_first_checkpoint_it_begins_anew(fast: None, tmp_path: Path):
-    assert main(["train", *new(tmp_path / "whole", 8)]) == 0
-    run = tmp_path / "run"
-    shutil.copytree(tmp_path / "whole", run)
-    shutil.rmtree(run / "checkpoints")
+        with open(run / name, "a") as file:
+            file.write((fast_whole / name).read_text().splitlines()[-1] + "\n12")
     assert main(["train", "--resume", str(run)]) == 0
-    assert_same_run(run, tmp_path / "whole")
+    assert_same_run(run, fast_whole)
 
 
-def test_killed_before_the_policy_was_written(fast: None, tmp_path: Path):
-    assert main(["train", *new(tmp_path / "whole", 8)]) == 0
-    run = tmp_path / "run"
-    shutil.copytree(tmp_path / "whole", run)
-    (run / POLICY_FILE).unlink()
-    (run / "checkpoints" / BEST).unlink()
-    assert main(["train", "--resume", str(run)]) == 0
-    assert_same_run(run, tmp_path / "whole")
+def test_killed_before_the_first_checkpoint_it_begins_anew(
+    fast: None, finished: Path, fast_whole: Path
+):
+    shutil.rmtree(finished / "checkpoints")
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert_same_run(finished, fast_whole)
 
 
-def test_a_finished_run_has_nothing_to_resume(fast: None, tmp_path: Path, capsys):
-    assert main(["train", *new(tmp_path / "run", 8)]) == 0
-    before = contents(tmp_path)
-    capsys.readouterr()
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
-    assert f"{tmp_path}/run has finished, all 8 updates: nothing to resume" in (
-        capsys.readouterr().out
-    )
-    assert contents(tmp_path) == before
+def test_killed_before_the_policy_was_written(finished: Path, fast_whole: Path):
+    (finished / POLICY_FILE).unlink()
+    (finished / "checkpoints" / BEST).unlink()
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert_same_run(finished, fast_whole)
+    assert rlscan.load_policy(finished / "checkpoints" / BEST) is not None
+
+
+def test_a_finished_run_has_nothing_to_resume(finished: Path, capsys):
+    before = contents(finished)
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert f"{finished} has finished, all 8 updates: nothing to resume" in capsys.readouterr().out
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize(
@@ -260,12 +290,7 @@ def test_a_finished_run_has_nothing_to_resume(fast: None, tmp_path: Path, capsys
         ),
     ],
 )
-def test_a_bad_checkpoint_and_the_last_good_one_are_named(
-    damage, message: str, fast: None, tmp_path: Path, monkeypatch, capsys
-):
-    run = tmp_path / "run"
-    assert main(["train", *new(tmp_path / "whole", 8)]) == 0
-    stopped(run, 5, monkeypatch)
+def test_a_bad_checkpoint_and_the_last_good_one_are_named(damage, message: str, run: Path, capsys):
     last, good = checkpoint_files(run)
     last.write_bytes(damage(last.read_bytes()))
     before = contents(run)
@@ -273,16 +298,20 @@ def test_a_bad_checkpoint_and_the_last_good_one_are_named(
     assert f"error: {last} {message}" in error
     assert f"the last good one is {good}: --resume {good}" in error
     assert contents(run) == before
+
+
+def test_from_the_last_good_checkpoint(fast: None, run: Path, fast_whole: Path):
+    last, good = checkpoint_files(run)
+    last.write_bytes(b"")
     assert main(["train", "--resume", str(good)]) == 0
-    assert_same_run(run, tmp_path / "whole")
+    assert_same_run(run, fast_whole)
     assert (run / "checkpoints" / f"{last.name}.aside").exists()
 
 
-def test_no_good_checkpoint_is_left(fast: None, tmp_path: Path, monkeypatch, capsys):
-    stopped(tmp_path / "run", 5, monkeypatch)
-    for file in (tmp_path / "run" / "checkpoints").iterdir():
+def test_no_good_checkpoint_is_left(run: Path, capsys):
+    for file in (run / "checkpoints").iterdir():
         file.write_text("{}")
-    error = failing(capsys, "--resume", str(tmp_path / "run"))
+    error = failing(capsys, "--resume", str(run))
     assert "no other one is good; train anew in another --output" in error
 
 
@@ -304,36 +333,31 @@ def test_no_run_there(path: str, tmp_path: Path, capsys):
         (["--checkpoint-interval=-1"], "checkpoint_interval must be 0 or more seconds, or .inf"),
     ],
 )
-def test_what_would_make_it_another_run(
-    arguments: list[str], message: str, fast: None, tmp_path: Path, monkeypatch, capsys
-):
-    stopped(tmp_path / "run", 2, monkeypatch)
-    before = contents(tmp_path)
-    assert message in failing(capsys, "--resume", str(tmp_path / "run"), *arguments)
-    assert contents(tmp_path) == before
+def test_what_would_make_it_another_run(arguments: list[str], message: str, run: Path, capsys):
+    before = contents(run)
+    assert message in failing(capsys, "--resume", str(run), *arguments)
+    assert contents(run) == before
 
 
-def test_a_config_that_was_changed(fast: None, tmp_path: Path, monkeypatch, capsys):
-    stopped(tmp_path / "run", 2, monkeypatch)
-    config = tmp_path / "run" / "config.yaml"
+def test_a_config_that_was_changed(run: Path, capsys):
+    config = run / "config.yaml"
     config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.9"))
-    error = failing(capsys, "--resume", str(tmp_path / "run"))
+    error = failing(capsys, "--resume", str(run))
     assert f"{config} was changed since the run began: ppo.gamma was 0.99 and is 0.9" in error
 
 
-def test_metrics_that_are_gone(fast: None, tmp_path: Path, monkeypatch, capsys):
-    stopped(tmp_path / "run", 3, monkeypatch)
-    (tmp_path / "run" / "metrics.jsonl").write_text("")
-    error = failing(capsys, "--resume", str(tmp_path / "run"))
-    assert f"{tmp_path}/run/metrics.jsonl has 0 bytes, where" in error
+def test_metrics_that_are_gone(run: Path, capsys):
+    (run / "metrics.jsonl").write_text("")
+    error = failing(capsys, "--resume", str(run))
+    assert f"{run}/metrics.jsonl has 0 bytes, where" in error
 
 
-def test_a_run_of_an_rlscan_without_checkpoints(fast: None, tmp_path: Path, capsys):
-    assert main(["train", *new(tmp_path / "run", 8)]) == 0
-    for file in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+def test_a_run_of_an_rlscan_without_checkpoints(finished: Path, capsys):
+    for file in (finished / "checkpoints").glob("*.ckpt"):
         file.unlink()
-    error = failing(capsys, "--resume", str(tmp_path / "run"))
+    error = failing(capsys, "--resume", str(finished))
     assert "has no checkpoint to go on from, only a policy" in error
+    rlscan.load_policy(finished)
 
 
 LONGER = ["--ppo.anneal-learning-rate", "false", "--policy.dropout-end", "null"]
@@ -350,16 +374,17 @@ def test_a_run_without_annealing_can_be_longer(fast: None, tmp_path: Path, capsy
     assert "total_steps = 64 is 2 updates, but the run has made 12; use more" in error
 
 
-def test_two_processes_at_once(tmp_path: Path, environment: dict[str, str], capsys):
+def test_two_processes_at_once(run: Path, tmp_path: Path, environment: dict[str, str], capsys):
     """The second is refused, whether the first is a new run or a resumed one."""
-    directory = tmp_path / "run"
-    for arguments in (new(directory, 16_000_000), ["--resume", str(directory)]):
+    for directory, arguments in (
+        (tmp_path / "new", new(tmp_path / "new", 16_000_000)),
+        (run, ["--resume", str(run)]),
+    ):
         process = start(arguments, environment)
         assert process.stdout is not None
-        process.stdout.readline()
+        process.stdout.readline()  # it compiles
+        process.send_signal(signal.SIGSTOP)
         try:
-            while not checkpoint_files(directory):
-                time.sleep(0.05)
             error = failing(capsys, "--resume", str(directory))
             assert f"the run in {directory} is under way in another process" in error
             assert "holds another run" in failing(capsys, *new(directory))
@@ -369,7 +394,11 @@ def test_two_processes_at_once(tmp_path: Path, environment: dict[str, str], caps
 
 
 def test_a_disk_that_is_full_for_a_while(
-    fast: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    fast: None,
+    tmp_path: Path,
+    fast_whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ):
     def full(directory: Path, content: bytes, **options: Any) -> None:
         if 2 <= options["num_updates"] <= 5:
@@ -377,10 +406,9 @@ def test_a_disk_that_is_full_for_a_while(
         save(directory, content, **options)
 
     save = _run.save_checkpoint
-    assert main(["train", *new(tmp_path / "whole", 8)]) == 0
     monkeypatch.setattr(_run, "save_checkpoint", full)
     capsys.readouterr()
     assert main(["train", *new(tmp_path / "run", 8)]) == 0
     output = capsys.readouterr().out
     assert output.count("warning: no checkpoint, cannot write update.ckpt: No space left") == 1
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", fast_whole)
