@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from ._build import build_env, build_policy, members
 from ._checkpoint import DIRECTORY, checkpoint_content, mark_best, restore
 from ._config import Config, to_yaml
+from ._counts import Counts, counts_from_dict, new_counts, none_yet
 from ._devices import FIRST, make_mesh, place
 from ._file import write_whole
 from ._footprint import check_memory
-from ._log import Counts, counts_from_dict, new_counts, none_yet
 from ._policy_file import POLICY_FILE, policy_content
 from ._ppo import TrainState, init_train
 from ._pytree import map_arrays

@@ -22,7 +22,7 @@ from rlscan._checkpoint import (
     save_checkpoint,
 )
 from rlscan._config import Config
-from rlscan._log import Counts, Episodes, counts_from_dict
+from rlscan._counts import Counts, Episodes, counts_from_dict
 
 CONFIG = Config()
 
