@@ -1,4 +1,4 @@
-"""What a config describes, built: the environment and the untrained policy."""
+"""What a config describes, built: the environment, the untrained policy, the runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from ._frame_stack import FrameStack
 from ._last_action_reward import LastActionReward
 from ._normalize import NormalizedObservations
 from ._observe_only import ObserveOnly
+from ._sweep import Member, members_of
 from ._train import count_updates
 from ._types import Environment, Policy
 
@@ -61,3 +62,8 @@ def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
         key=key,
     )
     return NormalizedObservations(policy, env) if config.policy.normalize_observations else policy
+
+
+def members(config: Config) -> list[Member]:
+    """The runs that a config describes: mostly one."""
+    return members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)
