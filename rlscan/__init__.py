@@ -22,6 +22,11 @@ from ._evaluate import (
     Spread as Spread,
     evaluate as evaluate,
 )
+from ._export import (
+    ExportedPolicy as ExportedPolicy,
+    export as export,
+    load_exported as load_exported,
+)
 from ._losses import (
     clipped_policy_loss as clipped_policy_loss,
     clipped_value_loss as clipped_value_loss,
