@@ -27,6 +27,7 @@ from ._export import (
     export as export,
     load_exported as load_exported,
 )
+from ._loggers import Logger as Logger, Loggers as Loggers
 from ._losses import (
     clipped_policy_loss as clipped_policy_loss,
     clipped_value_loss as clipped_value_loss,

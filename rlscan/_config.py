@@ -18,6 +18,7 @@ import yaml
 
 from ._actor_critic import check_settings
 from ._envs import check_name, did_you_mean
+from ._loggers import LOGGERS, LoggerName
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
 from ._train import count_updates
@@ -72,6 +73,12 @@ class Config:
     """Run directory; runs/CONFIG-SEED-TIME if not given."""
     log_interval: int = 1
     """Updates per row of the metrics."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Where the rows go beside the run directory's files, such as [tensorboard, wandb]."""
+    eval_interval: int = 0
+    """Updates per evaluation, which goes to evaluations.csv; 0 for none."""
+    eval_episodes: int = 64
+    """Whole episodes per evaluation, without dropout, by the mode of the distribution."""
     strict: bool = False
     """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
 
@@ -154,6 +161,12 @@ def check(config: Config) -> None:
     _check_range(config)
     if config.log_interval < 1:
         raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
+    if config.eval_interval < 0:
+        raise ValueError(
+            f"eval_interval must be an integer from 0 on, got {config.eval_interval}; 0 is never"
+        )
+    if config.eval_episodes < 1:
+        raise ValueError(f"eval_episodes must be a positive integer, got {config.eval_episodes}")
     if config.num_devices is not None and config.num_devices < 1:
         raise ValueError(f"num_devices must be a positive integer, got {config.num_devices}")
     if config.output == "":
@@ -182,6 +195,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     del tree["output"]
     tree["policy"]["hidden_sizes"] = list(config.policy.hidden_sizes)
+    tree["loggers"] = list(config.loggers)
     return tree
 
 
@@ -193,7 +207,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
         "policy": PolicyConfig(**policy),
         "ppo": PPOConfig(**tree["ppo"]),
     }
-    return Config(**{**tree, **groups})
+    loggers = tuple(tree.get("loggers", ()))  # files of older versions have none
+    return Config(**{**tree, **groups, "loggers": loggers})
 
 
 def to_yaml(config: Config) -> str:
@@ -334,6 +349,8 @@ _WANTED = {
 
 def _wanted(key: str) -> str:
     kind = KEYS[key]
+    if key == "loggers":
+        return f"a list of {' and '.join(LOGGERS)}, such as [{LOGGERS[0]}]"
     if isinstance(kind, types.UnionType):  # with None
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:

@@ -1,7 +1,9 @@
 """`run`: a training run, from a config to a run directory."""
 
+import contextlib
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +20,10 @@ from jaxtyping import Array
 from ._build import build_env, build_policy
 from ._checkpoint import POLICY_FILE, save_policy
 from ._compile_cache import use_compile_cache
-from ._config import Config
+from ._config import Config, to_dict
 from ._devices import configure_cpu, make_mesh, num_cores, worthwhile
+from ._evaluations import Evaluations
+from ._loggers import Loggers, check_loggers, make_loggers
 from ._metrics import Metrics
 from ._ppo import TrainState, init_train, update
 from ._progress import Progress, format_return, format_seconds
@@ -62,6 +66,7 @@ def prepare(config: Config) -> Iterator[tuple[Environment, TrainState, Path]]:
     that cannot be written or holds another run.
     """
     check_output(str(config.output))
+    check_loggers(config.loggers)
     env = build_env(config.env)
     policy_key, train_key = jax.random.split(make_key(config.seed, generator=config.generator))
     policy = build_policy(config, env, key=policy_key)
@@ -93,6 +98,7 @@ def run(
     """
     num_updates = count_updates(config.total_steps, config.ppo)
     log = _Log(config, directory, num_updates)
+    evaluations = Evaluations(config, env, directory)
     with log:
         _stop_if(signals)
         log.introduce()
@@ -108,6 +114,8 @@ def run(
                     check_audit(
                         before, metrics, env, numbers, num_updates=num_updates, mesh=_mesh(config)
                     )
+                if evaluations.is_due(log.num_updates_done):
+                    log.evaluated(*evaluations.add(log.num_updates_done, state.policy))
                 if signals:
                     break
         finally:
@@ -130,7 +138,9 @@ def _compile(
     state: TrainState, env: Environment, config: Config, num_updates: int, log: "_Log"
 ) -> tuple[Callable, int]:
     """`(call, updates_per_call)`: the program that makes several updates."""
-    length = _updates_per_call(num_updates, config.ppo.num_envs * config.ppo.num_steps)
+    # An evaluation is between two calls: gcd(n, 0) is n.
+    together = math.gcd(num_updates, config.eval_interval)
+    length = _updates_per_call(together, config.ppo.num_envs * config.ppo.num_steps)
     numbers = config.ppo.as_arrays()
 
     def several(state: TrainState, num_updates: Array) -> tuple[TrainState, Metrics]:
@@ -171,12 +181,19 @@ class _Log:
 
     def __enter__(self) -> "_Log":
         self._files = MetricsFiles(self._directory)
+        named = make_loggers(self._config.loggers, self._directory, config=to_dict(self._config))
+        self._loggers = Loggers(named, warn=self._warn)
         self._progress = Progress(self._num_updates)
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
         self._files.close()
+        self._loggers.close()
+
+    def _warn(self, message: str) -> None:
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print("warning:", " ".join(message.split()), file=sys.stderr)
 
     def introduce(self) -> None:
         updates = _counted(self._num_updates, "update")
@@ -227,8 +244,17 @@ class _Log:
             **self._row.means(),
         }
         self._files.write(row)
+        self._loggers.log(row)
         self._row, self._row_start = _Episodes(), (self.num_updates_done, seconds)
         return row
+
+    def evaluated(self, *rows: dict[str, Any]) -> None:
+        """Takes in the rows of an evaluation, and no time as that of training."""
+        for row in rows:
+            place = {k: row[k] for k in ("update", "step", "run", "seed") if k in row}
+            figures = {f"evaluation/{k}": v for k, v in row.items() if k not in place}
+            self._loggers.log({**place, **figures})
+        self._started = time.monotonic() - self._seconds
 
     def summarize(self) -> None:
         steps = self.num_updates_done * self._steps_per_update
