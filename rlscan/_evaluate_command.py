@@ -30,6 +30,7 @@ def _parser(prog: str) -> Parser:
         "it was trained on, and prints its return with 95 %% bootstrap intervals.",
     )
     parser.add_argument("run_dir", help="of `rlscan train`")
+    parser.add_argument("--run", type=int, help="which, of several that were trained together")
     parser.add_argument("--episodes", type=int, default=100, help="how many (default 100)")
     parser.add_argument(
         "--action",
@@ -61,7 +62,7 @@ def _evaluate(options: Namespace) -> None:
         check_new_file(options.json, [".json"], overwrite=options.overwrite, option="--json")
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
-    trained = load_trained(options.run_dir)
+    trained = load_trained(options.run_dir, run=options.run)
     if trained.config.compile_cache:
         use_compile_cache()
     result = _play(trained, options)

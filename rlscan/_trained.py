@@ -1,7 +1,7 @@
 """`load_trained`: a run directory, read again by what looks at it."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._build import build_env
 from ._checkpoint import load_policy
@@ -29,19 +29,21 @@ def load_config(directory: str | Path) -> Config:
     return parse(["--config", str(file)])
 
 
-def load_trained(directory: str | Path) -> Trained:
+def load_trained(directory: str | Path, *, run: int | None = None) -> Trained:
     """The config, environment and policy of a run.
 
     **Arguments:**
 
     - `directory`: of the run.
+    - `run`: which one, where several were trained together.
 
     **Raises:** `ValueError` if that is no run directory, if nothing was saved in it yet, or if its
     files cannot be read.
     """
     config = load_config(directory)
+    which: dict[str, Any] = {} if run is None else {"run": run}
     try:
-        policy = load_policy(directory, inference=False)
+        policy = load_policy(directory, inference=False, **which)
     except FileNotFoundError:
         raise ValueError(f"{directory} holds no policy yet; let the run end, or stop it") from None
     return Trained(config, build_env(config.env), policy)
