@@ -5,6 +5,7 @@ from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
 from ._checkpoint import load_policy as load_policy
+from ._curves import read_metrics as read_metrics
 from ._devices import (
     configure_cpu as configure_cpu,
     make_mesh as make_mesh,

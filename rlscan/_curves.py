@@ -21,6 +21,8 @@ Table = dict[str, Shaped[np.ndarray, " rows"]]
 
 NUM_POINTS = 200  # more than a figure of usual size can show
 
+MOST_SETTINGS = 3  # that a label names, unless it takes more
+
 # What two runs may differ in, and still be two samples of one thing.
 _NOT_OF_LEARNING = {"seed", "num_seeds", "num_devices", "compile_cache", "log_interval", "strict"}
 _NOT_OF_LEARNING |= {"loggers", "eval_interval", "eval_episodes", "sweep", "num_samples"}
@@ -93,18 +95,26 @@ def read_groups(directories: Sequence[str | Path], file: str = METRICS_FILES[0])
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """What tells the groups apart, in words: the settings that differ."""
+    """What tells the groups apart, in words: the settings that differ, or enough of them."""
     keys = dict.fromkeys(key for group in groups for key in group.settings)
-    values = {key: [group.settings.get(key) for group in groups] for key in keys}
-    differing = [key for key in keys if any(v != values[key][0] for v in values[key])]
+    told = [key for key in keys if _num_parts(groups, [key]) > 1]
+    if len(told) > MOST_SETTINGS:
+        differing, told = told, []
+        for key in differing:  # one that parts what those before it do not
+            if _num_parts(groups, [*told, key]) > _num_parts(groups, told):
+                told.append(key)
 
     def one(group: Group) -> str:
-        told = [f"{key.split('.')[-1]} {_short(group.settings.get(key))}" for key in differing]
-        name = ", ".join(told) or str(group.settings["env.name"])
+        values = [_told(key, group.settings.get(key)) for key in told]
         count = len(group.runs)
-        return f"{name} ({count} seed{'s' if count > 1 else ''})"
+        seeds = f"{count} seed{'s' if count > 1 else ''}"
+        return f"{', '.join(values) or group.settings['env.name']} ({seeds})"
 
     return [one(group) for group in groups]
+
+
+def _num_parts(groups: Sequence[Group], keys: Sequence[str]) -> int:
+    return len({str([group.settings.get(key) for key in keys]) for group in groups})
 
 
 @dataclasses.dataclass
@@ -186,5 +196,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _told(key: str, value: Any) -> str:
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if key == "env.name" else f"{key.split('.')[-1]} {short}"

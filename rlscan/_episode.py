@@ -17,11 +17,11 @@ from ._types import Environment, Policy, PyTree
 
 
 class Opinions(eqx.Module):
-    """What K networks of MC-dropout, each with one mask, think of each step."""
+    """What K networks of MC-dropout, each with one mask, think: of one step, or of T."""
 
     # The probability of each action, or the mean of another distribution.
-    policy: Float[Array, "T K A"]
-    value: Float[Array, "T K"]
+    policy: Float[Array, "*T K A"]
+    value: Float[Array, "*T K"]
 
 
 class Episode(eqx.Module):

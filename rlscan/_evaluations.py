@@ -55,7 +55,7 @@ def summarize(evaluation: Evaluation) -> dict[str, float | int]:
     """
     returns = np.asarray(evaluation.episode_return, np.float64)
 
-    def pooled(statistic: Any, rows: np.ndarray) -> np.ndarray:
+    def pooled(statistic: Any, rows: np.ndarray) -> Any:
         return statistic(rows.reshape(-1))
 
     low, high = interval(returns, partial(pooled, iqm))

@@ -1,6 +1,7 @@
 """Interquartile means, and how sure one can be of them: in NumPy, for results that are few."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +10,7 @@ NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
-def iqm(scores: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "..."]:
+def iqm(scores: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "..."] | np.floating:
     """The interquartile mean over the first axis: of what is left without ⌊n / 4⌋ at either end.
 
     Source: Agarwal et al., *Deep RL at the Edge of the Statistical Precipice*, 2021,
@@ -21,8 +22,8 @@ def iqm(scores: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "..."]:
 
 def interval(
     scores: Float[np.ndarray, "n ..."],
-    statistic: Callable[[np.ndarray], np.ndarray] = iqm,
-) -> tuple[np.ndarray, np.ndarray]:
+    statistic: Callable[[np.ndarray], Any] = iqm,
+) -> tuple[Any, Any]:
     """A bootstrap interval of a statistic, 95 %, by the percentiles of its resamples.
 
     **Arguments:**

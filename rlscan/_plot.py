@@ -53,7 +53,7 @@ def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: s
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.7 + 2.6 * len(metrics)), layout="constrained")
-    axes = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
+    axes = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0].tolist()
     tables: dict[str, list[Group]] = {}
     for ax, metric in zip(axes, metrics, strict=True):
         name = metric.removeprefix(_EVALUATION)
@@ -63,9 +63,8 @@ def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: s
             tables[source] = read_groups(directories, **settings)
         curves = [curve(group, name) for group in tables[source]]
         _draw(ax, name, curves, labels(tables[source]))
-        ax.set_ylabel(
-            ("evaluated: " if settings else "") + _NAMES.get(name, name.replace("_", " "))
-        )
+        words = _NAMES.get(name, name.replace("_", " "))
+        ax.set_ylabel(f"evaluated: {words}" if settings else words)
     _finish(figure, axes, metrics, next(iter(tables.values())))
     stream = io.BytesIO()
     # Without a date, so that the same runs are the same file.
