@@ -181,7 +181,7 @@ def test_a_run_is_evaluated_at_intervals_and_is_the_same_run(tmp_path: Path):
     key = evaluation_key(3, "during")
     policy = rlscan.load_policy(observed)
     again = rlscan.evaluate(policy, env, num_episodes=5, key=key, action="mode")
-    assert float(rows[-1]["episode_return"]) == np.mean(again.episode_return, dtype=np.float64)
+    assert float(rows[-1]["episode_return"]) == np.asarray(again.episode_return, float).mean()
 
 
 def evaluations(tmp_path: Path, **settings: Any) -> tuple[Evaluations, Any]:
@@ -219,7 +219,7 @@ def test_several_runs_have_rows_of_their_own(tmp_path: Path):
             key=evaluation_key(row["seed"], "during"),
             action="mode",
         )
-        assert row["episode_return"] == np.mean(alone.episode_return, dtype=np.float64)
+        assert row["episode_return"] == np.asarray(alone.episode_return, float).mean()
 
 
 def test_a_full_disk_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rlscan
-from rlscan import _loggers
+from rlscan import _loggers, _run
+from rlscan._cli import main
 from rlscan._config import from_dict, parse, to_dict, to_yaml
 from rlscan._loggers import WandbLogger, check_loggers, make_loggers
 
@@ -86,6 +88,25 @@ def test_python_warns_where_nobody_says_how():
 def test_ctrl_c_is_not_a_failure_of_a_logger():
     with pytest.raises(KeyboardInterrupt):
         rlscan.Loggers([Failing(KeyboardInterrupt(), at=1)]).log(ROW)  # type: ignore
+
+
+def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: Any):
+    broken, kept = Failing(OSError(28, "No space left on device")), Kept()
+    monkeypatch.setattr(_run, "make_loggers", lambda names, directory, config: [broken, kept])
+    small = "--ppo.num-envs 2 --ppo.num-steps 16 --policy.hidden-sizes [4] --total-steps 128"
+    others = "--compile-cache false --num-devices 1 --eval-interval 2 --eval-episodes 2"
+    run = tmp_path / "run"
+    assert main(["train", *small.split(), *others.split(), "--output", str(run)]) == 0
+    assert capsys.readouterr().err == (
+        "warning: Failing failed to log and is dropped (OSError: [Errno 28] No space left on "
+        "device); the run goes on\n"
+    )
+    written = rlscan.read_metrics(run)
+    trained = [row for row in kept.rows if "loss" in row]
+    np.testing.assert_array_equal([row["loss"] for row in trained], written["loss"])
+    seen = [row for row in kept.rows if "evaluation/episode_return" in row]
+    assert [(row["update"], row["step"]) for row in seen] == [(2, 64), (4, 128)]
+    assert kept.num_closed == 1
 
 
 @pytest.mark.parametrize("name, package", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
