@@ -73,7 +73,7 @@ def _in_one_palette(frames: Sequence[Any]) -> list[Any]:
     some = [np.asarray(frames[i * (len(frames) - 1) // 3]) for i in range(4)]
     palette = Image.fromarray(np.concatenate(some)).quantize(128, Image.Quantize.MAXCOVERAGE)
     colours = np.array(palette.getpalette() or []).reshape(-1, 3)
-    colours[colours.sum(axis=1).argmax()] = 255  # the ground is white, not nearly so
+    colours[colours.min(axis=1) > 240] = 255  # the ground is white, not nearly so
     palette.putpalette(colours.ravel().tolist())
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,6 @@ import pytest
 import run_dirs
 
 import rlscan
-from rlscan import _evaluations
 from rlscan._cli import main
 from rlscan._evaluations import Evaluations, evaluation_key, summarize
 
@@ -222,16 +222,16 @@ def test_several_runs_have_rows_of_their_own(tmp_path: Path):
         assert row["episode_return"] == np.asarray(alone.episode_return, float).mean()
 
 
-def test_a_full_disk_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_leaves_whole_rows(tmp_path: Path):
     first, policy = evaluations(tmp_path)
     first.add(3, policy)
     before = (tmp_path / "evaluations.csv").read_bytes()
 
-    class Full(csv.DictWriter):
-        def writerows(self, rowdicts: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(_evaluations.csv, "DictWriter", Full)
-    with pytest.raises(OSError):
-        first.add(6, policy)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, most[1]))  # room for half a row
+    try:
+        with pytest.raises(OSError):
+            first.add(6, policy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
     assert (tmp_path / "evaluations.csv").read_bytes() == before
