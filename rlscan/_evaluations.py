@@ -4,7 +4,7 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -86,7 +86,7 @@ class Evaluations:
         env: Environment,
         directory: Path,
         *,
-        seeds: Sequence[int] | None = None,
+        runs: Sequence[Mapping[str, Any]] | None = None,
         num_updates_done: int = 0,
     ):
         """**Arguments:**
@@ -94,21 +94,21 @@ class Evaluations:
         - `config`: of the run, with `eval_interval` in updates, 0 for never.
         - `env`: of the run.
         - `directory`: of the run.
-        - `seeds`: of several runs that are trained together: each array of the policy has an axis
-            of runs in front. Rows then have a `run` and a `seed`.
+        - `runs`: of several that are trained together, so that each array of the policy has an axis
+            of runs in front: what the rows of each begin with, such as `{"run": 0, "seed": 3}`.
         - `num_updates_done`: of a run that goes on; rows of later updates are taken away.
         """
-        self._config, self._file, self._seeds = config, directory / EVALUATIONS_FILE, seeds
-        run_seeds = [config.seed] if seeds is None else seeds
+        self._config, self._file, self._runs = config, directory / EVALUATIONS_FILE, runs
+        run_seeds = [config.seed] if runs is None else [run["seed"] for run in runs]
         keys = [evaluation_key(s, "during", generator=config.generator) for s in run_seeds]
-        self._keys = keys[0] if seeds is None else jnp.stack(keys)
+        self._keys = keys[0] if runs is None else jnp.stack(keys)
         one = partial(evaluate, env=env, num_episodes=config.eval_episodes, action="mode")
 
         def evaluated(policy: Policy, key: PRNGKeyArray) -> Evaluation:
             return one(policy, key=key)
 
         mapped = eqx.filter_vmap(evaluated, in_axes=(eqx.if_array(0), 0))
-        self._evaluate: Any = eqx.filter_jit(evaluated if seeds is None else mapped)
+        self._evaluate: Any = eqx.filter_jit(evaluated if runs is None else mapped)
         if num_updates_done:
             self._forget_after(num_updates_done)
 
@@ -130,13 +130,13 @@ class Evaluations:
         result = jax.device_get(self._evaluate(policy, self._keys))
         steps_per_update = self._config.ppo.num_envs * self._config.ppo.num_steps
         place = {"update": num_updates, "step": num_updates * steps_per_update}
-        if self._seeds is None:
+        if self._runs is None:
             rows = [{**place, **summarize(result)}]
         else:
-            each = [jax.tree.map(itemgetter(i), result) for i in range(len(self._seeds))]
+            each = [jax.tree.map(itemgetter(i), result) for i in range(len(self._runs))]
             rows = [
-                {"run": i, "seed": seed, **place, **summarize(one)}
-                for i, (seed, one) in enumerate(zip(self._seeds, each, strict=True))
+                {**run, **place, **summarize(one)}
+                for run, one in zip(self._runs, each, strict=True)
             ]
         self._append(rows)
         return rows

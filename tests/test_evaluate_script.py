@@ -206,7 +206,7 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
 
 
 def test_several_runs_have_rows_of_their_own(tmp_path: Path):
-    several, policy = evaluations(tmp_path, seeds=[3, 9])
+    several, policy = evaluations(tmp_path, runs=[{"run": 0, "seed": 3}, {"run": 1, "seed": 9}])
     other = jax.tree.map(lambda x: -x if eqx.is_array(x) else x, policy)
     both = jax.tree.map(lambda x, y: jnp.stack([x, y]) if eqx.is_array(x) else x, policy, other)
     rows = several.add(3, both)
