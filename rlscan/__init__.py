@@ -5,6 +5,7 @@ from ._action_head import ActionHead as ActionHead
 from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
+from ._curves import read_metrics as read_metrics
 from ._devices import (
     configure_cpu as configure_cpu,
     make_mesh as make_mesh,
@@ -24,10 +25,16 @@ from ._evaluate import (
     Spread as Spread,
     evaluate as evaluate,
 )
+from ._export import (
+    ExportedPolicy as ExportedPolicy,
+    export as export,
+    load_exported as load_exported,
+)
 from ._frame_stack import FrameStack as FrameStack
 from ._iqm import bootstrap_interval as bootstrap_interval, iqm as iqm
 from ._keeps_statistics import KeepsStatistics as KeepsStatistics, Steps as Steps
 from ._last_action_reward import LastActionReward as LastActionReward
+from ._loggers import Logger as Logger, Loggers as Loggers
 from ._losses import (
     clipped_policy_loss as clipped_policy_loss,
     clipped_value_loss as clipped_value_loss,

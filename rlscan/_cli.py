@@ -1,32 +1,32 @@
-"""The command line: `rlscan train --config FILE`."""
+"""The command line: `rlscan train --config FILE`, and what looks at the run afterwards."""
 
 import argparse
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from jax.errors import JaxRuntimeError
 
 from ._audit import AuditError
 from ._config import Config, parse
+from ._evaluate_command import evaluate_main
 from ._footprint import check_memory, dry_run
+from ._plot_command import plot_main
 from ._prepare import prepare
+from ._render_command import render_main
 from ._resume import config_to_resume
 from ._run import on_this_machine, run
 from ._run_dir import check_output
 from ._sentinel import DivergenceError
+from ._terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, Parser, fail
 from ._version import __version__
-
-# Exit statuses. `DIVERGED`: a loss, a gradient or a parameter was not finite, and what was learned
-# before is kept. `SIGNALLED`: plus the signal's number.
-FAILED, BAD_INPUT, DIVERGED, SIGNALLED = 1, 2, 3, 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command `rlscan`. Returns its exit status."""
-    parser = _Parser(prog="rlscan", description="Jitted rollouts of stochastic Equinox policies.")
+    parser = Parser(prog="rlscan", description="Jitted rollouts of stochastic Equinox policies.")
     parser.add_argument("--version", action="version", version=f"rlscan {__version__}")
     parser.add_argument("command", choices=COMMANDS, help="`rlscan COMMAND --help` says more")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
@@ -41,18 +41,18 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
             return _train(sys.argv[1:] if argv is None else argv, prog, signals)
         except OSError as error:
             what = f"cannot write {error.filename or 'output'}: {error.strerror}"
-            return _fail(f"{what}; make room there, or write elsewhere", FAILED)
+            return fail(f"{what}; make room there, or write elsewhere", FAILED)
         except AuditError as error:
-            return _fail(error, FAILED)
+            return fail(error, FAILED)
         except DivergenceError as error:
-            return _fail(error, DIVERGED)
+            return fail(error, DIVERGED)
         except KeyboardInterrupt:
-            return _fail("interrupted", SIGNALLED + (signals or [signal.SIGINT])[0])
+            return fail("interrupted", SIGNALLED + (signals or [signal.SIGINT])[0])
         except (MemoryError, JaxRuntimeError) as error:
             if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             sizes = "ppo.num_envs, ppo.num_steps or policy.hidden_sizes"
-            return _fail(f"not enough memory, {error}; use smaller {sizes}", FAILED)
+            return fail(f"not enough memory, {error}; use smaller {sizes}", FAILED)
 
 
 def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
@@ -68,7 +68,7 @@ def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
             command = [*prog.split(), *argv]
             prepared = stack.enter_context(prepare(config, options.resume, command=command))
         except (ValueError, TypeError) as error:
-            return _fail(error, BAD_INPUT)
+            return fail(error, BAD_INPUT)
         # Outside of the above: here such an error is none of the input, and keeps its traceback.
         finished = run(config, prepared, signals)
     return 0 if finished else SIGNALLED + signals[0]
@@ -95,7 +95,12 @@ def _dry_run(config: Config, *, is_new: bool) -> int:
     return 0
 
 
-COMMANDS = {"train": train_main}
+COMMANDS = {
+    "train": train_main,
+    "evaluate": evaluate_main,
+    "plot": plot_main,
+    "render": render_main,
+}
 
 
 @contextmanager
@@ -122,16 +127,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number in heard:
             signal.signal(number, before[number])
-
-
-def _fail(error: Exception | str, status: int) -> int:
-    """One line on stderr, whatever the message."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
-    return status
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n")

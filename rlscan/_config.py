@@ -23,6 +23,7 @@ from ._actor_critic import check_settings
 from ._encoders import check_num_channels
 from ._envs import check_name, did_you_mean
 from ._frame_stack import check_num_frames
+from ._loggers import LOGGERS, LoggerName
 from ._observe_only import check_indices
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
@@ -93,6 +94,12 @@ class Config:
     """Run directory; runs/CONFIG-SEED-TIME if not given."""
     log_interval: int = 1
     """Updates per row of the metrics."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Where the rows go beside the run directory's files, such as [tensorboard, wandb]."""
+    eval_interval: int = 0
+    """Updates per evaluation, which goes to evaluations.csv; 0 for none."""
+    eval_episodes: int = 64
+    """Whole episodes per evaluation, without dropout, by the mode of the distribution."""
     strict: bool = False
     """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
     debug: bool = False
@@ -197,6 +204,12 @@ def check(config: Config) -> None:
     _check_range(config)
     if config.log_interval < 1:
         raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
+    if config.eval_interval < 0:
+        raise ValueError(
+            f"eval_interval must be an integer from 0 on, got {config.eval_interval}; 0 is never"
+        )
+    if config.eval_episodes < 1:
+        raise ValueError(f"eval_episodes must be a positive integer, got {config.eval_episodes}")
     if config.num_devices is not None and config.num_devices < 1:
         raise ValueError(f"num_devices must be a positive integer, got {config.num_devices}")
     if not config.checkpoint_interval >= 0:
@@ -250,7 +263,8 @@ def to_dict(config: Config) -> dict[str, Any]:
         tree["policy"][name] = list(tree["policy"][name])
     if config.env.observe is not None:
         tree["env"]["observe"] = list(config.env.observe)
-    tree["sweep"] = list(config.sweep)
+    for name in ("sweep", "loggers"):
+        tree[name] = list(tree[name])
     return tree
 
 
@@ -268,7 +282,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
         "policy": PolicyConfig(**policy),
         "ppo": PPOConfig(**tree["ppo"]),
     }
-    return Config(**{**tree, **groups, "sweep": tuple(tree.get("sweep", ()))})
+    lists = {name: tuple(tree.get(name, ())) for name in ("sweep", "loggers")}
+    return Config(**{**tree, **groups, **lists})
 
 
 def to_yaml(config: Config) -> str:
@@ -432,6 +447,8 @@ _WANTED = {
 
 def _wanted(key: str) -> str:
     kind = KEYS[key]
+    if key == "loggers":
+        return f"a list of {' and '.join(LOGGERS)}, such as [{LOGGERS[0]}]"
     if isinstance(kind, types.UnionType):  # with None
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:

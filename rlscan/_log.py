@@ -1,16 +1,19 @@
 """`Log`: brings the metrics of updates to the files and to the screen, and counts them."""
 
+import contextlib
 import copy
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ._build import members
-from ._config import Config
+from ._config import Config, to_dict
 from ._counts import Counts, none_yet
 from ._iqm import bootstrap_interval, iqm
+from ._loggers import Loggers, make_loggers
 from ._progress import Progress, format_return, format_seconds
 from ._run_dir import COLUMNS, MetricsFiles
 
@@ -36,12 +39,19 @@ class Log:
         columns = [*self._labels(0), *COLUMNS]
         self._files = MetricsFiles(self._directory, self.counts.ends, columns)
         self.counts.ends = self._files.ends()
+        named = make_loggers(self._config.loggers, self._directory, config=to_dict(self._config))
+        self._loggers = Loggers(named, warn=_warn)
         self._progress = Progress(self._num_updates, done=self.counts.num_updates)
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
         self._files.close()
+        self._loggers.close()
+
+    def labels(self) -> list[dict[str, Any]] | None:
+        """What the rows of each run begin with; `None` for a single one."""
+        return None if self._is_single else [self._labels(i) for i in range(len(self._members))]
 
     def introduce(self) -> None:
         updates = _counted(self._num_updates, "update")
@@ -83,9 +93,19 @@ class Log:
             counts.seconds = before + (now - before) * (i + 1) / length
             rows += self._take({name: values[:, i] for name, values in metrics.items()}, counts)
         self._files.write(rows)
+        for row in rows:
+            self._loggers.log(row)
         counts.ends = self._files.ends()
         self.counts, self._unseen = counts, rows[-len(self._members) :]
         return counts
+
+    def evaluated(self, rows: list[dict[str, Any]]) -> None:
+        """Takes in the rows of an evaluation, and no time as that of training."""
+        for row in rows:
+            place = {k: row[k] for k in ("update", "step", "run", "seed") if k in row}
+            figures = {f"evaluation/{k}": v for k, v in row.items() if k not in place}
+            self._loggers.log({**place, **figures})
+        self._started = time.monotonic() - (self.counts.seconds - self._seconds_before)
 
     def show(self) -> None:
         """Brings the last rows to the screen."""
@@ -186,6 +206,11 @@ class Log:
             f"{done * steps_per_update:,} steps in {format_seconds(seconds)} "
             f"({speed:,.0f} steps/s; {took}), {ending}: {where}"
         )
+
+
+def _warn(message: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print("warning:", " ".join(message.split()), file=sys.stderr)
 
 
 class _Setting(NamedTuple):

@@ -19,6 +19,7 @@ from ._counts import Counts, counts_from_dict, new_counts, none_yet
 from ._devices import FIRST, make_mesh, place
 from ._file import write_whole
 from ._footprint import check_memory
+from ._loggers import check_loggers
 from ._policy_file import POLICY_FILE, policy_content
 from ._ppo import TrainState, init_train
 from ._pytree import map_arrays
@@ -78,6 +79,7 @@ def prepare(
     cannot be written or holds another run, or a run that cannot go on.
     """
     directory = Path(str(config.output))
+    check_loggers(config.loggers)
     if resume is None:
         check_output(str(config.output))
         check_memory(config)

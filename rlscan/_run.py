@@ -20,6 +20,7 @@ from ._compile_cache import use_compile_cache
 from ._config import Config
 from ._devices import configure_cpu, num_cores, on_devices, worthwhile
 from ._divergence import check_divergence
+from ._evaluations import Evaluations
 from ._log import Log
 from ._metrics import Metrics, until_diverged
 from ._policy_file import POLICY_FILE, save_policy
@@ -103,7 +104,10 @@ def _train(
         log.say(f"warning: {', '.join(changed)} since the run was stopped: rounding may differ")
     call = _compile(reached, env, config, num_updates, log)
     _stop_if(signals)
-    saver = _Saver(config, prepared, log)
+    saver, done = _Saver(config, prepared, log), reached.counts.num_updates
+    evaluations = Evaluations(
+        config, env, prepared.directory, runs=log.labels(), num_updates_done=done
+    )
     try:
         while reached.counts.num_updates < num_updates and not signals:
             before = reached.state
@@ -117,6 +121,8 @@ def _train(
             if config.strict:
                 _check_audits(before, metrics, env, config, num_updates)
             _check_divergences(state, env, config, num_updates)
+            if evaluations.is_due(reached.counts.num_updates):
+                log.evaluated(evaluations.add(reached.counts.num_updates, state.policy))
             reached = saver.save_if_due(reached)
     finally:
         saver.save_last(reached)
@@ -221,7 +227,8 @@ def _compile(
     reached: Reached, env: Environment, config: Config, num_updates: int, log: Log
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
     """The program that makes several updates. A resumed run has the one that it began with."""
-    common = math.gcd(num_updates, reached.counts.num_updates)
+    # An evaluation is between two calls. (The greatest common divisor of n and 0 is n.)
+    common = math.gcd(num_updates, reached.counts.num_updates, config.eval_interval)
     length = _updates_per_call(common, config.ppo.num_envs * config.ppo.num_steps)
     runs, mesh = members(config), mesh_of(config)
     is_single = len(runs) == 1

@@ -2,6 +2,7 @@ import ast
 import importlib
 import importlib.metadata
 import importlib.resources
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -169,16 +170,24 @@ def test_types_are_shipped() -> None:
     assert "Typing :: Typed" in importlib.metadata.metadata("rlscan").get_all("Classifier", [])
 
 
+def declared(requirements: list[str]) -> set[str]:
+    """The names of packages, without extras and versions."""
+    return {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
+
+
 def test_core_dependencies_are_those_that_are_imported() -> None:
-    """Nothing is imported that is not declared, lazily or not."""
-    pyproject = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
-    declared = {
-        requirement.replace("[", " ").replace(">", " ").replace("<", " ").split()[0]
-        for requirement in pyproject["project"]["dependencies"]
-    }
+    """Nothing is imported that is not declared, lazily or not; and of extras nothing at once."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = {k: declared(v) for k, v in project["optional-dependencies"].items() if k != "dev"}
     standard = set(sys.stdlib_module_names)
     # numpy comes with jax, yaml with jsonargparse, both as what they are made of.
-    provided = declared | standard | {"rlscan", "numpy", "yaml"}
+    core = declared(project["dependencies"]) | standard | {"rlscan", "numpy", "yaml"}
+    # Pillow's name to import is another.
+    provided = set().union(core, {"PIL"}, *extras.values())
     for name, file in MODULES.items():
-        tops = {t.split(".")[0] for t in imported(ast.parse(file.read_text())) if t[0] != "."}
+        tree = ast.parse(file.read_text())
+        tops = {t.split(".")[0] for t in imported(tree) if t[0] != "."}
         assert tops <= provided, f"{name} imports {tops - provided}"
+        at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        tops = {t.split(".")[0] for node in at_once for t in imported(node) if t[0] != "."}
+        assert tops <= core, f"{name} imports {tops - core}, which is an extra, at its top"
