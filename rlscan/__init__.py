@@ -1,6 +1,7 @@
 """Jitted reinforcement-learning rollouts of stochastic Equinox policies, replayed exactly."""
 
 from . import nn as nn
+from ._action_head import ActionHead as ActionHead
 from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
@@ -11,6 +12,7 @@ from ._devices import (
     num_cores as num_cores,
     on_devices as on_devices,
 )
+from ._encoders import Encoder as Encoder
 from ._envs import (
     ENVIRONMENTS as ENVIRONMENTS,
     GymnaxEnvironment as GymnaxEnvironment,

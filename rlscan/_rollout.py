@@ -245,7 +245,7 @@ def act(
     )
     action = _mode(distribution) if is_mode else distribution.sample(seed=action_key)
     observation, env_state, reward, terminated, truncated, info = env.step(
-        env_key, state.env_state, legal_action(env.action_space(), action)
+        env_key, state.env_state, legal_action(env.action_space(), action, distribution)
     )
     observation, final_observation = strong(observation), strong(info["final_observation"])
     reward = jnp.asarray(reward, jnp.float32)

@@ -1,5 +1,6 @@
 """Spaces, read by their attributes, so that gymnax's, Gymnasium's and a user's own all do."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,6 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._types import PyTree
+
+ACTION_MASK = "action_mask"
+"""The key of an observation under which an environment says which actions are legal."""
+
+Path = tuple[str | int, ...]
 
 
 def is_discrete(space: Any) -> bool:
@@ -17,6 +23,40 @@ def is_discrete(space: Any) -> bool:
 def is_box(space: Any) -> bool:
     """Arrays between `low` and `high`."""
     return all(hasattr(space, name) for name in ("low", "high", "shape"))
+
+
+def is_composite(space: Any) -> bool:
+    """A Dict or a Tuple of other spaces."""
+    return hasattr(space, "spaces")
+
+
+def num_categories(space: Any) -> np.ndarray | None:
+    """How many values each integer of an array may have, of the space's shape; `None` if it is
+    not of integers: MultiDiscrete has `nvec`, and MultiBinary's are two each."""
+    if hasattr(space, "nvec"):
+        return np.asarray(space.nvec, np.int64)
+    if hasattr(space, "n") and not is_discrete(space):
+        return np.full(space.shape, 2)
+    return None
+
+
+def children(space: Any) -> dict[str, Any] | tuple[Any, ...]:
+    """The spaces that a Dict or a Tuple is made of, a Dict's sorted by name.
+
+    So they stand in the order in which JAX flattens the dict or tuple that belongs to them.
+    """
+    if isinstance(space.spaces, Mapping):
+        return {name: space.spaces[name] for name in sorted(space.spaces)}
+    return tuple(space.spaces)
+
+
+def space_leaves(space: Any, path: Path = ()) -> list[tuple[Path, Any]]:
+    """The spaces in a Dict or Tuple that are neither, each with its path; in `children`'s order."""
+    if not is_composite(space):
+        return [(path, space)]
+    inner = children(space)
+    items = inner.items() if isinstance(inner, dict) else enumerate(inner)
+    return [leaf for name, child in items for leaf in space_leaves(child, (*path, name))]
 
 
 def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -33,18 +73,48 @@ def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def legal_action(space: Any, action: PyTree) -> PyTree:
+def legal_action(space: Any, action: PyTree, distribution: Any = None) -> PyTree:
     """The action that the environment is sent for an action that the policy sampled.
 
     The one place where the two part. A trajectory holds the sample, as it is the sample's
-    log-probability that was recorded; a Gaussian's may lie outside its box, and is clipped here.
-    A category counts from 0, and the integers of a space may begin elsewhere.
+    log-probability that was recorded. First the distribution's own mapping, `legal`, where it has
+    one: a Gaussian's sample goes through a tanh, a Beta's from (0, 1) to the box. Then the space's,
+    in each part of a Dict or Tuple: what lies outside of a box is clipped, and a category counts
+    from 0, where the integers of a space may begin elsewhere.
     """
+    legal = getattr(distribution, "legal", None)
+    return _into(space, action if legal is None else legal(action))
+
+
+def _into(space: Any, action: PyTree) -> PyTree:
+    if is_composite(space):
+        inner = children(space)
+        if isinstance(inner, dict):
+            return {name: _into(child, action[name]) for name, child in inner.items()}
+        return tuple(_into(*pair) for pair in zip(inner, action, strict=True))
     if is_box(space):
         return jnp.clip(action, space.low, space.high)
-    if is_discrete(space):
+    if is_discrete(space) or num_categories(space) is not None:
         return action + getattr(space, "start", 0)  # Gymnasium's may begin elsewhere than at 0
     return action
+
+
+def action_mask(observation: PyTree) -> PyTree | None:
+    """What an observation says of legal actions: its part `"action_mask"`, or `None`.
+
+    True where an action is legal. It is part of what the policy sees, so it is recorded, replayed
+    and bootstrapped with all else. A dict further inside may hold it, as where a wrapper has put
+    the environment's observation beside others.
+    """
+    if isinstance(observation, Mapping):
+        if ACTION_MASK in observation:
+            return observation[ACTION_MASK]
+        parts = list(observation.values())
+    elif isinstance(observation, tuple | list):
+        parts = list(observation)
+    else:
+        return None
+    return next((mask for part in parts if (mask := action_mask(part)) is not None), None)
 
 
 def one_hot(observation: Any, num_categories: int) -> Float[Array, " num_categories"]:

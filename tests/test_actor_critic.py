@@ -80,10 +80,10 @@ def test_shapes() -> None:
     policy = build(hidden_sizes=(8, 16))
     distribution, value, state = policy(jnp.ones(4), (), key=rlscan.key(1))
     assert distribution.sample(seed=rlscan.key(0)).shape == value.shape == () and state == ()
-    assert policy.initial_state() == () and policy.log_std is None
+    assert policy.initial_state() == () and policy.head.parts.num_categories == 2
 
     images = Env(box(0, 1, (3, 3, 2)), box(-1, 1, (2, 3)))
-    policy = build(images, hidden_sizes=[5])
+    policy = build(images, hidden_sizes=[5], num_channels=())
     assert weights(policy)["actor"][0].shape == (5, 18)
     distribution, _, _ = policy(jnp.ones((3, 3, 2), bool), (), key=rlscan.key(1))
     action = distribution.sample(seed=rlscan.key(0))
@@ -158,7 +158,7 @@ def test_gaussian_head_is_in_units_of_the_box() -> None:
     policy = build(env, hidden_sizes=(5,))
     log_std = np.asarray([-0.5, 0.0, 0.7])
     policy = eqx.tree_at(
-        lambda p: (p.log_std, p.actor.layers[-1].weight),
+        lambda p: (p.head.parts.log_std, p.actor.layers[-1].weight),
         policy,
         (jnp.asarray(log_std, jnp.float32), 100 * policy.actor.layers[-1].weight),
     )
@@ -178,11 +178,13 @@ def test_gaussian_head_is_in_units_of_the_box() -> None:
 def test_gaussian_of_gymnaxs_boxes() -> None:
     """Pendulum's torque is within ±2; gymnax writes a missing bound as the largest float."""
     policy = build(PENDULUM)
-    assert policy.log_std is not None and (np.asarray(policy.log_std) == 0).all()
-    assert (policy.action_center, policy.action_half_width) == ((0.0,), (2.0,))
+    box_part = policy.head.parts
+    assert (np.asarray(box_part.log_std) == 0).all()
+    assert (box_part.center, box_part.half_width) == ((0.0,), (2.0,))
     largest = float(np.finfo(np.float32).max)
     policy = build(Env(box(-1, 1, (2,)), box(-largest, largest, (2,))))
-    assert (policy.action_center, policy.action_half_width) == ((0.0, 0.0), (1.0, 1.0))
+    box_part = policy.head.parts
+    assert (box_part.center, box_part.half_width) == ((0.0, 0.0), (1.0, 1.0))
 
 
 def test_standard_deviation_is_learned() -> None:
@@ -192,7 +194,7 @@ def test_standard_deviation_is_learned() -> None:
         return policy(jnp.ones(3), (), key=rlscan.key(0))[0].entropy()  # pyright: ignore
 
     gradient = eqx.filter_grad(entropy)(policy)
-    np.testing.assert_allclose(gradient.log_std, [1.0])  # ∂/∂log σ of log σ + const
+    np.testing.assert_allclose(gradient.head.parts.log_std, [1.0])  # ∂/∂log σ of log σ + const
 
 
 def test_discrete_observations_are_one_hot() -> None:
@@ -301,7 +303,7 @@ def test_spaces_that_do_not_fit_are_refused() -> None:
     odd, good = Space(spaces={}), Space(n=2)
     with pytest.raises(ValueError, match="takes observations of a Discrete.*of your own"):
         build(Env(odd, good))
-    with pytest.raises(ValueError, match="acts in a Discrete or a Box.*of your own"):
+    with pytest.raises(ValueError, match="acts in a Discrete.*of your own"):
         build(Env(good, odd))
 
 

@@ -1,0 +1,240 @@
+"""`Encoder`: what a policy observes, as one vector."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._orthogonal import convolution, orthogonal
+from ._random import KeyLike, as_key
+from ._spaces import (
+    ACTION_MASK,
+    Path,
+    is_box,
+    is_discrete,
+    num_categories,
+    one_hot,
+    space_leaves,
+)
+from ._types import PyTree
+
+NUM_CHANNELS = (16,)
+"""Of MinAtar's networks: one convolution of 16 channels (Young & Tian 2019, arXiv:1903.03176)."""
+
+
+class Encoder(eqx.Module):
+    """An observation as one vector: every leaf of its space by its kind, one after the other.
+
+    | leaf | becomes |
+    |---|---|
+    | Discrete, or each integer of MultiDiscrete | one-hot |
+    | Box of shape `[height, width, channels]` | 3 × 3 convolutions, flattened |
+    | any other Box, MultiBinary | its numbers, flattened |
+
+    All in float32, bytes from 0 to 255 divided by 255. The leaves of a Dict stand in the order of
+    their names, those of a Tuple in its own. A Dict's `"action_mask"` is no input: it says which
+    actions are legal (see `rlscan.ActorCritic`). Only convolutions have parameters.
+    """
+
+    parts: tuple["Part", ...]
+    paths: tuple[Path, ...] = eqx.field(static=True)  # where in an observation each part is
+    size: int = eqx.field(static=True)  # of the vector
+
+    def __init__(
+        self,
+        space: Any,
+        *,
+        key: KeyLike,
+        num_channels: Sequence[int] = NUM_CHANNELS,
+        activation: str | Callable[[Array], Array] = "relu",
+    ):
+        """
+        **Arguments:**
+
+        - `space`: of the observations, with gymnax's or Gymnasium's attributes.
+        - `key`: of the convolutions, consumed.
+        - `num_channels`: of each convolution of an image; with none it is flattened as it is.
+            A convolution moves by two pixels where the image it sees is wider or higher than 16.
+        - `activation`: after each convolution: a function, or the name of one in `jax.nn`.
+
+        **Raises:** `ValueError` for a space that has nothing to encode, or is of another kind, and
+            for numbers of channels that cannot be.
+        """
+        leaves = [(p, leaf) for p, leaf in space_leaves(space) if ACTION_MASK not in p]
+        if not leaves:
+            raise ValueError(_unfit(space))
+        check_num_channels(num_channels)
+        function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
+        keys = jax.random.split(as_key(key), len(leaves))
+        self.parts = tuple(
+            _part(leaf, tuple(map(int, num_channels)), function, k)
+            for (_, leaf), k in zip(leaves, keys, strict=True)
+        )
+        self.paths = tuple(path for path, _ in leaves)
+        self.size = sum(part.size for part in self.parts)
+
+    def __call__(self, observation: PyTree) -> Float[Array, " size"]:
+        vectors = [
+            part(_leaf_at(observation, path))
+            for path, part in zip(self.paths, self.parts, strict=True)
+        ]
+        return vectors[0] if len(vectors) == 1 else jnp.concatenate(vectors)
+
+
+class _OneHot(eqx.Module):
+    """Integers, each of its own number of categories."""
+
+    num_categories: tuple[int, ...] = eqx.field(static=True)
+    start: tuple[int, ...] = eqx.field(static=True)  # the least of each
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        return sum(self.num_categories)
+
+    def __call__(self, x: Any) -> Float[Array, " size"]:
+        _require_shape(x, self.shape)
+        index = jnp.ravel(x) - jnp.asarray(self.start)
+        return jnp.concatenate(
+            [one_hot(i, n) for i, n in zip(index, self.num_categories, strict=True)]
+        )
+
+
+class _Flat(eqx.Module):
+    """Numbers as they are."""
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    is_bytes: bool = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __call__(self, x: Any) -> Float[Array, " size"]:
+        _require_shape(x, self.shape)
+        return _in_float32(x, self.is_bytes).ravel()
+
+
+class _Image(eqx.Module):
+    """An image `[height, width, channels]`, of any size, through convolutions."""
+
+    layers: tuple[eqx.nn.Conv2d, ...]
+    activation: Callable[[Array], Array]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    is_bytes: bool = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, x: Any) -> Float[Array, " size"]:
+        _require_shape(x, self.shape)
+        x = _in_float32(x, self.is_bytes).transpose(2, 0, 1)  # Equinox has the channels first
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x.ravel()
+
+
+Part = _OneHot | _Flat | _Image
+
+
+def check_num_channels(num_channels: Sequence[int]) -> None:
+    """Raises `ValueError` if no convolutions can be of these."""
+    is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
+    if not (is_list and all(map(_is_positive, num_channels))):
+        got = list(num_channels) if is_list else num_channels
+        raise ValueError(
+            f"num_channels must be positive integers, got {got}; such as [16], or [] for no "
+            "convolution"
+        )
+
+
+def _is_positive(size: Any) -> bool:
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and bool(size > 0)
+
+
+def _part(space: Any, num_channels: tuple[int, ...], activation: Callable, key: Array) -> Part:
+    if is_discrete(space):
+        return _OneHot((int(space.n),), (int(getattr(space, "start", 0)),), ())
+    if hasattr(space, "nvec"):
+        nvec = np.asarray(space.nvec)
+        start = np.broadcast_to(getattr(space, "start", 0), nvec.shape)
+        return _OneHot(tuple(nvec.ravel().tolist()), tuple(start.ravel().tolist()), nvec.shape)
+    if not (is_box(space) or num_categories(space) is not None):
+        raise ValueError(_unfit(space))
+    shape = tuple(map(int, space.shape))
+    if len(shape) != 3 or not num_channels:
+        return _Flat(shape, _is_bytes(space))
+    kernels, strides, size = _convolutions(shape, num_channels)
+    layers = tuple(map(convolution, _weights(key, kernels), strides))
+    return _Image(layers, activation, shape, _is_bytes(space), size)
+
+
+def _convolutions(
+    shape: tuple[int, ...], num_channels: tuple[int, ...]
+) -> tuple[tuple[tuple[int, ...], ...], list[int], int]:
+    """`(kernels, strides, size)`: each layer's kernel and stride, and what comes out at the end."""
+    height, width, channels = shape
+    kernels, strides = [], []
+    for num_outputs in num_channels:
+        kernel = min(3, height), min(3, width)  # of a low or narrow image, all of it
+        # Else an image of 84 x 84 would be 100,000 numbers, of which each unit takes a weight.
+        stride = 2 if max(height, width) > 16 else 1
+        kernels.append((num_outputs, channels, *kernel))
+        strides.append(stride)
+        height, width = (height - kernel[0]) // stride + 1, (width - kernel[1]) // stride + 1
+        channels = num_outputs
+    return tuple(kernels), strides, height * width * channels
+
+
+@partial(jax.jit, static_argnums=1)
+def _weights(key: PRNGKeyArray, kernels: tuple[tuple[int, ...], ...]) -> list[Array]:
+    keys = jax.random.split(key, len(kernels))
+    return [orthogonal(k, shape, math.sqrt(2)) for k, shape in zip(keys, kernels, strict=True)]
+
+
+def _is_bytes(space: Any) -> bool:
+    """Whether a space is of bytes that use their whole range, as the colours of an image do."""
+    is_uint8 = np.dtype(getattr(space, "dtype", np.float32)) == np.uint8
+    return is_uint8 and is_box(space) and bool(np.all(np.asarray(space.high) == 255))
+
+
+def _in_float32(x: Any, is_bytes: bool) -> Float[Array, "..."]:
+    x = jnp.asarray(x).astype(jnp.float32)
+    return x / 255 if is_bytes else x
+
+
+def _leaf_at(observation: PyTree, path: Path) -> Any:
+    leaf = observation
+    try:
+        for name in path:
+            leaf = leaf[name]
+    except (KeyError, IndexError, TypeError):
+        where = "".join(f"[{name!r}]" for name in path)
+        raise ValueError(
+            f"this Encoder takes observations with a part {where}, got one of structure "
+            f"{jax.tree.structure(observation)}; {_BUILD}"
+        ) from None
+    return leaf
+
+
+def _require_shape(x: Any, shape: tuple[int, ...]) -> None:
+    if jnp.shape(x) != shape:
+        raise ValueError(
+            f"this Encoder takes observations of {math.prod(shape)} numbers, of shape {shape}, got "
+            f"one of shape {jnp.shape(x)}; {_BUILD}"
+        )
+
+
+_BUILD = "build it for the environment that it acts in"
+
+
+def _unfit(space: Any) -> str:
+    return (
+        "an Encoder takes observations of a Discrete, MultiDiscrete, MultiBinary or Box space, or "
+        f"of a Dict or Tuple of them, got {space!r}; write a policy of your own: any eqx.Module by "
+        "the contract of rlscan.Policy"
+    )
