@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._losses import relative_error
 from ._pytree import strong
 from ._random import key as make_key
-from ._replay import replay
+from ._replay import policy_states, replay
 from ._rollout import Trajectory
-from ._spaces import is_box, legal_action
+from ._spaces import is_box, legal_action, space_leaves
 from ._types import Environment, Policy, PyTree
 from ._with_statistics import stateful_layers
 
@@ -125,12 +125,27 @@ def _suspects(
     policy: Policy, env: Environment, trajectory: Trajectory
 ) -> list[tuple[str, Policy, Trajectory]]:
     """What may have been done, and the policy and trajectory that replay it."""
-    sent = legal_action(env.action_space(), trajectory.action)
-    clipped = eqx.tree_at(lambda t: t.action, trajectory, sent)
     suspects = [(_DROPOUT_OFF, eqx.nn.inference_mode(policy), trajectory)]
-    if is_box(env.action_space()):
-        suspects.append((_CLIPPED, policy, clipped))
+    if any(is_box(leaf) for _, leaf in space_leaves(env.action_space())):
+        sent = eqx.filter_jit(_sent_actions)(policy, env, trajectory)
+        sent_trajectory = eqx.tree_at(lambda t: t.action, trajectory, sent)
+        suspects.append((_CLIPPED, policy, sent_trajectory))
     return suspects
+
+
+def _sent_actions(policy: Policy, env: Environment, trajectory: Trajectory) -> PyTree:
+    """What the environment was sent, `[T, N, …]`."""
+
+    def one(observation: PyTree, state: PyTree, action: PyTree, key: PRNGKeyArray) -> PyTree:
+        distribution, _, _ = policy(observation, state, key=key)
+        return legal_action(env.action_space(), action, distribution)
+
+    return eqx.filter_vmap(eqx.filter_vmap(one))(
+        trajectory.observation,
+        policy_states(policy, trajectory),
+        trajectory.action,
+        jax.random.clone(trajectory.policy_key),
+    )
 
 
 def _computes_in_16_bits(policy: Policy, trajectory: Trajectory) -> bool:

@@ -29,8 +29,11 @@ def build_policy(config: Config, env: Environment, *, key: Any) -> ActorCritic:
         env,
         hidden_sizes=config.policy.hidden_sizes,
         activation=config.policy.activation,
+        num_channels=config.policy.num_channels,
         dropout=dropout,
         critic_dropout=config.policy.critic_dropout,
         shared_masks=config.policy.shared_masks,
+        continuous=config.policy.continuous,
+        state_dependent_std=config.policy.state_dependent_std,
         key=key,
     )

@@ -1,6 +1,7 @@
 """`check_policy`: what would go wrong in a rollout, said before anything is compiled."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -22,7 +23,7 @@ from ._check_randomness import (
 from ._pytree import strong
 from ._random import key as make_key
 from ._scan import describe, first_structural_difference, same_value
-from ._spaces import is_box, is_discrete
+from ._spaces import children, is_box, is_composite, is_discrete, num_categories
 from ._types import PyTree
 
 
@@ -180,31 +181,63 @@ def _check_call(
     return result
 
 
-def _check_action(space: Any, distribution: Any, action: PyTree) -> None:
+def _check_action(space: Any, distribution: Any, action: PyTree, path: str = "") -> None:
+    """The sample is what the environment takes, in each part of its space."""
+    takes = f"the environment takes{path and f' at action{path}'}"
+    samples = f"but the policy's distribution samples {_shape_of(action)}"
+    if is_composite(space):
+        _check_parts(space, action, takes, samples, path)
+        return
     shape = jax.tree.map(jnp.shape, action)
     if is_discrete(space):
-        if shape != () or not jnp.issubdtype(action.dtype, jnp.integer):
+        if shape != () or not _is_integer(action):
             raise ValueError(
-                f"the environment takes one integer below {space.n} (Discrete), but the policy's "
-                f"distribution samples {_shape_of(action)}; use distrax.Categorical"
+                f"{takes} one integer below {space.n} (Discrete), {samples}; "
+                "use distrax.Categorical"
             )
-        num_categories = getattr(distribution, "num_categories", space.n)
-        if num_categories != space.n:
+        num_logits = getattr(distribution, "num_categories", space.n)
+        if num_logits != space.n:
             raise ValueError(
-                f"the environment takes {space.n} actions (Discrete), but the policy's "
-                f"distribution has {num_categories} categories; give it {space.n} logits"
+                f"{takes} {space.n} actions (Discrete), but the policy's "
+                f"distribution has {num_logits} categories; give it {space.n} logits"
+            )
+    elif (categories := num_categories(space)) is not None:
+        if shape != categories.shape or not _is_integer(action):
+            raise ValueError(
+                f"{takes} integers of shape {categories.shape} (MultiDiscrete), {samples}; "
+                "use rlscan.ActionHead(env.action_space())"
             )
     elif is_box(space):
         wants_floats = jnp.issubdtype(getattr(space, "dtype", jnp.float32), jnp.floating)
         right_kind = not wants_floats or jnp.issubdtype(jnp.result_type(action), jnp.floating)
         if shape != tuple(space.shape) or not right_kind:
             raise ValueError(
-                f"the environment takes {'floats' if wants_floats else 'actions'} of shape "
-                f"{tuple(space.shape)} (Box), but the policy's distribution samples "
-                f"{_shape_of(action)}; use "
+                f"{takes} {'floats' if wants_floats else 'actions'} of shape "
+                f"{tuple(space.shape)} (Box), {samples}; use "
                 f"distrax.Independent(distrax.Normal(mean, scale), {len(space.shape)}) "
                 f"with a mean of shape {tuple(space.shape)}"
             )
+
+
+def _check_parts(space: Any, action: Any, takes: str, samples: str, path: str) -> None:
+    inner = children(space)
+    if isinstance(inner, dict):
+        fits = isinstance(action, Mapping) and set(action) == set(inner)
+        wanted, items = f"a dict with {sorted(inner)} (Dict)", list(inner.items())
+    else:
+        fits = isinstance(action, tuple | list) and len(action) == len(inner)
+        wanted, items = f"a tuple of {len(inner)} (Tuple)", list(enumerate(inner))
+    if not fits:
+        raise ValueError(
+            f"{takes} {wanted}, {samples}; use rlscan.ActionHead(env.action_space()), which joins "
+            "the parts"
+        )
+    for name, child in items:
+        _check_action(child, None, action[name], f"{path}[{name!r}]")
+
+
+def _is_integer(action: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(action), jnp.integer)
 
 
 def _check_density(distribution: Any, action: PyTree) -> list[Any]:

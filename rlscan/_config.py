@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ._action_head import Continuous, check_continuous
 from ._actor_critic import check_settings
+from ._encoders import check_num_channels
 from ._envs import check_name, did_you_mean
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
@@ -41,6 +43,8 @@ class PolicyConfig:
     """Units of each hidden layer, of the actor and of the critic."""
     activation: str = "tanh"
     """Name of a function in jax.nn."""
+    num_channels: tuple[int, ...] = (16,)
+    """Of each 3 x 3 convolution of an image; with none, [], an image is a flat vector."""
     dropout: float = 0.1
     """Rate after each hidden layer of the actor, in [0, 1)."""
     critic_dropout: float = 0.0
@@ -49,6 +53,10 @@ class PolicyConfig:
     """Rate at the end of the run, reached linearly; the same as at the start if not given."""
     shared_masks: bool = False
     """Whether the critic has the actor's masks."""
+    continuous: Continuous = "gaussian"
+    """How actions in a box are distributed: gaussian (clipped), tanh (squashed) or beta."""
+    state_dependent_std: bool = False
+    """Whether the scale of a Gaussian depends on the observation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Config:
     """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
 
 
+_LISTS = ("hidden_sizes", "num_channels")  # of a policy; in a file they are no tuples
 _GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
 
 
@@ -135,6 +144,8 @@ def check(config: Config) -> None:
         check_settings(
             list(policy.hidden_sizes), policy.activation, policy.dropout, policy.critic_dropout
         )
+        check_num_channels(list(policy.num_channels))
+        check_continuous(policy.continuous, policy.state_dependent_std)
     except ValueError as error:
         raise ValueError(f"policy.{error}") from None
     end = policy.dropout_end
@@ -181,13 +192,17 @@ def to_dict(config: Config) -> dict[str, Any]:
     not what it was."""
     tree = dataclasses.asdict(config)
     del tree["output"]
-    tree["policy"]["hidden_sizes"] = list(config.policy.hidden_sizes)
+    for name in _LISTS:
+        tree["policy"][name] = list(tree["policy"][name])
     return tree
 
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """The config that `to_dict` was given, but for its `output`."""
-    policy = {**tree["policy"], "hidden_sizes": tuple(tree["policy"]["hidden_sizes"])}
+    policy = {
+        **tree["policy"],
+        **{name: tuple(tree["policy"][name]) for name in _LISTS if name in tree["policy"]},
+    }
     groups = {
         "env": EnvConfig(**tree["env"]),
         "policy": PolicyConfig(**policy),

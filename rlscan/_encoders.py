@@ -81,7 +81,7 @@ class Encoder(eqx.Module):
 
     def __call__(self, observation: PyTree) -> Float[Array, " size"]:
         vectors = [
-            part(_leaf_at(observation, path))
+            part(_leaf_at(observation, path, part.shape))
             for path, part in zip(self.paths, self.parts, strict=True)
         ]
         return vectors[0] if len(vectors) == 1 else jnp.concatenate(vectors)
@@ -99,7 +99,6 @@ class _OneHot(eqx.Module):
         return sum(self.num_categories)
 
     def __call__(self, x: Any) -> Float[Array, " size"]:
-        _require_shape(x, self.shape)
         index = jnp.ravel(x) - jnp.asarray(self.start)
         return jnp.concatenate(
             [one_hot(i, n) for i, n in zip(index, self.num_categories, strict=True)]
@@ -117,7 +116,6 @@ class _Flat(eqx.Module):
         return math.prod(self.shape)
 
     def __call__(self, x: Any) -> Float[Array, " size"]:
-        _require_shape(x, self.shape)
         return _in_float32(x, self.is_bytes).ravel()
 
 
@@ -131,7 +129,6 @@ class _Image(eqx.Module):
     size: int = eqx.field(static=True)
 
     def __call__(self, x: Any) -> Float[Array, " size"]:
-        _require_shape(x, self.shape)
         x = _in_float32(x, self.is_bytes).transpose(2, 0, 1)  # Equinox has the channels first
         for layer in self.layers:
             x = self.activation(layer(x))
@@ -207,26 +204,23 @@ def _in_float32(x: Any, is_bytes: bool) -> Float[Array, "..."]:
     return x / 255 if is_bytes else x
 
 
-def _leaf_at(observation: PyTree, path: Path) -> Any:
-    leaf = observation
+def _leaf_at(observation: PyTree, path: Path, shape: tuple[int, ...]) -> Any:
+    """A part of an observation, of the shape that it must have."""
+    leaf, at = observation, "".join(f"[{name!r}]" for name in path)
     try:
         for name in path:
             leaf = leaf[name]
     except (KeyError, IndexError, TypeError):
-        where = "".join(f"[{name!r}]" for name in path)
         raise ValueError(
-            f"this Encoder takes observations with a part {where}, got one of structure "
+            f"this policy takes observations with a part {at}, got one of structure "
             f"{jax.tree.structure(observation)}; {_BUILD}"
         ) from None
-    return leaf
-
-
-def _require_shape(x: Any, shape: tuple[int, ...]) -> None:
-    if jnp.shape(x) != shape:
+    if jnp.shape(leaf) != shape:
         raise ValueError(
-            f"this Encoder takes observations of {math.prod(shape)} numbers, of shape {shape}, got "
-            f"one of shape {jnp.shape(x)}; {_BUILD}"
+            f"this policy takes observations{at} of shape {shape}, got one of shape "
+            f"{jnp.shape(leaf)}; {_BUILD}"
         )
+    return leaf
 
 
 _BUILD = "build it for the environment that it acts in"

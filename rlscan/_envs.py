@@ -47,6 +47,10 @@ ENVIRONMENTS = (
     "FrozenLake-misc",
 )
 
+# Their pixels are 0 or 1 by construction, as they say which objects are where. gymnax makes floats
+# of them, four bytes each in every trajectory.
+BOOLEAN_ENVIRONMENTS = tuple(name for name in ENVIRONMENTS if name.endswith("-MinAtar"))
+
 
 def make(name: str, **params: Any) -> Environment:
     """An environment by its name.
@@ -58,7 +62,7 @@ def make(name: str, **params: Any) -> Environment:
         or arguments of its constructor (`num_bits=2`), by gymnax's names.
 
     **Returns:** an environment by the contract of `rlscan.Environment`, with its observations in
-    the dtype that its space declares and its rewards in float32.
+    the dtype that its space declares and its rewards in float32. Pixels of MinAtar are booleans.
 
     **Raises:** `ValueError`, with the nearest names, if there is no such environment or parameter.
     """
@@ -139,6 +143,7 @@ def did_you_mean(word: str, known: Any) -> str:
 class GymnaxEnvironment(eqx.Module):
     """A gymnax environment (≥ 1.0) and its parameters, by the contract of `rlscan.Environment`.
 
+    Observations that are 0 or 1 by construction, MinAtar's, are booleans: a byte each, not four.
     Parameters given as JAX arrays are leaves: they can be traced and mapped over.
     """
 
@@ -188,7 +193,12 @@ class GymnaxEnvironment(eqx.Module):
 
     def observation_space(self) -> Any:
         with jax.ensure_compile_time_eval():
-            return self.env.observation_space(self.params)
+            space = self.env.observation_space(self.params)
+        if not _is_boolean(self.env):
+            return space
+        from gymnax.environments.spaces import Box
+
+        return Box(0, 1, space.shape, bool)
 
     def action_space(self) -> Any:
         with jax.ensure_compile_time_eval():
@@ -207,6 +217,12 @@ class GymnaxEnvironment(eqx.Module):
         """The observation in its space's dtype: FourRooms declares floats and returns integers."""
         space = self.observation_space()
         return jnp.asarray(observation, space.dtype) if hasattr(space, "dtype") else observation
+
+
+def _is_boolean(env: Any) -> bool:
+    # Not a wrapper of one, which may have changed what is seen.
+    is_own = type(env).__module__.startswith("gymnax.environments.minatar.")
+    return is_own and env.name in BOOLEAN_ENVIRONMENTS
 
 
 def reset_where(done: Bool[Array, ""], reset: Callable[[], PyTree], stepped: PyTree) -> PyTree:

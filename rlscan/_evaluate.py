@@ -20,7 +20,7 @@ from ._rollout import (
     require_positive,
 )
 from ._scan import filter_scan
-from ._types import Environment, Policy, PyTree
+from ._types import Distribution, Environment, Policy, PyTree
 
 Action = Literal["sample", "mode"]
 Network = Literal["train", "inference", "mc-dropout"]
@@ -39,7 +39,9 @@ class Spread(eqx.Module):
     """Standard deviations over the K masks of MC-dropout: how far the networks disagree."""
 
     # Over the K networks at each step that an episode saw, then averaged over its steps.
-    distribution: PyTree  # "logits" [K, E / K, A], or "mean" and "stddev" of another distribution
+    # "logits" [K, E / K, A], or "mean" and "stddev" of another distribution; of a joint one, such a
+    # dict for each part of the action.
+    distribution: PyTree
     value: PyTree  # [K, E / K, …]
 
     episode_return: Float[Array, ""] | None  # over the networks, of each one's mean return
@@ -160,10 +162,16 @@ def _ask(
     return Spread(deviation(parameters), deviation(value), None), states
 
 
-def _parameters(distribution: Any) -> dict[str, Array]:
-    if getattr(distribution, "logits", None) is not None:
-        return {"logits": distribution.logits}
-    return {"mean": distribution.mean(), "stddev": distribution.stddev()}
+def _parameters(distribution: Any) -> PyTree:
+    """What decides a distribution: logits, or mean and standard deviation; of each part of one."""
+    if hasattr(distribution, "distributions"):  # rlscan's or distrax's Joint
+        return jax.tree.map(
+            _parameters, distribution.distributions, is_leaf=lambda d: isinstance(d, Distribution)
+        )
+    base = getattr(distribution, "distribution", distribution)  # within distrax.Independent
+    if getattr(base, "logits", None) is not None:
+        return {"logits": base.logits}
+    return {"mean": base.mean(), "stddev": base.stddev()}
 
 
 def _initial_states(policy: Policy, num_episodes: int, num_masks: int) -> PyTree:

@@ -12,7 +12,13 @@ PyTree = Any
 
 @runtime_checkable
 class Distribution(Protocol):
-    """A distribution over actions, as distrax defines it, for one observation."""
+    """A distribution over actions, as distrax defines it, for one observation.
+
+    Two methods are optional. `mode()`: the action that an evaluation takes with `action="mode"`.
+    `legal(action)`: what the environment is sent for a sample, where that is not the sample itself,
+    such as its tanh. The sample is what is recorded, and what `log_prob` takes. The space's own
+    mapping follows: a box clips.
+    """
 
     def sample(self, *, seed: Any) -> PyTree:
         """An action drawn with the key `seed`."""

@@ -289,7 +289,7 @@ def test_what_a_policy_raises_itself_says_what_it_was_given() -> None:
 def test_a_policy_of_another_environment_is_refused() -> None:
     cartpole, pendulum = rlscan.make("CartPole-v1"), rlscan.make("Pendulum-v1")
     message = refusal(ValueError, rlscan.ActorCritic(cartpole, key=rlscan.key(0)), pendulum)
-    assert "takes observations of 4 numbers, got one of shape (3,)" in message
+    assert "takes observations of shape (4,), got one of shape (3,)" in message
     acrobot, lake = rlscan.make("Acrobot-v1"), rlscan.make("FrozenLake-misc")
     message = refusal(ValueError, rlscan.ActorCritic(acrobot, key=rlscan.key(0)), lake)
     assert "got one of shape ()" in message

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 import rlscan
 from rlscan import ENVIRONMENTS, make, reset_where
+from rlscan._envs import BOOLEAN_ENVIRONMENTS
 
 # Each of these is odd in its own way: integer rewards; a scalar observation; a continuous action;
 # a one-dimensional continuous action; a float clock; an observation that is declared otherwise.
@@ -206,7 +207,9 @@ def test_resets_steps_and_rolls_out(name: str) -> None:
         assert observation.min() >= 0 and observation.max() < space.n
 
 
-@pytest.mark.parametrize("name", ["UmbrellaChain-bsuite", "FourRooms-misc", "CartPole-v1"])
+@pytest.mark.parametrize(
+    "name", ["UmbrellaChain-bsuite", "FourRooms-misc", "CartPole-v1", "Breakout-MinAtar"]
+)
 def test_the_adapter_changes_dtypes_and_nothing_else(name: str) -> None:
     env, (raw, params) = make(name), gymnax.make(name)
     observation, state = env.reset(rlscan.key(3))
@@ -224,8 +227,48 @@ def test_the_adapter_changes_dtypes_and_nothing_else(name: str) -> None:
     assert ours[2].dtype == jnp.float32
     if name == "UmbrellaChain-bsuite":
         assert theirs[2].dtype == jnp.int32
-    if name == "FourRooms-misc":
+    if name in ("FourRooms-misc", "Breakout-MinAtar"):
         assert theirs[0].dtype != declared.dtype
+
+
+SLOW_TO_COMPILE = {"Freeway-MinAtar", "Seaquest-MinAtar"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_COMPILE else ())
+        for name in BOOLEAN_ENVIRONMENTS
+    ],
+)
+def test_pixels_that_are_booleans_are_0_or_1_to_gymnax(name: str) -> None:
+    """Over episodes of random actions, cut short so that many end; final observations as well."""
+    space: Any = make(name).observation_space()
+    assert space.dtype == bool and (space.low, space.high) == (0, 1)
+    raw, params = gymnax.make(name)
+    params = params.replace(max_steps_in_episode=60)
+
+    def step(state: Any, key: Any) -> Any:
+        action_key, key = jax.random.split(key)
+        action = raw.action_space(params).sample(action_key)
+        observation, state, _, terminated, truncated, info = raw.step(key, state, action, params)
+        return state, ((observation, info["final_observation"]), terminated | truncated)
+
+    _, state = raw.reset(rlscan.key(0), params)
+    keys = jax.random.split(rlscan.key(1), 600)
+    _, (seen, done) = jax.jit(lambda s: jax.lax.scan(step, s, keys))(state)
+    for pixels in map(np.asarray, seen):
+        assert pixels.dtype == np.float32 and pixels.shape == (600, *space.shape)
+        assert set(np.unique(pixels)) == {0, 1}
+    assert done.sum() >= 10
+
+
+def test_pixels_of_a_wrapper_are_left_alone() -> None:
+    from gymnax.wrappers.purerl import FlattenObservationWrapper
+
+    raw, params = gymnax.make("Breakout-MinAtar")
+    env = rlscan.GymnaxEnvironment(FlattenObservationWrapper(raw), params)
+    assert env.reset(rlscan.key(0))[0].dtype == jnp.float32
 
 
 # Resets are drawn in steps that need them, and are those of gymnax.

@@ -12,8 +12,13 @@ from rlscan.nn import AnnealedDropout
 
 
 def feed_forward(env: rlscan.Environment, activation: str, *, key: PRNGKeyArray) -> Any:
-    """`rlscan.ActorCritic` of 2 × 64 units, with dropout after both hidden layers of the actor."""
-    policy = rlscan.ActorCritic(env, hidden_sizes=(64, 64), activation=activation, key=key)
+    """`rlscan.ActorCritic` of 2 × 64 units, with dropout after both hidden layers of the actor.
+
+    An image is a flat vector to it.
+    """
+    policy = rlscan.ActorCritic(
+        env, hidden_sizes=(64, 64), activation=activation, num_channels=(), key=key
+    )
     return eqx.tree_at(lambda p: p.actor.dropout, policy, AnnealedDropout(0.0))
 
 

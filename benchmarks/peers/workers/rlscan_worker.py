@@ -35,7 +35,8 @@ def make(workload: dict) -> Program:
 
     def train(key: Any) -> Any:
         policy_key, train_key = jax.random.split(key)
-        policy = rlscan.ActorCritic(env, dropout=dropout, key=policy_key)
+        # The peers' networks take an image as a flat vector.
+        policy = rlscan.ActorCritic(env, num_channels=(), dropout=dropout, key=policy_key)
         total_steps = workload["seed_steps"]
         return rlscan.train_scan(policy, env, config, total_steps=total_steps, key=train_key)
 
