@@ -24,7 +24,8 @@ class CausalAttention(eqx.Module):
     Token t at position p in its episode (0, 1, …) has the query qₜ, key kₜ and value vₜ. For each
     head and each distance d = 0 … L − 1,
 
-        aₜ(d) = softmax over d ≤ p of  qₜ · (kₜ₋ᵈ + r(d)) / √head_size,    yₜ = Σᵈ dropout(aₜ)(d) vₜ₋ᵈ,
+        aₜ(d) = softmax over d ≤ p of  qₜ · (kₜ₋ᵈ + r(d)) / √head_size,
+        yₜ = Σ over d of  dropout(aₜ)(d) vₜ₋ᵈ,
 
     with a learnt vector r(d). As nothing here depends on p itself, a key that is kept stays
     valid while the window slides, in an episode of any length. The row aₜ is dropped by the key

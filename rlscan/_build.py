@@ -7,8 +7,11 @@ import optax
 from ._actor_critic import ActorCritic
 from ._config import Config, EnvConfig
 from ._envs import make
+from ._recurrent import RecurrentActorCritic
 from ._train import count_updates
-from ._types import Environment
+from ._transformer import TransformerActorCritic
+from ._types import Environment, Policy
+from .nn import Schedule
 
 
 def build_env(config: EnvConfig) -> Environment:
@@ -19,21 +22,50 @@ def build_env(config: EnvConfig) -> Environment:
         raise ValueError(f"env.params: {error}") from None
 
 
-def build_policy(config: Config, env: Environment, *, key: Any) -> ActorCritic:
+def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
     """The untrained policy that a config describes."""
-    dropout = start = config.policy.dropout
-    if (end := config.policy.dropout_end) is not None:
-        num_updates = count_updates(config.total_steps, config.ppo)
-        dropout = optax.linear_schedule(start, end, num_updates)
-    return ActorCritic(
+    policy = config.policy
+    for_all: dict[str, Any] = {
+        "activation": policy.activation,
+        "num_channels": policy.num_channels,
+        "dropout": _dropout(config),
+        "continuous": policy.continuous,
+        "state_dependent_std": policy.state_dependent_std,
+        "key": key,
+    }
+    if policy.kind == "mlp":
+        return ActorCritic(
+            env,
+            hidden_sizes=policy.hidden_sizes,
+            critic_dropout=policy.critic_dropout,
+            shared_masks=policy.shared_masks,
+            **for_all,
+        )
+    if policy.kind == "transformer":
+        return TransformerActorCritic(
+            env,
+            context_length=policy.context_length,
+            num_layers=policy.num_layers,
+            num_heads=policy.num_heads,
+            embed_size=policy.embed_size,
+            attention_dropout=policy.attention_dropout,
+            gated=policy.gated,
+            **for_all,
+        )
+    return RecurrentActorCritic(
         env,
-        hidden_sizes=config.policy.hidden_sizes,
-        activation=config.policy.activation,
-        num_channels=config.policy.num_channels,
-        dropout=dropout,
-        critic_dropout=config.policy.critic_dropout,
-        shared_masks=config.policy.shared_masks,
-        continuous=config.policy.continuous,
-        state_dependent_std=config.policy.state_dependent_std,
-        key=key,
+        cell=policy.kind,
+        hidden_size=policy.hidden_size,
+        hidden_sizes=policy.hidden_sizes,
+        critic_dropout=policy.critic_dropout,
+        recurrent_dropout=policy.recurrent_dropout,
+        **for_all,
     )
+
+
+def _dropout(config: Config) -> float | Schedule:
+    """The rate, or its way to `dropout_end`."""
+    start, end = config.policy.dropout, config.policy.dropout_end
+    if end is None:
+        return start
+    return optax.linear_schedule(start, end, count_updates(config.total_steps, config.ppo))

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
-from ._action_head import ActionHead
+from ._action_head import ActionHead, Continuous
 from ._actor_critic import check_settings
-from ._encoders import Encoder
+from ._encoders import NUM_CHANNELS, Encoder, check_num_channels
 from ._mlp import MLP, orthogonal_weights
 from ._orthogonal import orthogonal
 from ._pytree import where
@@ -55,9 +55,12 @@ class RecurrentActorCritic(eqx.Module):
         hidden_size: int = 64,
         hidden_sizes: Sequence[int] = (64,),
         activation: str | Callable[[Array], Array] = "tanh",
+        num_channels: Sequence[int] = NUM_CHANNELS,
         dropout: float | int | Schedule = 0.0,
         critic_dropout: float | int | Schedule = 0.0,
         recurrent_dropout: float | int = 0.0,
+        continuous: Continuous = "gaussian",
+        state_dependent_std: bool = False,
         key: KeyLike,
     ):
         """Orthogonal initialisation with gains 1 (each gate), √2 (hidden), 0.01 (actor) and 1
@@ -75,16 +78,25 @@ class RecurrentActorCritic(eqx.Module):
         - `critic_dropout`: likewise of the critic.
         - `recurrent_dropout`: the rate of what the cell reads of h, in [0, 1), with one mask for
             an episode; see `rlscan.nn.VariationalDropoutCell`.
+        - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.ActorCritic`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
         """
         check_settings(hidden_sizes, activation, dropout, critic_dropout)
+        check_num_channels(num_channels)
         check_recurrent_settings(cell, hidden_size, recurrent_dropout)
         encoder_key, cell_key, heads_key = jax.random.split(as_key(key), 3)
         function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
-        self.encoder = Encoder(env.observation_space(), key=encoder_key)
-        self.head = ActionHead(env.action_space())
+        self.encoder = Encoder(
+            env.observation_space(),
+            key=encoder_key,
+            num_channels=num_channels,
+            activation=function,
+        )
+        self.head = ActionHead(
+            env.action_space(), continuous=continuous, state_dependent_std=state_dependent_std
+        )
         core = _cell(cell, self.encoder.size, hidden_size, cell_key)
         self.cell = (
             VariationalDropoutCell(core, 0.0, recurrent_dropout) if recurrent_dropout else core
@@ -140,7 +152,7 @@ class RecurrentActorCritic(eqx.Module):
 
 
 def check_recurrent_settings(cell: Any, hidden_size: Any, recurrent_dropout: Any) -> None:
-    """Raises `ValueError` for a setting that `RecurrentActorCritic` alone has, and cannot take."""
+    """Raises `ValueError` for a setting that only `RecurrentActorCritic` has, and cannot be."""
     require_one_of("cell", cell, CELLS)
     require_positive("hidden_size", hidden_size)
     as_rate("recurrent_dropout", recurrent_dropout)

@@ -145,7 +145,7 @@ def _replay_sequences(policy: Policy, trajectory: Trajectory) -> tuple[Array, Ar
             f"[T, n], but the batch shape is {trajectory.policy_key.shape}; take minibatches "
             "over environments: jax.tree.map(lambda x: x[:, environments], trajectory)"
         )
-    if isinstance(policy, SequencePolicy):
+    if hasattr(policy, "unroll") and hasattr(policy, "decide"):
         return _unroll_sequences(policy, trajectory)
     return _run_sequences(_evaluate, policy, trajectory)
 

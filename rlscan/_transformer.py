@@ -1,6 +1,6 @@
 """`TransformerActorCritic`: a causal transformer over an episode, one token per step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from ._action_head import ActionHead
+from ._action_head import ActionHead, Continuous
 from ._actor_critic import check_settings
 from ._attention import CausalAttention, KeyValueCache
-from ._encoders import Encoder
+from ._block import Block
+from ._encoders import NUM_CHANNELS, Encoder, check_num_channels
 from ._orthogonal import linear, orthogonal
 from ._random import KeyLike, as_key
 from ._rollout import require_positive
@@ -28,80 +29,6 @@ class Context(eqx.Module):
 
     caches: tuple[KeyValueCache, ...]  # one for each block
     num_steps: Int[Array, "*N"]  # environment steps of the episode that are in them
-
-
-class Block(eqx.Module):
-    """Attention, then two layers for each token; both read their input through a LayerNorm.
-
-    A sublayer f adds to the stream, x + dropout(f(norm(x))), or is gated into it,
-    gate(x, relu(dropout(f(norm(x))))).
-    """
-
-    attention_norm: eqx.nn.LayerNorm
-    attention: CausalAttention
-    mlp_norm: eqx.nn.LayerNorm
-    mlp: tuple[eqx.nn.Linear, eqx.nn.Linear]
-    dropout: Callable
-    activation: Callable[[Array], Array]
-    gates: tuple[eqx.nn.GRUCell, eqx.nn.GRUCell] | None
-
-    def __init__(
-        self,
-        attention: CausalAttention,
-        size: int,
-        activation: Callable[[Array], Array],
-        dropout: float | int | Schedule,
-        gated: bool,
-        *,
-        key: PRNGKeyArray,
-    ):
-        keys = jax.random.split(key, 4)
-        self.attention_norm, self.mlp_norm = eqx.nn.LayerNorm(size), eqx.nn.LayerNorm(size)
-        self.attention = attention
-        self.mlp = (
-            eqx.nn.Linear(size, 4 * size, key=keys[0]),
-            eqx.nn.Linear(4 * size, size, key=keys[1]),
-        )
-        self.dropout = dropout_layer(dropout)
-        self.activation = activation
-        self.gates = (_gate(size, keys[2]), _gate(size, keys[3])) if gated else None
-
-    def __call__(
-        self,
-        x: Float[Array, " size"],
-        cache: KeyValueCache,
-        position: Int[Array, ""],
-        *,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, " size"], KeyValueCache]:
-        attention_key, rest_key = jax.random.split(key)
-        attended, cache = self.attention(
-            self.attention_norm(x), cache, position, key=attention_key
-        )
-        return self._finish(x, attended, rest_key), cache
-
-    def unroll(
-        self,
-        x: Float[Array, "T size"],
-        cache: KeyValueCache,
-        position: Int[Array, " T"],
-        *,
-        key: Key[Array, " T"],
-    ) -> Float[Array, "T size"]:
-        attention_key, rest_key = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
-        normed = jax.vmap(self.attention_norm)(x)
-        attended = self.attention.unroll(normed, cache, position, key=attention_key)
-        return jax.vmap(self._finish)(x, attended, rest_key)
-
-    def _finish(self, x: Array, attended: Array, key: PRNGKeyArray) -> Array:
-        """The stream after both sublayers."""
-        attended_key, mlp_key = jax.random.split(key)
-        x = self._join(0, x, self.dropout(attended, key=attended_key))
-        hidden = self.activation(self.mlp[0](self.mlp_norm(x)))
-        return self._join(1, x, self.dropout(self.mlp[1](hidden), key=mlp_key))
-
-    def _join(self, which: int, x: Array, y: Array) -> Array:
-        return x + y if self.gates is None else self.gates[which](jax.nn.relu(y), x)
 
 
 class TransformerActorCritic(eqx.Module):
@@ -151,9 +78,12 @@ class TransformerActorCritic(eqx.Module):
         num_heads: int = 4,
         embed_size: int = 64,
         activation: str | Callable[[Array], Array] = "gelu",
+        num_channels: Sequence[int] = NUM_CHANNELS,
         dropout: float | int | Schedule = 0.1,
         attention_dropout: float | int = 0.1,
         gated: bool = False,
+        continuous: Continuous = "gaussian",
+        state_dependent_std: bool = False,
         key: KeyLike,
     ):
         """Equinox's initialisation, but orthogonal heads with gains 0.01 (actor) and 1 (critic).
@@ -171,6 +101,7 @@ class TransformerActorCritic(eqx.Module):
         - `attention_dropout`: the rate of the attention weights, in [0, 1).
         - `gated`: whether a sublayer is gated into the stream, by a GRU that starts near the
             identity, instead of added to it.
+        - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.ActorCritic`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
@@ -179,10 +110,16 @@ class TransformerActorCritic(eqx.Module):
             context_length, num_layers, num_heads, embed_size, attention_dropout, gated
         )
         check_settings((), activation, dropout, 0.0)
+        check_num_channels(num_channels)
         encoder_key, embedding_key, blocks_key, heads_key = jax.random.split(as_key(key), 4)
-        self.encoder = Encoder(env.observation_space(), key=encoder_key)
-        self.embedding = eqx.nn.Linear(self.encoder.size, embed_size, key=embedding_key)
         function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
+        self.encoder = Encoder(
+            env.observation_space(),
+            key=encoder_key,
+            num_channels=num_channels,
+            activation=function,
+        )
+        self.embedding = eqx.nn.Linear(self.encoder.size, embed_size, key=embedding_key)
         self.dropout = dropout_layer(dropout)
         self.blocks = tuple(
             Block(
@@ -196,7 +133,9 @@ class TransformerActorCritic(eqx.Module):
             for one, other in jax.random.split(blocks_key, (num_layers, 2))
         )
         self.norm = eqx.nn.LayerNorm(embed_size)
-        self.head = ActionHead(env.action_space())
+        self.head = ActionHead(
+            env.action_space(), continuous=continuous, state_dependent_std=state_dependent_std
+        )
         actor_key, critic_key = jax.random.split(heads_key)
         self.actor = linear(orthogonal(actor_key, (self.head.num_outputs, embed_size), 0.01))
         self.critic = linear(orthogonal(critic_key, (1, embed_size), 1.0))
@@ -250,7 +189,7 @@ def check_transformer_settings(
     attention_dropout: Any,
     gated: Any,
 ) -> None:
-    """Raises `ValueError` for a setting that `TransformerActorCritic` alone has, and cannot take."""
+    """Raises `ValueError` for a setting that only `TransformerActorCritic` has, and cannot be."""
     require_positive("context_length", context_length)
     require_positive("num_layers", num_layers)
     require_positive("num_heads", num_heads)
@@ -279,13 +218,3 @@ def _positions(num_steps: Int[Array, ""], done: Bool[Array, " T"]) -> Int[Array,
     t = jnp.arange(len(done))
     starts = jnp.concatenate([-num_steps[None], jnp.where(done, t + 1, -num_steps)[:-1]])
     return t - lax.cummax(starts)
-
-
-_STAY = 2.0  # b_g of the paper: σ(2) = 0.88 of the stream passes by
-
-
-def _gate(size: int, key: PRNGKeyArray) -> eqx.nn.GRUCell:
-    """A GRU cell that reads a sublayer, and whose state is the stream: it starts by keeping it."""
-    gate = eqx.nn.GRUCell(size, size, key=key)
-    keep = jnp.arange(3 * size) // size == 1  # gates: reset, update, new
-    return eqx.tree_at(lambda g: g.bias, gate, jnp.where(keep, _STAY, 0.0))

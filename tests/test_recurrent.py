@@ -180,7 +180,7 @@ def test_against_a_float64_loop_by_hand(name):
         direction = jax.tree.map(lambda x: rng.normal(size=x.shape), params[group])
 
         def at(distance, group=group, direction=direction):
-            there = jax.tree.map(lambda x, d: x + distance * d, params[group], direction)
+            there = along(params[group], direction, distance)
             told = Told(params | {group: there}, rolled, final, masks)
             target = advantage + np.asarray(batch.value, np.float64)
             return loss_by_hand(told, t.log_prob, advantage, target)
@@ -189,6 +189,10 @@ def test_against_a_float64_loop_by_hand(name):
         slope = sum(float((g * d).sum()) for g, d in pairs)
         assert abs(slope) > 1e-3, group
         assert slope == pytest.approx((at(h) - at(-h)) / (2 * h), rel=2e-3, abs=1e-5), group
+
+
+def along(start: Any, direction: Any, distance: float) -> Any:
+    return jax.tree.map(lambda x, d: x + distance * d, start, direction)
 
 
 def ppo_loss_of(params: Any, rest: Any, batch: Any) -> Any:
@@ -313,7 +317,7 @@ def test_without_noise_in_inference_mode():
 
 @pytest.mark.parametrize("name, num_gates", [("gru", 3), ("lstm", 4)])
 def test_gates_are_orthogonal(name, num_gates):
-    cell = RecurrentActorCritic(ENV, cell=name, hidden_size=8, key=rlscan.key(0)).cell
+    cell: Any = RecurrentActorCritic(ENV, cell=name, hidden_size=8, key=rlscan.key(0)).cell
     for gate in np.split(np.asarray(cell.weight_hh), num_gates):
         np.testing.assert_allclose(gate @ gate.T, np.eye(8), atol=1e-5)
     for gate in np.split(np.asarray(cell.weight_ih), num_gates):
