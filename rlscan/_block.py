@@ -56,7 +56,7 @@ class Block(eqx.Module):
         *,
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, " size"], KeyValueCache]:
-        attention_key, rest_key = jax.random.split(key)
+        attention_key, rest_key = _two(key)
         attended, cache = self.attention(self.attention_norm(x), cache, position, key=attention_key)
         return self._finish(x, attended, rest_key), cache
 
@@ -68,7 +68,7 @@ class Block(eqx.Module):
         *,
         key: Key[Array, " T"],
     ) -> Float[Array, "T size"]:
-        attention_key, rest_key = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
+        attention_key, rest_key = jax.vmap(_two)(key)
         normed = jax.vmap(self.attention_norm)(x)
         attended = self.attention.unroll(normed, cache, position, key=attention_key)
         return jax.vmap(self._finish)(x, attended, rest_key)
@@ -82,6 +82,11 @@ class Block(eqx.Module):
 
     def _join(self, which: int, x: Array, y: Array) -> Array:
         return x + y if self.gates is None else self.gates[which](jax.nn.relu(y), x)
+
+
+def _two(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    one, other = jax.random.split(key)
+    return one, other
 
 
 _STAY = 2.0  # b_g of the paper: σ(2) = 0.88 of the stream passes by

@@ -7,6 +7,7 @@ import optax
 from ._actor_critic import ActorCritic
 from ._config import Config, EnvConfig
 from ._envs import make
+from ._policy_config import PolicyConfig
 from ._recurrent import RecurrentActorCritic
 from ._train import count_updates
 from ._transformer import TransformerActorCritic
@@ -24,11 +25,16 @@ def build_env(config: EnvConfig) -> Environment:
 
 def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
     """The untrained policy that a config describes."""
-    policy = config.policy
+    return _of_kind(config.policy, env, dropout=_dropout(config), key=key)
+
+
+def _of_kind(
+    policy: PolicyConfig, env: Environment, *, dropout: float | Schedule, key: Any
+) -> Policy:
     for_all: dict[str, Any] = {
         "activation": policy.activation,
         "num_channels": policy.num_channels,
-        "dropout": _dropout(config),
+        "dropout": dropout,
         "continuous": policy.continuous,
         "state_dependent_std": policy.state_dependent_std,
         "key": key,

@@ -19,7 +19,7 @@ class PolicyConfig:
     """The policy: an rlscan.ActorCritic, RecurrentActorCritic or TransformerActorCritic."""
 
     kind: Kind = "mlp"
-    """mlp; gru or lstm, with a recurrent core before the hidden layers; or transformer."""
+    """One of mlp; gru and lstm, with a recurrent core below the hidden layers; transformer."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer, of the actor and of the critic; not of a transformer."""
     activation: str = "tanh"

@@ -129,12 +129,15 @@ class RecurrentActorCritic(eqx.Module):
         """hₜ of T steps, see `rlscan.SequencePolicy`: the core alone goes step by step."""
 
         def step(state: PyTree, at_t: tuple) -> tuple[PyTree, Array]:
-            x, done, key = at_t
-            state = self._remember(x, state, key)
+            x, done, bits = at_t
+            state = self._remember(x, state, jax.random.wrap_key_data(bits, impl=impl))
             return where(done, self.initial_state(), state), _output(state)
 
+        # As numbers: under vmap the scan turns their axes, which JAX's checker of key reuse takes
+        # for a draw.
+        bits, impl = jax.random.key_data(key), jax.random.key_impl(key)
         inputs = jax.vmap(self.encoder)(observation)
-        return filter_scan(step, state, (inputs, done, key))[1]
+        return filter_scan(step, state, (inputs, done, bits))[1]
 
     def decide(
         self, features: Float[Array, " hidden_size"], observation: PyTree, *, key: PRNGKeyArray

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ._pytree import map_arrays, strong, where
+from ._pytree import map_arrays, strong, unused, where
 from ._rollout import RolloutState, Trajectory, is_recurrent
 from ._scan import filter_scan
 from ._types import Policy, PyTree, SequencePolicy
@@ -167,7 +167,8 @@ def _unroll_sequences(
 
     done = trajectory.terminated | trajectory.truncated
     steps, first = _steps(trajectory), _first_state(trajectory)
-    features = eqx.filter_vmap(unroll, in_axes=(1, 1, 0), out_axes=1)(steps, done, first)
+    sequences = unused(map_arrays(lambda x: jnp.swapaxes(x, 0, 1), (steps, done)))
+    features = eqx.filter_vmap(unroll, out_axes=1)(*sequences, first)
     return _in_blocks(eqx.filter_vmap(one), (features, steps), trajectory.policy_key.shape)
 
 

@@ -163,7 +163,7 @@ class TransformerActorCritic(eqx.Module):
         position = _positions(state.num_steps, done)
         x, block_keys = jax.vmap(self._embed)(observation, key), jax.vmap(self._block_keys)(key)
         for i, block in enumerate(self.blocks):
-            x = block.unroll(x, state.caches[i], position, key=block_keys[:, i])
+            x = block.unroll(x, state.caches[i], position, key=block_keys[i])
         return jax.vmap(self.norm)(x)
 
     def decide(
@@ -177,8 +177,8 @@ class TransformerActorCritic(eqx.Module):
     def _embed(self, observation: PyTree, key: PRNGKeyArray) -> Float[Array, " embed_size"]:
         return self.dropout(self.embedding(self.encoder(observation)), key=_split(key)[0])
 
-    def _block_keys(self, key: PRNGKeyArray) -> Key[Array, " num_layers"]:
-        return jax.random.split(_split(key)[1], len(self.blocks))
+    def _block_keys(self, key: PRNGKeyArray) -> tuple[PRNGKeyArray, ...]:
+        return tuple(jax.random.split(_split(key)[1], len(self.blocks)))
 
 
 def check_transformer_settings(
