@@ -54,6 +54,11 @@ def explain_ratio(
     def same(a: Array, b: Array) -> bool:
         return float(relative_error(a - b, b)) <= tolerance
 
+    def alike(a: Array, b: Array) -> bool:
+        """The same, and no number where the other is none: a Beta's density outside of (0, 1)."""
+        both_nan = jnp.isnan(a) & jnp.isnan(b)
+        return same(jnp.where(both_nan, 0, a), jnp.where(both_nan, 0, b))
+
     replayed = eqx.filter_jit(replay)(policy, trajectory)[0]
     # What is wrong is either the loss, which says something else than replay, or the replay, which
     # says something else than the rollout did.
@@ -64,7 +69,7 @@ def explain_ratio(
     right = replayed if loss_is_wrong else trajectory.log_prob
     for cause, changed_policy, changed_trajectory in _suspects(policy, env, trajectory):
         changed = eqx.filter_jit(replay)(changed_policy, changed_trajectory)[0]
-        if same(changed, wrong if loss_is_wrong else right):
+        if alike(changed, wrong if loss_is_wrong else right):
             return cause
     if loss_is_wrong:
         return _STATISTICS_IN_LOSS if stateful_layers(policy) else _WRONG_KEYS

@@ -221,6 +221,7 @@ def _check_action(space: Any, distribution: Any, action: PyTree, path: str = "")
 
 def _check_parts(space: Any, action: Any, takes: str, samples: str, path: str) -> None:
     inner = children(space)
+    items: list[tuple[Any, Any]]
     if isinstance(inner, dict):
         fits = isinstance(action, Mapping) and set(action) == set(inner)
         wanted, items = f"a dict with {sorted(inner)} (Dict)", list(inner.items())

@@ -100,9 +100,9 @@ class Beta(eqx.Module):
         return _over_event(self._distrax().entropy() + jnp.log(self.width), self.event_ndim)
 
     def mode(self) -> Float[Array, "*event"]:
-        # Where both are rounded to 0 the distribution is uniform, and any point its mode.
-        tiny = jnp.finfo(self.over_one.dtype).tiny
-        return _inside((self.over_one + tiny) / (self.over_one + self.under_one + 2 * tiny))
+        # Where both are 0 the distribution is uniform, and any point its mode: the middle.
+        over_one, under_one = self.over_one + 1e-6, self.under_one + 1e-6
+        return _inside(over_one / (over_one + under_one))
 
     def mean(self) -> Float[Array, "*event"]:
         return self._distrax().mean()
