@@ -145,9 +145,17 @@ def _replay_sequences(policy: Policy, trajectory: Trajectory) -> tuple[Array, Ar
             f"[T, n], but the batch shape is {trajectory.policy_key.shape}; take minibatches "
             "over environments: jax.tree.map(lambda x: x[:, environments], trajectory)"
         )
-    if hasattr(policy, "unroll") and hasattr(policy, "decide"):
+    if is_unrolled(policy):
         return _unroll_sequences(policy, trajectory)
     return _run_sequences(_evaluate, policy, trajectory)
+
+
+def is_unrolled(policy: Policy) -> bool:
+    """Whether replay computes the steps of a sequence at once, see `rlscan.SequencePolicy`.
+
+    Not by `isinstance`, so that a wrapper may have the two methods where its policy has them.
+    """
+    return hasattr(policy, "unroll") and hasattr(policy, "decide")
 
 
 def _unroll_sequences(
