@@ -57,6 +57,7 @@ from ._rollout import (
     rollout as rollout,
 )
 from ._scan import filter_scan as filter_scan
+from ._spaces import action_mask as action_mask
 from ._statistics import move_statistics as move_statistics
 from ._train import train as train, train_scan as train_scan
 from ._trainable import (

@@ -198,7 +198,7 @@ class GymnaxEnvironment(eqx.Module):
             return space
         from gymnax.environments.spaces import Box
 
-        return Box(0, 1, space.shape, bool)
+        return Box(0, 1, space.shape, jnp.dtype(bool))
 
     def action_space(self) -> Any:
         with jax.ensure_compile_time_eval():

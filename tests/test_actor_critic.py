@@ -205,6 +205,53 @@ def test_discrete_observations_are_one_hot() -> None:
         np.testing.assert_allclose(value, reference[0], rtol=1e-5)
 
 
+# Images and masks.
+
+
+def test_images_go_through_convolutions_of_actor_and_critic() -> None:
+    env = rlscan.make("Breakout-MinAtar")
+    policy = build(env, hidden_sizes=(8,))
+    for encoder, net in (
+        (policy.actor_encoder, policy.actor),
+        (policy.critic_encoder, policy.critic),
+    ):
+        kernel = encoder.parts[0].layers[0].weight  # pyright: ignore
+        assert kernel.shape == (16, 4, 3, 3) and net.layers[0].weight.shape == (8, 1024)
+    kernels = [e.parts[0].layers[0].weight for e in (policy.actor_encoder, policy.critic_encoder)]  # pyright: ignore
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # of their own
+    image, _ = env.reset(rlscan.key(0))
+    assert image.dtype == bool
+    _, value, _ = policy(image, (), key=rlscan.key(1))
+    x = policy.critic_encoder(image)
+    wanted = mlp(weights(policy)["critic"], np.asarray(x, np.float64))[0]
+    np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)
+
+    state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(0))
+    _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 4)
+    assert trajectory.observation.dtype == bool and trajectory.observation.nbytes == 4 * 2 * 400
+    log_prob, _, _ = eqx.filter_jit(rlscan.replay)(policy, trajectory)
+    np.testing.assert_allclose(log_prob, trajectory.log_prob, atol=1e-5)
+
+
+def test_a_mask_is_of_the_actions_and_no_input() -> None:
+    parts = Space(spaces={"x": box(-1, 1, (2,)), "action_mask": box(0, 1, (3,))})
+    policy = build(Env(parts, Space(n=3)))
+    assert weights(policy)["actor"][0].shape == (64, 2)
+
+    def act(*mask: int) -> Any:
+        observation = {"x": jnp.ones(2), "action_mask": jnp.asarray(mask)}
+        return policy(observation, (), key=rlscan.key(0))
+
+    all_of_them: Any = act(1, 1, 1)[0]
+    some: Any = act(0, 1, 1)[0]
+    p = np.asarray(all_of_them.probs)[1:]
+    np.testing.assert_allclose(some.probs, [0, *p / p.sum()], rtol=1e-5)
+    assert act(0, 1, 1)[1] == act(1, 1, 1)[1]  # the value does not see it
+    # Where nothing is legal there is no number, but for the value: it may be seen last.
+    distribution, value, _ = act(0, 0, 0)
+    assert np.isnan(distribution.entropy()) and np.isfinite(value)
+
+
 # Dropout.
 
 

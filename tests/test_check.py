@@ -5,12 +5,14 @@ from typing import Any
 
 import distrax
 import equinox as eqx
+import gymnasium
 import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from gymnax.environments import spaces
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
@@ -286,6 +288,24 @@ def test_what_a_policy_raises_itself_says_what_it_was_given() -> None:
     assert note in error.value.__notes__
 
 
+def test_actions_of_another_structure_are_refused() -> None:
+    def acting_in(space: Any) -> Policy:
+        head = rlscan.ActionHead(space)
+        return policy(lambda: head(jnp.zeros(head.num_outputs), key=rlscan.key(0)))
+
+    two, pair = gymnasium.spaces.MultiDiscrete([2, 3]), spaces.Tuple([Discrete(), Box()])  # pyright: ignore
+    check_policy(acting_in(pair), Env(pair))
+    message = refusal(ValueError, acting_in(pair), Env(spaces.Tuple(pair.spaces[:1])))
+    assert "takes a tuple of 1 (Tuple), but the policy's distribution samples a tuple" in message
+    message = refusal(ValueError, acting_in(pair), Env(spaces.Dict({"a": pair})))
+    assert "takes a dict with ['a'] (Dict), but" in message and "rlscan.ActionHead(env" in message
+    other = spaces.Dict({"a": spaces.Tuple([Discrete(), ScalarBox()])})  # pyright: ignore
+    message = refusal(ValueError, acting_in(spaces.Dict({"a": pair})), Env(other))
+    assert "takes at action['a'][1] floats of shape () (Box)" in message
+    message = refusal(ValueError, acting_in(two), Env(gymnasium.spaces.MultiDiscrete([2, 3, 4])))
+    assert "takes integers of shape (3,) (MultiDiscrete), but" in message
+
+
 def test_a_policy_of_another_environment_is_refused() -> None:
     cartpole, pendulum = rlscan.make("CartPole-v1"), rlscan.make("Pendulum-v1")
     message = refusal(ValueError, rlscan.ActorCritic(cartpole, key=rlscan.key(0)), pendulum)
@@ -294,7 +314,7 @@ def test_a_policy_of_another_environment_is_refused() -> None:
     message = refusal(ValueError, rlscan.ActorCritic(acrobot, key=rlscan.key(0)), lake)
     assert "got one of shape ()" in message
     message = refusal(ValueError, rlscan.ActorCritic(lake, key=rlscan.key(0)), acrobot)
-    assert "takes observations of 16 numbers, got one of shape (6,)" in message
+    assert "takes observations of shape (), got one of shape (6,)" in message
 
 
 # Actions that the environment does not take.

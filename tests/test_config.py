@@ -78,6 +78,8 @@ def test_lists_and_mappings(tmp_path: Path):
     assert config.env.params == {"gravity": 3.7, "length": 0.2}
     assert config.policy.hidden_sizes == ()
     assert parse(["--policy.hidden_sizes", "[3, 4]"]).policy.hidden_sizes == (3, 4)
+    assert parse(["--policy.num_channels", "[]"]).policy.num_channels == ()
+    assert parse(["--policy.continuous", "tanh"]).policy.continuous == "tanh"
 
 
 def test_yaml_and_dict_give_the_config_back():
@@ -161,6 +163,10 @@ BAD_OPTIONS = {
     "--env.params 3": "env.params must be a mapping, such as {gravity: 9.8}, got 3",
     "--env.name cartpole": "env.name: unknown environment 'cartpole', did you mean CartPole-v1?",
     "--policy.hidden_sizes [64,0]": "policy.hidden_sizes must be positive integers, got [64, 0]",
+    "--policy.num_channels [16,0]": "policy.num_channels must be positive integers, got [16, 0]",
+    "--policy.num_channels 16": "policy.num_channels must be a list of integers, such as [64, 64]",
+    "--policy.continuous normal": "policy.continuous must be one of gaussian, tanh, beta, got nor",
+    "--policy.continuous beta --policy.state_dependent_std true": "policy.state_dependent_std is",
     "--policy.dropout 1": "policy.dropout must be in [0, 1), got 1.0",
     "--policy.critic_dropout -0.1": "policy.critic_dropout must be in [0, 1), got -0.1",
     "--policy.dropout_end 1": "policy.dropout_end must be in [0, 1), got 1",

@@ -90,6 +90,7 @@ def test_imports_form_a_line() -> None:
 
 BELOW_ROLLOUT = {"_types", "_scan", "_random", "_mix32", "_spaces", "_pytree"}
 BELOW_ROLLOUT |= {"_with_statistics", "_devices", "_check", "_check_randomness", "_dataflow"}
+NN = {name for name in MODULES if name.startswith("nn/")}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,11 @@ BELOW_ROLLOUT |= {"_with_statistics", "_devices", "_check", "_check_randomness",
         ("_scan", set()),
         ("_random", {"_mix32"}),
         ("_spaces", {"_types"}),
+        ("_distributions", {"_types"}),
+        ("_action_head", {"_types", "_spaces", "_distributions"}),
+        ("_encoders", {"_types", "_spaces", "_orthogonal", "_random", "_mix32"}),
+        ("_attention", set()),
+        ("_block", {"_types", "_trainable", "_attention", *NN}),
         ("_returns", {"_types", "_scan"}),
         ("_envs", {"_types", "_pytree", "_gymnax"}),
         # What the author of an agent reads, and nothing of PPO, configs or runs.
