@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeGuard
 
 import equinox as eqx
 import jax
@@ -150,7 +151,7 @@ def _replay_sequences(policy: Policy, trajectory: Trajectory) -> tuple[Array, Ar
     return _run_sequences(_evaluate, policy, trajectory)
 
 
-def is_unrolled(policy: Policy) -> bool:
+def is_unrolled(policy: Policy) -> TypeGuard[SequencePolicy]:
     """Whether replay computes the steps of a sequence at once, see `rlscan.SequencePolicy`.
 
     Not by `isinstance`, so that a wrapper may have the two methods where its policy has them.
