@@ -24,6 +24,9 @@ from ._evaluate import (
     Spread as Spread,
     evaluate as evaluate,
 )
+from ._frame_stack import FrameStack as FrameStack
+from ._keeps_statistics import KeepsStatistics as KeepsStatistics, Steps as Steps
+from ._last_action_reward import LastActionReward as LastActionReward
 from ._losses import (
     clipped_policy_loss as clipped_policy_loss,
     clipped_value_loss as clipped_value_loss,
@@ -31,6 +34,8 @@ from ._losses import (
 )
 from ._metrics import METRICS as METRICS, Metrics as Metrics
 from ._mix32 import mix32 as mix32
+from ._normalize import NormalizedObservations as NormalizedObservations
+from ._observe_only import ObserveOnly as ObserveOnly
 from ._ppo import (
     Minibatch as Minibatch,
     TrainState as TrainState,
@@ -49,6 +54,11 @@ from ._random import (
 from ._recurrent import RecurrentActorCritic as RecurrentActorCritic
 from ._replay import next_value as next_value, replay as replay
 from ._returns import gae as gae
+from ._reward_scaling import (
+    RewardScaling as RewardScaling,
+    init_reward_scaling as init_reward_scaling,
+    scale_rewards as scale_rewards,
+)
 from ._rollout import (
     FinalObservations as FinalObservations,
     RolloutState as RolloutState,

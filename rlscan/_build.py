@@ -1,5 +1,7 @@
 """What a config describes, built: the environment and the untrained policy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import optax
@@ -7,6 +9,10 @@ import optax
 from ._actor_critic import ActorCritic
 from ._config import Config, EnvConfig
 from ._envs import make
+from ._frame_stack import FrameStack
+from ._last_action_reward import LastActionReward
+from ._normalize import NormalizedObservations
+from ._observe_only import ObserveOnly
 from ._policy_config import PolicyConfig
 from ._recurrent import RecurrentActorCritic
 from ._train import count_updates
@@ -17,15 +23,33 @@ from .nn import Schedule
 
 def build_env(config: EnvConfig) -> Environment:
     """The environment that a config describes; `ValueError` for parameters it does not take."""
+    with _named("env.params"):
+        env = make(config.name, **config.params)
+    if config.observe is not None:
+        with _named("env.observe", instead_of="indices"):
+            env = ObserveOnly(env, config.observe)
+    if config.frame_stack > 1:
+        with _named("env.frame_stack", instead_of="FrameStack"):
+            env = FrameStack(env, config.frame_stack)
+    return LastActionReward(env) if config.last_action_reward else env
+
+
+@contextmanager
+def _named(key: str, *, instead_of: str = "") -> Iterator[None]:
+    """Says in an error which key of the config it comes from."""
     try:
-        return make(config.name, **config.params)
+        yield
     except (ValueError, TypeError) as error:
-        raise ValueError(f"env.params: {error}") from None
+        message = str(error)
+        if instead_of and message.startswith(instead_of):
+            raise ValueError(key + message.removeprefix(instead_of)) from None
+        raise ValueError(f"{key}: {message}") from None
 
 
 def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
     """The untrained policy that a config describes."""
-    return _of_kind(config.policy, env, dropout=_dropout(config), key=key)
+    policy = _of_kind(config.policy, env, dropout=_dropout(config), key=key)
+    return NormalizedObservations(policy, env) if config.policy.normalize_observations else policy
 
 
 def _of_kind(

@@ -17,6 +17,8 @@ import numpy as np
 import yaml
 
 from ._envs import check_name, did_you_mean
+from ._frame_stack import check_num_frames
+from ._observe_only import check_indices
 from ._policy_config import PolicyConfig, check_policy_config, is_recurrent_kind
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
@@ -31,6 +33,12 @@ class EnvConfig:
     """One of rlscan.ENVIRONMENTS."""
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Its parameters by gymnax's names, such as {max_steps_in_episode: 200}."""
+    observe: tuple[int, ...] | None = None
+    """Indices of the numbers of an observation that are seen, such as [0, 2]; all if not given."""
+    frame_stack: int = 1
+    """How many of the last observations are seen at once."""
+    last_action_reward: bool = False
+    """Whether the last action and reward are seen beside the observation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +121,9 @@ def check(config: Config) -> None:
         check_name(config.env.name)
     except ValueError as error:
         raise ValueError(f"env.name: {error}") from None
+    if config.env.observe is not None:
+        check_indices("env.observe", config.env.observe)
+    check_num_frames("env.frame_stack", config.env.frame_stack)
     try:
         check_policy_config(config.policy)
     except ValueError as error:
@@ -160,6 +171,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     del tree["output"]
     for name in _LISTS:
         tree["policy"][name] = list(tree["policy"][name])
+    if config.env.observe is not None:
+        tree["env"]["observe"] = list(config.env.observe)
     return tree
 
 
@@ -169,8 +182,11 @@ def from_dict(tree: dict[str, Any]) -> Config:
         **tree["policy"],
         **{name: tuple(tree["policy"][name]) for name in _LISTS if name in tree["policy"]},
     }
+    env = dict(tree["env"])
+    if env.get("observe") is not None:
+        env["observe"] = tuple(env["observe"])
     groups = {
-        "env": EnvConfig(**tree["env"]),
+        "env": EnvConfig(**env),
         "policy": PolicyConfig(**policy),
         "ppo": PPOConfig(**tree["ppo"]),
     }

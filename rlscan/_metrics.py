@@ -14,7 +14,7 @@ METRICS = {
     "num_episodes": "how many ended",
     "loss": "mean over the minibatches that were looked at, as all of the next five",
     "policy_loss": "clipped surrogate, negated",
-    "value_loss": "half the mean squared error",
+    "value_loss": "half the mean squared error; in scaled rewards if scale_rewards",
     "entropy": "of the policy, in nats",
     "kl_k1": "estimate of KL(old, new): mean −log ratio, in nats",
     "approx_kl": "estimate of the same (k3), never negative",

@@ -39,6 +39,8 @@ class PolicyConfig:
     """How actions in a box are distributed: gaussian (clipped), tanh (squashed) or beta."""
     state_dependent_std: bool = False
     """Whether the scale of a Gaussian depends on the observation."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by the mean and variance of those before."""
     hidden_size: int = 64
     """Numbers in the state of a gru or lstm."""
     recurrent_dropout: float = 0.0

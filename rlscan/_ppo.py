@@ -40,6 +40,7 @@ from ._pytree import map_arrays, unused, where
 from ._random import KeyLike, as_key
 from ._replay import next_value, replay
 from ._returns import explained_variance, gae
+from ._reward_scaling import RewardScaling, init_reward_scaling, scale_rewards
 from ._rollout import (
     RolloutState,
     Trajectory,
@@ -101,6 +102,7 @@ class TrainState(eqx.Module):
     num_gradient_steps: Int[Array, ""]  # applied so far; the learning rate is annealed by them
     rollout_state: RolloutState
     key: PRNGKeyArray  # for the shuffles; split at every update
+    reward_scaling: RewardScaling | None = None  # if the config has `scale_rewards`
 
 
 def init_train(
@@ -135,6 +137,7 @@ def init_train(
         num_gradient_steps=jnp.zeros((), jnp.int32),
         rollout_state=rollout_state,
         key=shuffle_key,
+        reward_scaling=init_reward_scaling(config.num_envs) if config.scale_rewards else None,
     )
     if mesh is None:
         return state
@@ -180,7 +183,7 @@ def _update(
     state: TrainState,
 ) -> tuple[TrainState, Metrics]:
     """`update` on one device, which is one of several if there is an axis over them."""
-    policy, rollout_state, batch = act_and_judge(state, env, config)
+    policy, rollout_state, batch, reward_scaling = act_and_judge(state, env, config, axis)
     shuffle_key, next_key = jax.random.split(state.key)
     num_gradient_steps = num_updates * config.num_epochs * config.num_minibatches
     gradient_step = partial(
@@ -201,20 +204,26 @@ def _update(
         "explained_variance": explained_variance(*gather(axis, (batch.value, batch.target))),
     }
     return TrainState(
-        policy=move_statistics(learner.policy, batch.trajectory),
+        policy=move_statistics(learner.policy, batch.trajectory, axis),
         opt_state=learner.opt_state,
         num_updates=state.num_updates + 1,
         num_gradient_steps=learner.num_gradient_steps,
         rollout_state=rollout_state,
         key=next_key,
+        reward_scaling=reward_scaling,
     ), metrics
 
 
 def _spread(state: TrainState) -> PyTree:
     """What of a state is where: the environments in parts, all else whole on each device."""
+
+    def of_environments(state: TrainState) -> list[PyTree]:
+        scaling = state.reward_scaling
+        return [state.rollout_state, *([] if scaling is None else [scaling.running_return])]
+
     whole = map_arrays(lambda _: WHOLE, eqx.filter(state, eqx.is_array))
-    parts = map_arrays(lambda _: FIRST, eqx.filter(state.rollout_state, eqx.is_array))
-    return eqx.tree_at(lambda s: s.rollout_state, whole, parts)
+    parts = map_arrays(lambda _: FIRST, eqx.filter(of_environments(state), eqx.is_array))
+    return eqx.tree_at(of_environments, whole, parts)
 
 
 def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
@@ -227,7 +236,8 @@ def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
             f"num_minibatches = {config.num_minibatches} does not divide; use fewer devices, or "
             f"num_minibatches = {math.gcd(samples // mesh.size, config.num_minibatches)}"
         )
-    if isinstance(policy, WithStatistics):
+    is_one = lambda node: isinstance(node, WithStatistics)  # noqa: E731
+    if any(map(is_one, jax.tree.leaves(policy, is_leaf=is_one))):
         raise ValueError(
             "the statistics of a WithStatistics move by a whole rollout, of which each device of "
             "a mesh has a part; use mesh=None"
@@ -235,22 +245,41 @@ def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
 
 
 def act_and_judge(
-    state: TrainState, env: Environment, config: PPOConfig
-) -> tuple[Policy, RolloutState, Minibatch]:
-    """The policy of an update, where its rollout led, and the rollout `[T, N]` with advantages."""
+    state: TrainState, env: Environment, config: PPOConfig, axis: str | None = None
+) -> tuple[Policy, RolloutState, Minibatch, RewardScaling | None]:
+    """The policy of an update, where its rollout led, and the rollout `[T, N]` with advantages; and
+    what its rewards were scaled by, which the trajectory's are not."""
     policy = anneal(state.policy, state.num_updates)
     rollout_state, trajectory = rollout(
         policy, env, state.rollout_state, config.num_steps, key_schedule=config.key_schedule
     )
     value = trajectory.value if is_recurrent(policy) else replay(policy, trajectory)[2]
     following = next_value(policy, rollout_state, trajectory, value)
+    reward, reward_scaling = _scaled_reward(state, trajectory, config, axis)
     one_stream = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     advantage, target = jax.vmap(one_stream, in_axes=1, out_axes=1)(
-        trajectory.reward, value, following, trajectory.terminated, trajectory.truncated
+        reward, value, following, trajectory.terminated, trajectory.truncated
     )
     steps = dataclasses.replace(trajectory, final=None)
     batch = Minibatch(trajectory=steps, value=value, advantage=advantage, target=target)
-    return policy, rollout_state, batch
+    return policy, rollout_state, batch, reward_scaling
+
+
+def _scaled_reward(
+    state: TrainState, trajectory: Trajectory, config: PPOConfig, axis: str | None
+) -> tuple[Float[Array, "T N"], RewardScaling | None]:
+    if config.scale_rewards != (state.reward_scaling is not None):
+        raise ValueError(
+            f"scale_rewards must be {not config.scale_rewards}, as when init_train made this "
+            f"state, got {config.scale_rewards}"
+        )
+    if state.reward_scaling is None:
+        return trajectory.reward, None
+    done = trajectory.terminated | trajectory.truncated
+    scaling, reward = scale_rewards(
+        state.reward_scaling, trajectory.reward, done, gamma=config.gamma, axis=axis
+    )
+    return reward, scaling
 
 
 def _shuffle(

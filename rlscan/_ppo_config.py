@@ -57,6 +57,8 @@ class PPOConfig(eqx.Module):
     """How long a policy keeps its noise: for a step, an episode or a rollout."""
     shared_noise: bool = _shape(False)
     """Whether all environments have the same noise."""
+    scale_rewards: bool = _shape(False)
+    """Whether rewards are divided by the standard deviation of discounted returns so far."""
 
     def as_arrays(self) -> "PPOConfig":
         """The same settings with every number a float32 array."""
@@ -79,7 +81,7 @@ def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
     """
     for name in _ONE_OR_MORE:
         require_positive(name, getattr(config, name))
-    for name in ("anneal_learning_rate", "shared_noise"):
+    for name in ("anneal_learning_rate", "shared_noise", "scale_rewards"):
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} must be True or False, got {getattr(config, name)!r}")
     for names, allowed, wanted in (

@@ -1,5 +1,6 @@
 """Spaces, read by their attributes, so that gymnax's, Gymnasium's and a user's own all do."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,3 +121,39 @@ def action_mask(observation: PyTree) -> PyTree | None:
 def one_hot(observation: Any, num_categories: int) -> Float[Array, " num_categories"]:
     """Integers as vectors: state 7 is not seven times state 1."""
     return (jnp.arange(num_categories) == observation).astype(jnp.float32)
+
+
+ACTION_MASK = "action_mask"
+"""Where a dict of an observation says which actions are allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Arrays between two bounds, each a number or an array of the shape; of a wrapper's own."""
+
+    low: Any
+    high: Any
+    shape: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    """A dict or a tuple of spaces."""
+
+    spaces: dict[str, Any] | tuple[Any, ...]
+
+
+def parts_of(space: Any) -> dict[str, Any] | tuple[Any, ...] | None:
+    """The spaces in a dict or a tuple of them, bare or with an attribute `spaces`; else `None`."""
+    if is_box(space) or is_discrete(space):  # either may be a named tuple
+        return None
+    parts = getattr(space, "spaces", space)
+    if isinstance(parts, Mapping):
+        return dict(parts)
+    return tuple(parts) if isinstance(parts, tuple | list) else None
+
+
+def space_dtype(space: Any) -> Any:
+    """What it declares, or float32."""
+    return getattr(space, "dtype", jnp.float32)

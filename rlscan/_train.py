@@ -168,7 +168,7 @@ def check_audit(
     one = partial(update, num_updates=num_updates, loss=loss, mesh=mesh)
     for _ in range(first):
         state, _ = eqx.filter_jit(one)(state, env, config)
-    policy, _, batch = eqx.filter_jit(act_and_judge)(state, env, config)
+    policy, _, batch, _ = eqx.filter_jit(act_and_judge)(state, env, config)
     log_ratio = eqx.filter_jit(loss)(policy, batch if is_recurrent(policy) else flat(batch), config)
     recorded = batch.trajectory.log_prob
     log_prob = log_ratio[1][0].reshape(recorded.shape) + recorded

@@ -9,6 +9,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 PyTree = Any
 
+# `(observation, state, reward, terminated, truncated, info)`, of `Environment.step`.
+StepResult = tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]
+
 
 @runtime_checkable
 class Distribution(Protocol):
@@ -93,9 +96,7 @@ class Environment(Protocol):
         """`(observation, state)`."""
         ...
 
-    def step(
-        self, key: PRNGKeyArray, state: Any, action: Any
-    ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
+    def step(self, key: PRNGKeyArray, state: Any, action: Any) -> StepResult:
         """`(observation, state, reward, terminated, truncated, info)`.
 
         Where the episode ends, `observation` and `state` are those of the next episode, and

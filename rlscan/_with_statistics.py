@@ -1,5 +1,6 @@
 """`WithStatistics`: a policy whose layers keep running statistics of what they see."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import PRNGKeyArray
 
+from ._keeps_statistics import Steps, refuse_nested
 from ._types import Distribution, PyTree
 
 
@@ -49,6 +51,18 @@ class WithStatistics(eqx.Module):
         network: Any = self.network
         return network.initial_state()
 
+    def move_statistics(self, steps: Steps, axis: str | None) -> "WithStatistics":
+        """By one batch, all the steps; `check_mesh` has refused a mesh, of which each device has a
+        part of it."""
+        refuse_nested(self.network)
+
+        def one(observation: PyTree, state: PyTree, key: PRNGKeyArray) -> eqx.nn.State:
+            return self.network(observation, state, copy(self.statistics), key=key)[3]
+
+        batched = eqx.filter_vmap(one, out_axes=None, axis_name=_axis_name(self.network))
+        moved = batched(steps.observation, steps.state, steps.key)
+        return dataclasses.replace(self, statistics=moved)
+
 
 def stateful_layers(network: PyTree) -> list[tuple[Any, eqx.Module]]:
     """`(path, layer)` of each layer that has an `eqx.nn.StateIndex` and a flag `inference`."""
@@ -75,3 +89,18 @@ def copy(statistics: eqx.nn.State) -> eqx.nn.State:
 
 def _has_index(layer: eqx.Module) -> bool:
     return any(isinstance(value, eqx.nn.StateIndex) for value in vars(layer).values())
+
+
+def _axis_name(network: Any) -> Any:
+    """The name that the layers give to the batch; they must agree, as there is one batch."""
+    names = {
+        keystr(path): vars(layer)["axis_name"]
+        for path, layer in stateful_layers(network)
+        if "axis_name" in vars(layer)
+    }
+    if len(set(names.values())) > 1:
+        raise ValueError(
+            f"the layers of a policy must name the batch alike, got {names}; "
+            "give them one axis_name"
+        )
+    return next(iter(names.values()), None)

@@ -75,7 +75,7 @@ def test_an_update_is_that_of_the_mean_gradient_and_the_metrics_of_all() -> None
     config, state, (after, metrics) = trained(MESH, num_steps=32)
     _, start, (_, on_one) = trained(None, num_steps=32)
     numbers = config.as_arrays()
-    policy, rollout_state, batch = eqx.filter_jit(act_and_judge)(start, probes.Wander(), numbers)
+    policy, rollout_state, batch, _ = eqx.filter_jit(act_and_judge)(start, probes.Wander(), numbers)
     assert_same(after.rollout_state, rollout_state)
     params, rest = partition_trainable(policy)
 

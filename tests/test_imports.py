@@ -89,8 +89,9 @@ def test_imports_form_a_line() -> None:
 
 
 BELOW_ROLLOUT = {"_types", "_scan", "_random", "_mix32", "_spaces", "_pytree"}
-BELOW_ROLLOUT |= {"_with_statistics", "_devices", "_check", "_check_randomness", "_dataflow"}
 NN = {name for name in MODULES if name.startswith("nn/")}
+BELOW_ROLLOUT |= {"_with_statistics", "_keeps_statistics", "_devices"}
+BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,11 @@ NN = {name for name in MODULES if name.startswith("nn/")}
         ("_block", {"_types", "_trainable", "_attention", *NN}),
         ("_returns", {"_types", "_scan"}),
         ("_envs", {"_types", "_pytree", "_gymnax"}),
+        ("_moments", {"_types", "_pytree", "_devices"}),
+        # Environments around others, for any agent.
+        ("_observe_only", {"_types", "_spaces"}),
+        ("_frame_stack", {"_types", "_spaces", "_pytree"}),
+        ("_last_action_reward", {"_types", "_spaces", "_pytree"}),
         # What the author of an agent reads, and nothing of PPO, configs or runs.
         ("_rollout", BELOW_ROLLOUT),
         ("_replay", BELOW_ROLLOUT | {"_rollout"}),

@@ -15,6 +15,7 @@ from sequences import N, T, error, jit_replay, lively, log_softmax, mask, roll
 import rlscan
 from rlscan import PPOConfig, TransformerActorCritic
 from rlscan._audit import audit_tolerance
+from rlscan._replay import is_unrolled
 from rlscan._transformer import _positions
 
 L, LAYERS, HEADS, SIZE = 5, 2, 2, 8
@@ -187,6 +188,19 @@ def test_unrolled_is_step_by_step():
     gradients = slope(policy), slope(sequences.StepByStep(policy)).policy
     for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_normalised_observations_are_unrolled_too():
+    """Where the policy inside can; after the statistics have moved."""
+    policy = rlscan.NormalizedObservations(make(), ENV)
+    (_, _, first), *_ = roll(policy, ENV)
+    policy = rlscan.move_statistics(policy, first)
+    _, (_, _, trajectory) = roll(policy, ENV)
+    program = str(eqx.filter_make_jaxpr(rlscan.replay)(policy, trajectory)[0])
+    assert is_unrolled(policy) and " scan[" not in program
+    assert error(policy, trajectory, trajectory) <= 1e-5
+    assert error(make(), trajectory, trajectory) > 0.01
+    assert not is_unrolled(rlscan.NormalizedObservations(probes.Recurrent(), ENV))
 
 
 def test_rollouts_chain():
