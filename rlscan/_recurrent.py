@@ -39,6 +39,9 @@ class RecurrentActorCritic(eqx.Module):
     the value is without, unless `critic_dropout` says otherwise. `recurrent_dropout` is inside of
     the core, with one mask for an episode, and so the value has it, too. All of it is drawn from
     the policy's key, and comes back in replay.
+
+    As the critic shapes the core, too, its errors drown the actor's where returns are far above 1:
+    then scale rewards, or lower `value_coef` (CartPole without velocities asks for 0.01 of it).
     """
 
     encoder: Encoder

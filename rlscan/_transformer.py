@@ -54,6 +54,9 @@ class TransformerActorCritic(eqx.Module):
     `time_limit` steps; where no limit is known, in T: then 128 steps of 64 environments take
     256 MiB.
 
+    As the critic reads what the actor reads, scale rewards or lower `value_coef` where returns are
+    far above 1, see `rlscan.RecurrentActorCritic`.
+
     Source: pre-LayerNorm as in Radford et al., *Language Models are Unsupervised Multitask
     Learners*, 2019; gating as in Parisotto et al., *Stabilizing Transformers for Reinforcement
     Learning*, 2019, arXiv:1910.06764; its reset gate is that of `eqx.nn.GRUCell`, which

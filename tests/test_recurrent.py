@@ -34,6 +34,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def make(name: str = "gru", env: Any = ENV, **settings: Any) -> Any:
     sizes = {"hidden_size": HIDDEN, "hidden_sizes": (5,)}
     return lively(
@@ -139,7 +143,7 @@ def loss_by_hand(told: Told, old_log_prob: Any, advantage: np.ndarray, target: n
     return -surrogate + 0.5 * ((told.value - target) ** 2 / 2).mean() - 0.01 * told.entropy.mean()
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm"])
+@pytest.mark.parametrize("name", ["gru", slow("lstm")])
 def test_against_a_float64_loop_by_hand(name):
     """Log-probabilities, values, advantages, and the gradient of PPO's loss, in the second of two
     rollouts: it starts in the middle of episodes, of which some are cut within it."""
@@ -208,7 +212,9 @@ def nudged(policy: Any) -> Any:
 # Replay.
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", ["lstm", "noise everywhere", slow("gru"), slow("lstm, noise everywhere")]
+)
 def test_the_ratio_is_1(name):
     """And is not with other resets, states or keys."""
     policy = make(name)
@@ -219,7 +225,7 @@ def test_the_ratio_is_1(name):
         assert error(policy, planted, trajectory) > 0.01, defect
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm, noise everywhere"])
+@pytest.mark.parametrize("name", ["noise everywhere", slow("lstm")])
 def test_unrolled_is_step_by_step(name):
     """All that replay says, and its gradient."""
     policy = make(name)
@@ -257,6 +263,7 @@ def test_minibatches_of_environments_only():
         rlscan.replay(make(), flat)
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_are_single_runs():
     config = dataclasses.replace(CONFIG, num_minibatches=3)
 
@@ -333,6 +340,7 @@ def test_state_is_that_of_the_cell():
     assert h.shape == c.shape == (HIDDEN,)
 
 
+@pytest.mark.slow
 def test_actions_in_a_box():
     env = probes.Wander(is_continuous=True)
     policy = RecurrentActorCritic(env, dropout=RATE, key=rlscan.key(0))

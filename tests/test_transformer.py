@@ -141,7 +141,7 @@ def flags_and_steps(t: Any) -> tuple:
     return t.observation, t.action, t.terminated | t.truncated, t.policy_key
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("gated", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_cached_and_unrolled_are_a_naive_loop(gated):
     """Across resets, windows that slide, and the border of two rollouts; all dropouts on."""
     policy = make(gated=gated)
@@ -215,9 +215,8 @@ def test_rollouts_chain():
         np.testing.assert_allclose(x, y, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, pytest.param({"gated": True}, marks=pytest.mark.slow)], ids=["", "gated"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"gated": True}], ids=["", "gated"])
 def test_the_ratio_is_1_late_in_training(settings):
     policy = make(**settings)
     key = rlscan.key(1)
