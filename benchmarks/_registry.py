@@ -16,7 +16,6 @@ BENCHMARKS: dict[str, Benchmark] = {
 def studies() -> dict[str, str]:
     """What takes hours or needs options: by name, the first line of what it says of itself."""
     folder = Path(__file__).parent
-    files = {"learning": folder / "learning.py"}
-    files |= {file.parent.name: file for file in sorted(folder.glob("*/__main__.py"))}
+    files = {file.parent.name: file for file in sorted(folder.glob("*/__main__.py"))}
     docs = {name: ast.get_docstring(ast.parse(file.read_text())) for name, file in files.items()}
     return {name: (doc or "").partition("\n")[0] for name, doc in docs.items()}

@@ -45,17 +45,17 @@ def interleaved(
     """
     compiled, timings = {}, {}
     for name, (function, args) in contestants.items():
-        program, trace, xla = _compile(function, args)
-        first_call = _seconds(program, args)
+        program, trace, xla = compile_program(function, args)
+        first_call = time_call(program, args)
         compiled[name] = program
         timings[name] = Timing(trace, xla, first_call, [], _temporary_bytes(program))
     for _ in range(repeats):
         for name, (_, args) in contestants.items():
-            timings[name].runs.append(_seconds(compiled[name], args))
+            timings[name].runs.append(time_call(compiled[name], args))
     return timings
 
 
-def _compile(function: Callable, args: tuple) -> tuple[Any, float, float]:
+def compile_program(function: Callable, args: tuple) -> tuple[Any, float, float]:
     """The program, and how long tracing and compiling took."""
     jax.clear_caches()  # else the first contestant traces for the others what they share
     jitted: Any = eqx.filter_jit(function)
@@ -66,7 +66,8 @@ def _compile(function: Callable, args: tuple) -> tuple[Any, float, float]:
     return compiled, traced - start, time.perf_counter() - traced
 
 
-def _seconds(compiled: Any, args: tuple) -> float:
+def time_call(compiled: Any, args: tuple) -> float:
+    """Seconds of one call, its results computed."""
     start = time.perf_counter()
     jax.block_until_ready(compiled(*args))
     return time.perf_counter() - start

@@ -12,6 +12,7 @@ from ._devices import (
     num_cores as num_cores,
     on_devices as on_devices,
 )
+from ._divergence import explain_divergence as explain_divergence
 from ._encoders import Encoder as Encoder
 from ._envs import (
     ENVIRONMENTS as ENVIRONMENTS,
@@ -32,6 +33,7 @@ from ._losses import (
     clipped_value_loss as clipped_value_loss,
     normalize as normalize,
 )
+from ._memory import transition_bytes as transition_bytes
 from ._metrics import METRICS as METRICS, Metrics as Metrics
 from ._mix32 import mix32 as mix32
 from ._normalize import NormalizedObservations as NormalizedObservations
@@ -67,6 +69,7 @@ from ._rollout import (
     rollout as rollout,
 )
 from ._scan import filter_scan as filter_scan
+from ._sentinel import Divergence as Divergence, DivergenceError as DivergenceError
 from ._spaces import action_mask as action_mask
 from ._statistics import move_statistics as move_statistics
 from ._train import train as train, train_scan as train_scan

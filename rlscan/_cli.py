@@ -12,9 +12,12 @@ from jax.errors import JaxRuntimeError
 from ._audit import AuditError
 from ._config import parse
 from ._run import on_this_machine, prepare, run
+from ._sentinel import DivergenceError
 from ._version import __version__
 
-FAILED, BAD_INPUT, SIGNALLED = 1, 2, 128  # exit statuses, the last one plus the signal's number
+# Exit statuses. `DIVERGED`: a loss, a gradient or a parameter was not finite, and what was learned
+# before is kept. `SIGNALLED`: plus the signal's number.
+FAILED, BAD_INPUT, DIVERGED, SIGNALLED = 1, 2, 3, 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +40,8 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
             return _fail(f"{what}; make room there, or write elsewhere", FAILED)
         except AuditError as error:
             return _fail(error, FAILED)
+        except DivergenceError as error:
+            return _fail(error, DIVERGED)
         except KeyboardInterrupt:
             return _fail("interrupted", SIGNALLED + (signals or [signal.SIGINT])[0])
         except (MemoryError, JaxRuntimeError) as error:

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ class Config:
     """Updates per row of the metrics."""
     strict: bool = False
     """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
+    debug: bool = False
+    """Whether to name the number that was not finite first, if the run diverges (exit status 3)."""
 
 
 _LISTS = ("hidden_sizes", "num_channels")  # of a policy; in a file they are no tuples
@@ -87,14 +90,15 @@ def parse(argv: Sequence[str], *, prog: str = "train") -> Config:
     **Arguments:**
 
     - `argv`: `--config FILE` and `--KEY VALUE`, in any number and order. Later ones win, and
-        values over files, wherever they stand. Dashes and underscores in a key are the same.
+        values over files, wherever they stand. Dashes and underscores in a key are the same, and
+        a switch such as `--strict` may stand without a value.
     - `prog`: what `--help` calls the program.
 
     **Raises:** `ValueError`, in one line, for a file that cannot be read and a key or value that
     cannot be. `SystemExit` after `--help` and `--print_config`.
     """
     parser = _parser(prog)
-    argv = [_underscored(argument) for argument in argv]
+    argv = _switched([_underscored(argument) for argument in argv])
     _check_options(argv)
     printing = [argument for argument in argv if argument.split("=")[0] == "--print_config"]
     files, overrides = _split([argument for argument in argv if argument not in printing])
@@ -229,6 +233,15 @@ def _underscored(argument: str) -> str:
         return argument
     option, *value = argument[2:].split("=", 1)
     return "=".join(["--" + option.replace("-", "_"), *value])
+
+
+def _switched(argv: Sequence[str]) -> list[str]:
+    """`--debug` as `--debug=true`: a switch needs no value."""
+    switches = {f"--{key}" for key, kind in KEYS.items() if kind is bool}
+    return [
+        f"{argument}=true" if argument in switches and following.startswith("--") else argument
+        for argument, following in pairwise([*argv, "--"])
+    ]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

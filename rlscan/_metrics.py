@@ -1,7 +1,9 @@
 """What an update reports: its metrics, and what each of them is."""
 
+from typing import Any
+
 import jax.numpy as jnp
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 from ._devices import gather, max_over, mean_over
 from ._rollout import Trajectory
@@ -27,6 +29,7 @@ METRICS = {
     "audit_clip_fraction": "of its ratios, how many were outside 1 ± clip_range: 0",
     "audit_kl": "of that minibatch, approx_kl: 0",
     "explained_variance": "of the value targets, by the values that acted",
+    "diverged": "1 from the update on in which something was not finite, which is taken back; or 0",
 }
 """What each metric of an update is."""
 
@@ -71,3 +74,23 @@ def gradient_metrics(steps: Metrics, axis: str | None = None) -> Metrics:
         "audit_clip_fraction": steps["clip_fraction"][0, 0],
         "audit_kl": steps["approx_kl"][0, 0],
     }
+
+
+def until_diverged(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Of the metrics `[k]` of some updates those up to the first that diverged."""
+    diverged = metrics["diverged"] > 0
+    length = diverged.argmax() + 1 if diverged.any() else len(diverged)
+    return {name: values[:length] for name, values in metrics.items()}
+
+
+def flagged(metrics: Metrics, was_frozen: Bool[Array, ""], is_frozen: Bool[Array, ""]) -> Metrics:
+    """With `diverged`. Once a run is frozen its updates report NaN, and counts of 0; that in which
+    it diverged reports what was seen, but no step, as they are taken back."""
+
+    def blank(x: Array) -> Array:
+        return jnp.where(was_frozen, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x)
+
+    seen = {name: blank(x) for name, x in metrics.items()}
+    num_gradient_steps = jnp.where(is_frozen, 0, metrics["num_gradient_steps"])
+    diverged = is_frozen.astype(jnp.int32)
+    return {**seen, "num_gradient_steps": num_gradient_steps, "diverged": diverged}

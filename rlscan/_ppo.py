@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -34,7 +35,7 @@ from ._losses import (
     ratio_diagnostics,
     relative_error,
 )
-from ._metrics import Metrics, episode_metrics, gradient_metrics
+from ._metrics import Metrics, episode_metrics, flagged, gradient_metrics
 from ._ppo_config import PPOConfig, check_config
 from ._pytree import map_arrays, unused, where
 from ._random import KeyLike, as_key
@@ -49,6 +50,15 @@ from ._rollout import (
     rollout,
 )
 from ._scan import filter_scan
+from ._sentinel import (
+    Divergence,
+    all_finite,
+    every,
+    first_divergence,
+    is_step_finite,
+    no_divergence,
+    stay_finite,
+)
 from ._shuffle import random_order
 from ._statistics import move_statistics
 from ._trainable import partition_trainable
@@ -102,6 +112,7 @@ class TrainState(eqx.Module):
     num_gradient_steps: Int[Array, ""]  # applied so far; the learning rate is annealed by them
     rollout_state: RolloutState
     key: PRNGKeyArray  # for the shuffles; split at every update
+    divergence: Divergence  # once there was one, all else stays as it was before that update
     reward_scaling: RewardScaling | None = None  # if the config has `scale_rewards`
 
 
@@ -132,17 +143,19 @@ def init_train(
     _check_value(policy, rollout_state)
     state = TrainState(
         policy=policy,
-        opt_state=_optimiser(config, 0.0).init(_wide(partition_trainable(policy)[0])),
+        # Compiled as one program, as its ten small ones take a tenth of a second to compile.
+        opt_state=eqx.filter_jit(_init_optimiser)(config, partition_trainable(policy)[0]),
         num_updates=jnp.zeros((), jnp.int32),
         num_gradient_steps=jnp.zeros((), jnp.int32),
         rollout_state=rollout_state,
         key=shuffle_key,
+        divergence=no_divergence(),
         reward_scaling=init_reward_scaling(config.num_envs) if config.scale_rewards else None,
     )
     if mesh is None:
         return state
     check_mesh(mesh, policy, config)
-    return place(state, mesh, _spread(state))
+    return place(state, mesh, spread(state))
 
 
 def update(
@@ -166,12 +179,17 @@ def update(
         means of theirs. What is normalised over a minibatch is so over each part.
 
     **Returns:** `(state, metrics)`; `rlscan.METRICS` says what each metric is.
+
+    If the loss, the gradient or a parameter is not finite after any gradient step, or already what
+    the rollout says to learn, the update is taken back as a whole, bit by bit: environments, keys
+    and counts, too. `state.divergence` says where it was; from then on an update changes nothing.
+    A minibatch at which `target_kl` ends the update takes no step, so it is not looked at.
     """
     if mesh is None:
         return _update(env, config, num_updates, loss, None, state)
     check_mesh(mesh, state.policy, config)
     on_one = partial(_update, env, config, num_updates, loss, AXIS)
-    return sharded(on_one, mesh, (_spread(state),), (_spread(state), WHOLE))(state)
+    return sharded(on_one, mesh, (spread(state),), (spread(state), WHOLE))(state)
 
 
 def _update(
@@ -183,38 +201,71 @@ def _update(
     state: TrainState,
 ) -> tuple[TrainState, Metrics]:
     """`update` on one device, which is one of several if there is an axis over them."""
+    after, batch, steps = attempt(env, config, num_updates, loss, axis, is_step_finite, state)
+    finite = steps.pop("finite") | ~steps["applied"]
+    metrics = {
+        **episode_metrics(batch.trajectory, axis),
+        **gradient_metrics(steps, axis),
+        "explained_variance": explained_variance(*gather(axis, (batch.value, batch.target))),
+    }
+    divergence = first_divergence(
+        state.divergence,
+        state.num_updates + 1,
+        # A sum is finite where both are: one pass over what an update learns from.
+        rollout=all_finite(batch.target + batch.trajectory.log_prob, axis),
+        steps=finite,
+        statistics=every(stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after)))),
+    )
+    was_frozen, is_frozen = state.divergence.update > 0, divergence.update > 0
+    frozen = dataclasses.replace(state, divergence=divergence)
+    return where(is_frozen, frozen, after), flagged(metrics, was_frozen, is_frozen)
+
+
+def attempt(
+    env: Environment,
+    config: PPOConfig,
+    num_updates: int | Int[Array, ""],
+    loss: Loss,
+    axis: str | None,
+    judge: Callable[..., PyTree],
+    state: TrainState,
+) -> tuple[TrainState, Minibatch, dict[str, PyTree]]:
+    """What an update leads to, finite or not; the rollout that it learned from; and the reports of
+    its gradient steps, `[num_epochs, num_minibatches]`, with what `judge` says of each as `finite`.
+    """
     policy, rollout_state, batch, reward_scaling = act_and_judge(state, env, config, axis)
     shuffle_key, next_key = jax.random.split(state.key)
     num_gradient_steps = num_updates * config.num_epochs * config.num_minibatches
     gradient_step = partial(
-        _gradient_step, config=config, loss=loss, num_gradient_steps=num_gradient_steps, axis=axis
+        _gradient_step,
+        config=config,
+        loss=loss,
+        num_gradient_steps=num_gradient_steps,
+        axis=axis,
+        judge=judge,
     )
 
-    def epoch(learner: _Learner, key: PRNGKeyArray) -> tuple[_Learner, Metrics]:
+    def epoch(learner: _Learner, key: PRNGKeyArray) -> tuple[_Learner, dict[str, PyTree]]:
         minibatches = _shuffle(batch, config.num_minibatches, is_recurrent(policy), key)
         return filter_scan(gradient_step, learner, minibatches)
 
     learner = _Learner(policy, state.opt_state, state.num_gradient_steps, jnp.asarray(False))
     epoch_keys = jax.random.split(own_key(axis, shuffle_key), config.num_epochs)
     learner, steps = filter_scan(epoch, learner, epoch_keys)
-
-    metrics = {
-        **episode_metrics(batch.trajectory, axis),
-        **gradient_metrics(steps, axis),
-        "explained_variance": explained_variance(*gather(axis, (batch.value, batch.target))),
-    }
-    return TrainState(
+    after = TrainState(
         policy=move_statistics(learner.policy, batch.trajectory, axis),
         opt_state=learner.opt_state,
         num_updates=state.num_updates + 1,
         num_gradient_steps=learner.num_gradient_steps,
         rollout_state=rollout_state,
         key=next_key,
+        divergence=state.divergence,
         reward_scaling=reward_scaling,
-    ), metrics
+    )
+    return after, batch, steps
 
 
-def _spread(state: TrainState) -> PyTree:
+def spread(state: TrainState) -> PyTree:
     """What of a state is where: the environments in parts, all else whole on each device."""
 
     def of_environments(state: TrainState) -> list[PyTree]:
@@ -320,7 +371,8 @@ def _gradient_step(
     loss: Loss,
     num_gradient_steps: int | Int[Array, ""],
     axis: str | None,
-) -> tuple[_Learner, Metrics]:
+    judge: Callable[..., PyTree],
+) -> tuple[_Learner, dict[str, PyTree]]:
     params, rest = partition_trainable(learner.policy)
 
     def objective(params: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
@@ -328,8 +380,10 @@ def _gradient_step(
 
     (total, (log_ratio, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
     diagnostics = ratio_diagnostics(log_ratio, config.clip_range)
-    grads, kl = mean_over(axis, (grads, diagnostics["approx_kl"]))
+    total, grads, kl = mean_over(axis, (total, grads, diagnostics["approx_kl"]))
 
+    # Of the flat vector, as the optimiser's own.
+    grad_norm = optax.tree.norm(ravel_pytree(_wide(grads))[0])
     learning_rate = config.learning_rate
     if config.anneal_learning_rate:
         last = jnp.maximum(num_gradient_steps - 1, 1)
@@ -345,16 +399,18 @@ def _gradient_step(
         stopped=stopped,
     )
     stayed = dataclasses.replace(learner, stopped=stopped)
-    return where(stopped, stayed, moved), {
+    result = where(stopped, stayed, moved)
+    return result, {
         "loss": total,
         **metrics,
         **diagnostics,
         "max_log_ratio": jnp.abs(log_ratio).max(),
         "error": relative_error(log_ratio, minibatch.trajectory.log_prob),
-        "grad_norm": optax.tree.norm(grads),
+        "grad_norm": grad_norm,
         "learning_rate": jnp.asarray(learning_rate),
         "evaluated": ~learner.stopped,
         "applied": ~stopped,
+        "finite": judge(total, grads, grad_norm, partition_trainable(result.policy)[0]),
     }
 
 
@@ -371,6 +427,10 @@ def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.Gradien
     return optax.flatten(chain)
 
 
+def _init_optimiser(config: PPOConfig, params: PyTree) -> PyTree:
+    return _optimiser(config, 0.0).init(_wide(params))
+
+
 def _wide(tree: PyTree) -> PyTree:
     """In float32 at least: the moments of bfloat16 gradients would lose what is added to them."""
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
@@ -380,7 +440,8 @@ def _check_value(policy: Policy, state: RolloutState) -> None:
     def value_of(observation: PyTree, policy_state: PyTree, key: PRNGKeyArray) -> PyTree:
         return policy(observation, policy_state, key=key)[1]
 
-    one = map_arrays(lambda leaf: leaf[0], unused(state))
+    first = partial(map_arrays, lambda leaf: leaf[0])
+    one = eqx.filter_eval_shape(lambda state: first(unused(state)), state)
     value = eqx.filter_eval_shape(value_of, one.observation, one.policy_state, one.policy_key)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(

@@ -59,6 +59,15 @@ class Trajectory(eqx.Module):
     """T steps of N environments. The environment axis is the second of every leaf.
 
     So `jax.tree.map(lambda x: x[:, :4], trajectory)` is the trajectory of the first four.
+
+    Its bytes per transition, which `rlscan.transition_bytes` finds from the shapes, are
+
+        o + a + v + k + 18 + (K (o + s + k + 4) + s) / T,    K = ⌈T / min(L, T)⌉,
+
+    of an observation (o), an action (a), a key (k: 8 of `mix32` and of `threefry2x32`), and what
+    only a recurrent policy has, its value (v) and its state (s). The 18 are log_prob, reward and
+    the episode's return and length, of 4 each, and two flags. L is the environment's time limit,
+    and 1 where it declares none. Masks and other noise take nothing, whatever the network is.
     """
 
     # What happened. Every leaf is [T, N, …].

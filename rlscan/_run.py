@@ -20,7 +20,8 @@ from ._checkpoint import POLICY_FILE, save_policy
 from ._compile_cache import use_compile_cache
 from ._config import Config
 from ._devices import configure_cpu, make_mesh, num_cores, worthwhile
-from ._metrics import Metrics
+from ._divergence import check_divergence
+from ._metrics import Metrics, until_diverged
 from ._ppo import TrainState, init_train, update
 from ._progress import Progress, format_return, format_seconds
 from ._random import key as make_key
@@ -87,9 +88,9 @@ def run(
 
     **Returns:** whether all updates were made.
 
-    **Raises:** `AuditError` if `strict` and an update fails the audit; `OSError` if the disk is
-    full; files are whole then, and the policy is saved. `KeyboardInterrupt` if the signal came
-    before the first update.
+    **Raises:** `AuditError` if `strict` and an update fails the audit; `DivergenceError` if a
+    number is not finite; `OSError` if the disk is full; files are whole then, and the policy is
+    saved. `KeyboardInterrupt` if the signal came before the first update.
     """
     num_updates = count_updates(config.total_steps, config.ppo)
     log = _Log(config, directory, num_updates)
@@ -101,13 +102,21 @@ def run(
         try:
             for _ in range(0, num_updates, updates_per_call):
                 before, (state, metrics) = state, call(state, jnp.asarray(num_updates))
-                metrics = jax.device_get(metrics)
+                metrics = until_diverged(jax.device_get(metrics))
                 log.write(metrics)
                 if config.strict:
                     numbers = config.ppo.as_arrays()
                     check_audit(
                         before, metrics, env, numbers, num_updates=num_updates, mesh=_mesh(config)
                     )
+                check_divergence(
+                    state,
+                    env,
+                    config.ppo,
+                    num_updates=num_updates,
+                    debug=config.debug,
+                    mesh=_mesh(config),
+                )
                 if signals:
                     break
         finally:
@@ -214,6 +223,7 @@ class _Log:
         if (
             self.num_updates_done % self._config.log_interval
             and self.num_updates_done < self._num_updates
+            and not metrics["diverged"]
         ):
             return None
         updates_before, seconds_before = self._row_start

@@ -7,10 +7,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ._audit import AuditError, audit_tolerance, explain_ratio
+from ._divergence import check_divergence
 from ._metrics import Metrics
 from ._ppo import Loss, TrainState, act_and_judge, flat, init_train, ppo_loss, update
 from ._ppo_config import PPOConfig, check_config
@@ -30,6 +32,7 @@ def train(
     loss: Loss = ppo_loss,
     updates_per_call: int = 1,
     strict: bool | float = False,
+    debug: bool = False,
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Trains a policy with PPO, and hands over after every update.
@@ -50,13 +53,16 @@ def train(
     - `strict`: whether to stop a run whose first minibatch shows that the policy of an update is
         not the one that acted; or the `audit_error` to allow, where the default for float32 (1e-5
         for discrete actions, 1e-4 for continuous ones) is not the one.
+    - `debug`: whether to look into a run that diverges, and say which number was not finite first.
     - `mesh`: devices to split the environments over, see `update`; from `rlscan.make_mesh`.
 
     **Returns:** an iterator over updates, of `(state, metrics)`; the metrics are NumPy scalars,
-    and `rlscan.METRICS` says what each is.
+    and `rlscan.METRICS` says what each is. It ends early where something was not finite: with the
+    update whose metrics have `diverged` 1, and the state before that update, see `update`.
 
     **Raises:** at once, not at the first update: as `init_train`, and `ValueError` if
-    `total_steps` is less than one update. `rlscan.AuditError` from an update, if `strict`.
+    `total_steps` is less than one update. `rlscan.AuditError` from an update, if `strict`;
+    `rlscan.DivergenceError`, if `debug`, after the one that diverged.
     """
     num_updates = count_updates(total_steps, config)
     require_positive("updates_per_call", updates_per_call)
@@ -90,6 +96,11 @@ def train(
                 )
             for i in range(length):
                 yield state, {name: values[i] for name, values in stacked.items()}
+                if stacked["diverged"][i]:
+                    if debug:
+                        why = partial(check_divergence, num_updates=num_updates, debug=True)
+                        why(state, env, numbers, loss, mesh=mesh)
+                    return
 
     return updates(state)
 
@@ -108,6 +119,8 @@ def train_scan(
     **Arguments:** as for `train`.
 
     **Returns:** `(state, metrics)`, after the last update, and of every update, `[num_updates]`.
+    A seed that diverges is frozen (`update` says how), and leaves others that are mapped over as
+    they are; `state.divergence` says where.
     """
     num_updates = count_updates(total_steps, config)
     state = init_train(policy, env, config, key=key)
@@ -161,7 +174,9 @@ def check_audit(
     - `tolerance`: of `audit_error`; that of the kind of actions if not given.
     """
     tolerance = audit_tolerance(state.policy, env) if tolerance is None else tolerance
-    failed = ~(metrics["audit_error"] <= tolerance)  # NaN has failed, too
+    # NaN has failed, too; unless the update has, and that is what is to be said of it.
+    error = metrics["audit_error"]
+    failed = ~(error <= tolerance) & ~(np.isnan(error) & (metrics["diverged"] > 0))
     if not failed.any():
         return
     first = int(failed.argmax())

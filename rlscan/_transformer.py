@@ -52,7 +52,7 @@ class TransformerActorCritic(eqx.Module):
     The state takes `num_layers * 2 * context_length * embed_size * 4` bytes for each environment,
     32 KiB by default. A rollout also keeps the state of each truncated episode, in one slot per
     `time_limit` steps; where no limit is known, in T: then 128 steps of 64 environments take
-    256 MiB.
+    256 MiB (`rlscan.transition_bytes` says what a transition takes).
 
     As the critic reads what the actor reads, scale rewards or lower `value_coef` where returns are
     far above 1, see `rlscan.RecurrentActorCritic`.

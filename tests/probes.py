@@ -1,12 +1,11 @@
-"""Environments whose values are known, and small policies with noise of every kind.
+"""Environments, and small policies with noise of every kind; those of `rlscan.testing` as well.
 
 Everything here keeps rlscan's contracts and takes nothing from a suite of environments.
 """
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import distrax
 import equinox as eqx
@@ -14,116 +13,25 @@ import jax
 import jax.numpy as jnp
 from jax.nn import one_hot
 
-
-class Discrete(NamedTuple):
-    n: int
-
-
-class Box(NamedTuple):
-    low: float
-    high: float
-    shape: tuple[int, ...]
-
-
-def finish(env: Any, key: Any, observation: Any, state: Any, reward: Any, ends: tuple) -> tuple:
-    """The six values of a step, with the reset that the contract asks for."""
-    terminated, truncated = ends
-    pick = partial(jax.tree.map, partial(jnp.where, terminated | truncated))
-    new_observation, new_state = env.reset(key)
-    return (
-        pick(new_observation, observation),
-        pick(new_state, state),
-        reward,
-        terminated,
-        truncated,
-        {"final_observation": observation},
-    )
-
-
-class Probe(eqx.Module):
-    """An environment of two lines: what is seen, and how it rewards and ends.
-
-    `look(kind, time) -> number` and `move(kind, time, action) -> (reward, terminated, truncated)`,
-    where an episode's kind is +1 or −1, by chance, and time counts its steps from 0.
-    """
-
-    look: Callable
-    move: Callable
-    time_limit: int | None = eqx.field(static=True, default=None)
-
-    def reset(self, key: Any) -> tuple:
-        state = jax.random.rademacher(key, (), jnp.float32), jnp.zeros((), jnp.int32)
-        return self._see(*state), state
-
-    def step(self, key: Any, state: Any, action: Any) -> tuple:
-        (kind, time), (reward, *ends) = state, self.move(*state, action)
-        ends = tuple(jnp.asarray(end, bool) for end in ends)
-        reward = jnp.asarray(reward, jnp.float32)
-        return finish(self, key, self._see(kind, time + 1), (kind, time + 1), reward, ends)
-
-    def _see(self, kind: Any, time: Any) -> Any:
-        return jnp.asarray(self.look(kind, time), jnp.float32).reshape(1)
-
-    def observation_space(self) -> Box:
-        return Box(-1.0, 1.0, (1,))
-
-    def action_space(self) -> Discrete:
-        return Discrete(2)
-
-
-def any_of(probes: tuple[Probe, ...], which: Any) -> Probe:
-    """The probe of a number that may be traced: one program, mapped over, trains on them all."""
-
-    def look(*seen: Any) -> Any:
-        branches = [lambda *s, p=p: jnp.asarray(p.look(*s), jnp.float32) for p in probes]
-        return jax.lax.switch(which, branches, *seen)
-
-    def move(*seen: Any) -> Any:
-        def as_arrays(reward: Any, *ends: Any) -> tuple:
-            return jnp.asarray(reward, jnp.float32), *(jnp.asarray(end, bool) for end in ends)
-
-        branches = [lambda *s, p=p: as_arrays(*p.move(*s)) for p in probes]
-        return jax.lax.switch(which, branches, *seen)
-
-    return Probe(look, move)
-
-
-def _nothing(kind: Any, time: Any) -> Any:
-    return 0.0
-
-
-def _kind(kind: Any, time: Any) -> Any:
-    return kind
-
-
-def _time(kind: Any, time: Any) -> Any:
-    return time / 2
-
-
-def _signed(action: Any) -> Any:
-    return 2.0 * action - 1  # actions 0 and 1 as −1 and +1
-
-
-constant_reward = Probe(_nothing, lambda kind, time, action: (1.0, True, False))  # V = 1
-observation_reward = Probe(_kind, lambda kind, time, action: (kind, True, False))  # V(s) = s
-# V(0) = γ, V(½) = 1
-two_step = Probe(_time, lambda kind, time, action: (time, time == 1, False))
-# V = 1, by action 1
-action_reward = Probe(_nothing, lambda kind, time, action: (_signed(action), True, False))
-# V = 1, by the action that is seen
-both = Probe(_kind, lambda kind, time, action: (kind * _signed(action), True, False))
-# The clock is not seen, as in Pardo's first example: V = 1 / (1 − γ), and not Σ γᵗ up to 5.
-truncation = Probe(_nothing, lambda kind, time, action: (1.0, False, time == 4), time_limit=5)
-# Good and bad episodes, both cut at 5: V(s) = s / (1 − γ). Whoever bootstraps from the observation
-# after the reset mixes the two kinds, and finds much less.
-leak = Probe(_kind, lambda kind, time, action: (kind, False, time == 4), time_limit=5)
-# V(0) = 1 + γ: where both flags are set, nothing follows.
-both_flags = Probe(_time, lambda kind, time, action: (1.0, time == 1, time == 1))
-# Only the first observation says which action the third one asks for: V = 1 with memory, else 0.
-memory = Probe(
-    lambda kind, time: jnp.where(time == 0, kind, 0.0),
-    lambda kind, time, action: (jnp.where(time == 2, kind * _signed(action), 0), time == 2, False),
+from rlscan.testing import (
+    Box,
+    Coin as Coin,
+    Discrete,
+    Probe as Probe,
+    RecurrentPolicy,
+    action_reward as action_reward,
+    any_of as any_of,
+    both as both,
+    both_flags as both_flags,
+    constant_reward as constant_reward,
+    leak as leak,
+    memory as memory,
+    observation_reward as observation_reward,
+    truncation as truncation,
+    two_step as two_step,
 )
+from rlscan.testing._policies import linear_of_gain_3
+from rlscan.testing._step import finish
 
 
 class Wander(eqx.Module):
@@ -201,29 +109,9 @@ class Feedforward(eqx.Module):
         return ()
 
 
-class Recurrent(eqx.Module):
-    """A GRU with dropout on what it reads and on what it says."""
-
-    cell: eqx.nn.GRUCell
-    dropout: eqx.nn.Dropout
-    actor: eqx.nn.Linear
-    critic: eqx.nn.Linear
-
-    def __init__(self, num_inputs: int = 4, num_actions: int = 3, rate: float = 0.25, seed=0):
-        keys = jax.random.split(jax.random.key(seed), 3)
-        self.cell = eqx.nn.GRUCell(num_inputs, 16, key=keys[0])
-        self.dropout = eqx.nn.Dropout(rate)
-        self.actor = _head(16, num_actions, keys[1])
-        self.critic = _head(16, 1, keys[2])
-
-    def __call__(self, observation: Any, state: Any, *, key: Any) -> tuple:
-        first, second = jax.random.split(key)
-        state = self.cell(self.dropout(observation, key=first), state)
-        features = self.dropout(state, key=second)
-        return distrax.Categorical(logits=self.actor(features)), self.critic(features)[0], state
-
-    def initial_state(self) -> Any:
-        return jnp.full(16, 0.1)  # not 0: a state that was never reset must show
+def Recurrent(num_inputs: int = 4, num_actions: int = 3, rate: float = 0.25) -> RecurrentPolicy:
+    """For `Wander`, as all here, which shows one number more than `rlscan.testing.Walk`."""
+    return RecurrentPolicy(num_inputs, num_actions, rate)
 
 
 class GaussianNoise(eqx.Module):
@@ -260,24 +148,6 @@ class Masks(eqx.Module):
 
     def initial_state(self) -> Any:
         return jnp.zeros(()) if self.is_recurrent else ()
-
-
-class Coin(eqx.Module):
-    """A coin of its own decides nearly all that it does, and what it learns adds to that.
-
-    With another coin its actions look impossible: a KL stop then never lets it take a step.
-    """
-
-    preference: Any
-    value: Any
-
-    def __call__(self, observation: Any, state: Any, *, key: Any) -> tuple:
-        coin = jax.random.rademacher(key, (), jnp.float32)
-        logits = jnp.stack([jnp.zeros(()), 2 * coin + self.preference])
-        return distrax.Categorical(logits=logits), self.value, state
-
-    def initial_state(self) -> tuple:
-        return ()
 
 
 class OneNumber(eqx.Module):
@@ -336,13 +206,8 @@ def attention_policy() -> Feedforward:
 
 def _feedforward(body: Callable, num_features: int, num_actions: int) -> Feedforward:
     actor_key, critic_key = jax.random.split(jax.random.key(5))
-    actor = _head(num_features, num_actions, actor_key)
-    return Feedforward(body, actor, _head(num_features, 1, critic_key))
-
-
-def _head(num_inputs: int, num_outputs: int, key: Any) -> eqx.nn.Linear:
-    linear = eqx.nn.Linear(num_inputs, num_outputs, key=key)
-    return eqx.tree_at(lambda layer: layer.weight, linear, 3 * linear.weight)
+    actor = linear_of_gain_3(num_features, num_actions, actor_key)
+    return Feedforward(body, actor, linear_of_gain_3(num_features, 1, critic_key))
 
 
 def _distribution(output: Any, is_continuous: bool) -> Any:

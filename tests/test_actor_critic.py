@@ -1,4 +1,5 @@
 import math
+import os
 import subprocess
 import sys
 import textwrap
@@ -385,3 +386,38 @@ def test_construction_vmaps_over_keys_again_and_again() -> None:
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
     )
     assert result.stdout == "done\n", result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 50])
+def test_training_32_seeds_never_hangs(first: int) -> None:
+    """From the first weights on, 50 times in a process, with the flags that users have."""
+    code = f"""
+        import equinox as eqx, jax, rlscan
+        env = rlscan.make("CartPole-v1")
+        config = rlscan.PPOConfig(num_envs=4, num_steps=32)
+
+        @eqx.filter_jit
+        @eqx.filter_vmap
+        def run(key):
+            policy_key, train_key = jax.random.split(key)
+            policy = rlscan.ActorCritic(env, dropout=0.1, key=policy_key)
+            return rlscan.train_scan(policy, env, config, total_steps=256, key=train_key)[1]
+
+        for repeat in range({first}, {first} + 50):
+            metrics = run(jax.random.split(rlscan.key(repeat), 32))
+            assert metrics["audit_log_ratio"].max() < 1e-4
+            print(repeat, flush=True)
+    """
+    environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environ,
+        )
+    except subprocess.TimeoutExpired as error:
+        pytest.fail(f"hung after {len((error.stdout or b'').splitlines())} of 50 repetitions")
+    assert result.stdout.split() == [str(i) for i in range(first, first + 50)], result.stderr

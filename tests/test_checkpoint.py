@@ -22,7 +22,7 @@ CONFIG = Config(
 )
 
 
-def a_policy(config: Config = CONFIG, seed: int = 1) -> rlscan.ActorCritic:
+def a_policy(config: Config = CONFIG, seed: int = 1) -> Any:
     env = rlscan.make(config.env.name, **config.env.params)
     return build_policy(config, env, key=rlscan.key(seed))
 

@@ -133,6 +133,16 @@ def test_what_stands_below_a_module(module: str, below: set[str]) -> None:
     assert reached <= below
 
 
+def test_testing_is_built_on_the_public_names_alone() -> None:
+    """And `import rlscan` does not import it."""
+    for name, below in GRAPH.items():
+        inside = {other for other in below if other.startswith("testing/")}
+        if name.startswith("testing/"):
+            assert below - inside <= {"__init__"}
+        else:
+            assert not inside, f"{name} imports {inside}"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_nothing_hides_and_nothing_from_scripts(name: str) -> None:
     source = MODULES[name].read_text()
@@ -141,7 +151,7 @@ def test_nothing_hides_and_nothing_from_scripts(name: str) -> None:
     assert not tops & {"scripts", "benchmarks", "tests", "pytest", "hypothesis", "beartype"}
 
 
-@pytest.mark.parametrize("package", ["rlscan", "rlscan.nn"])
+@pytest.mark.parametrize("package", ["rlscan", "rlscan.nn", "rlscan.testing"])
 def test_public_names_are_those_of_private_modules(package: str) -> None:
     """`from ._scan import filter_scan as filter_scan`: each name exported on purpose."""
     path = Path(*package.split(".")[1:], "__init__").as_posix()

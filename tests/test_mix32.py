@@ -1,5 +1,7 @@
 """`mix32` against a reference in Python's integers, and what a generator must not do."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax import lax
 
 import rlscan
 from rlscan import mix32
+from rlscan._mix32 import _word
 
 MASK = 2**32 - 1
 
@@ -22,13 +25,34 @@ def word(key: tuple[int, int], counter: int) -> int:
     return ((x ^ x >> 15) + counter) & MASK
 
 
-def moved(key: tuple[int, int], by: int) -> tuple[int, int]:
-    return (key[0] + by) & MASK, (key[1] + by) & MASK
+def mixed(x: int, factor: int) -> int:
+    x = ((x ^ x >> 16) * factor) & MASK
+    return x ^ x >> 15
+
+
+FACTORS = (0x21F0AAAD, 0xD35A2D97, 0x85EBCA6B, 0xC2B2AE35)
+
+
+def child(key: tuple[int, int], number: int, domain: int) -> tuple[int, int]:
+    a, b = (key[0] + (number & MASK) * 0x9E3779B9) & MASK, (key[1] + domain) & MASK
+    for factor in FACTORS:
+        a, b = (b + mixed(a, factor)) & MASK, a
+    return a, b
+
+
+def parent(key: tuple[int, int], number: int, domain: int) -> tuple[int, int]:
+    """The key that has this child."""
+    a, b = key
+    for factor in reversed(FACTORS):
+        a, b = b, (a - mixed(b, factor)) & MASK
+    return (a - (number & MASK) * 0x9E3779B9) & MASK, (b - domain) & MASK
+
+
+SPLIT, FOLD = 0x243F6A88, 0x85A308D3
 
 
 def fold(key: tuple[int, int], data: int) -> tuple[int, int]:
-    data &= MASK
-    return word(moved(key, 0x85A308D3), data), word(moved(key, 0x13198A2E), data)
+    return child(key, data, FOLD)
 
 
 KEYS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0x80000000), (0xDEADBEEF, 0x12345678)]
@@ -47,10 +71,9 @@ def test_bits_splits_and_folds_are_those_of_the_reference(key: tuple[int, int]) 
     bits = jax.random.bits(wrap(key), (3, 5))
     assert bits.tolist() == [[word(key, 5 * i + j) for j in range(5)] for i in range(3)]
     assert jax.random.bits(wrap(key)).item() == word(key, 0)
-    parts = moved(key, 0x243F6A88)
-    assert data(jax.random.split(wrap(key), 3)) == [
-        [word(parts, 2 * i), word(parts, 2 * i + 1)] for i in range(3)
-    ]
+    parts = [list(child(key, i, SPLIT)) for i in range(6)]
+    assert data(jax.random.split(wrap(key), 6)) == parts
+    assert data(jax.random.split(wrap(key), (2, 3))) == [parts[:3], parts[3:]]
     for number in (0, 1, 7, 2**31, MASK):
         assert tuple(data(jax.random.fold_in(wrap(key), number))) == fold(key, number)
 
@@ -86,27 +109,56 @@ def test_more_words_than_the_counter_counts_are_refused() -> None:
         draw.lower(wrap(KEYS[0]))
 
 
-def test_every_bit_of_key_and_counter_counts() -> None:
-    """Flipping one of 96 bits flips each of 32 with a probability of one half."""
+def draw_word(key: jax.Array, counter: jax.Array) -> jax.Array:
+    return _word(jax.random.key_data(key), counter)[None]
+
+
+def fold_word(key: jax.Array, number: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.fold_in(key, number))
+
+
+@pytest.mark.parametrize("hashed", [draw_word, fold_word])
+def test_every_bit_of_key_and_counter_counts(hashed: Callable) -> None:
+    """Flipping one of 96 bits flips each bit of the result with a probability of one half."""
     n = 1 << 14
     rng = np.random.default_rng(0)
-    k0, k1, c = rng.integers(0, 2**32, (3, n), dtype=np.uint32)
+    inputs = list(rng.integers(0, 2**32, (3, n), dtype=np.uint32))
 
     @jax.jit
     @jax.vmap
-    def hashed(k0: jax.Array, k1: jax.Array, c: jax.Array) -> jax.Array:
-        # fold_in hashes any counter; `bits` would need all up to it.
-        key = jax.random.wrap_key_data(jnp.stack([k0, k1]), impl=mix32)
-        return jax.random.key_data(jax.random.fold_in(key, c))[0]
+    def words(k0: jax.Array, k1: jax.Array, c: jax.Array) -> jax.Array:
+        return hashed(jax.random.wrap_key_data(jnp.stack([k0, k1]), impl=mix32), c)
 
-    base = hashed(k0, k1, c)
+    base = words(*inputs)
     for which in range(3):
         for bit in range(32):
-            inputs = [k0, k1, c]
-            inputs[which] = inputs[which] ^ np.uint32(1 << bit)
-            flipped = np.asarray(hashed(*inputs) ^ base)
-            share = ((flipped[:, None] >> np.arange(32)) & 1).mean(0)
+            near = list(inputs)
+            near[which] = near[which] ^ np.uint32(1 << bit)
+            flipped = np.asarray(words(*near) ^ base)
+            share = ((flipped[..., None] >> np.arange(32)) & 1).mean(0)
             assert np.abs(share - 0.5).max() < 0.5 / np.sqrt(n) * 6, (which, bit)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, MASK])
+def test_no_two_keys_have_a_child_in_common(number: int) -> None:
+    """Each child tells its parent, so that streams of keys that differ never merge."""
+    for key in KEYS:
+        assert parent(child(key, number, SPLIT), number, SPLIT) == key
+        assert parent(tuple(data(jax.random.fold_in(wrap(key), number))), number, FOLD) == key
+
+
+@pytest.mark.slow
+def test_chains_of_splits_do_not_run_into_each_other() -> None:
+    """As a rollout goes, for 2^13 environments and 2^10 steps: no key comes twice."""
+
+    def step(keys: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        parts = jax.vmap(jax.random.split)(keys)
+        return parts[:, 0], jax.random.key_data(parts)
+
+    starts = jax.random.split(rlscan.key(501), 1 << 13)
+    _, seen = jax.jit(lambda keys: lax.scan(step, keys, length=1 << 10))(starts)
+    seen = np.ascontiguousarray(seen).view(np.uint64).ravel()
+    assert len(np.unique(seen)) == len(seen)
 
 
 def test_words_of_one_key_repeat_as_often_as_random_ones() -> None:

@@ -12,7 +12,17 @@ import probes
 import pytest
 
 import rlscan
-from rlscan import METRICS, PPOConfig, init_train, ppo_loss, replay, train, train_scan, update
+from rlscan import (
+    METRICS,
+    PPOConfig,
+    init_train,
+    ppo_loss,
+    replay,
+    testing,
+    train,
+    train_scan,
+    update,
+)
 from rlscan._metrics import episode_metrics
 from rlscan._ppo import Minibatch, _shuffle
 from rlscan._ppo_config import check_config
@@ -524,21 +534,12 @@ def test_no_episode_is_not_a_return_of_0(long_run):
 # Probes.
 
 GAMMA = 0.8
-KNOWN = {  # environment: (observation, its value) …
-    "constant_reward": (probes.constant_reward, {0: 1}),
-    "observation_reward": (probes.observation_reward, {-1: -1, 1: 1}),
-    "two_step": (probes.two_step, {0: GAMMA, 0.5: 1}),
-    "action_reward": (probes.action_reward, {0: 1}),
-    "both": (probes.both, {-1: 1, 1: 1}),
-    "truncation": (probes.truncation, {0: 1 / (1 - GAMMA)}),
-    "leak": (probes.leak, {-1: -1 / (1 - GAMMA), 1: 1 / (1 - GAMMA)}),
-    "both_flags": (probes.both_flags, {0: 1 + GAMMA, 0.5: 1}),
-}
+KNOWN = [name for name in testing.PROBES if name != "memory"]
 
 
 @pytest.fixture(scope="module")
 def trained_on_probes():
-    environments = tuple(probe for probe, _ in KNOWN.values())
+    environments = tuple(testing.PROBES[name] for name in KNOWN)
     config = PPOConfig(num_envs=16, num_steps=16, gamma=GAMMA, learning_rate=0.02, entropy_coef=0.0)
 
     @eqx.filter_jit
@@ -554,11 +555,10 @@ def trained_on_probes():
 @pytest.mark.parametrize("name", KNOWN)
 def test_ppo_finds_the_values_of_a_probe(trained_on_probes, name):
     states, metrics = trained_on_probes
-    i = list(KNOWN).index(name)
+    i = KNOWN.index(name)
     policy = jax.tree.map(lambda x: x[i] if eqx.is_array(x) else x, states.policy)
-    for observation, value in KNOWN[name][1].items():
-        found = policy(jnp.array([float(observation)]), (), key=rlscan.key(0))[1]
-        assert found == pytest.approx(value, abs=0.06 * max(1, abs(value)))
+    value_fn = lambda seen: policy(seen, (), key=rlscan.key(0))[1]  # noqa: E731
+    testing.check_values(value_fn, testing.PROBES[name], GAMMA, tolerance=0.06)
     if name in ("action_reward", "both"):
         assert metrics["episode_return"][i, -1] > 0.95
 

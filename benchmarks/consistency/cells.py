@@ -17,7 +17,7 @@ from benchmarks._timing import circumstances
 from benchmarks.consistency.arms import ARMS, arm
 from benchmarks.consistency.tasks import TARGET_KLS, Task
 from benchmarks.consistency.training import Program
-from benchmarks.learning import last_tenth
+from benchmarks.learning.training import last_tenth
 
 CURVE_POINTS = 50
 

@@ -46,7 +46,15 @@ def _start(library: Library, checkout: Path | None, steps: int, is_warm: bool) -
     command = [str(library.interpreter), str(library.script), *arguments]
     if library is RLSCAN:
         command = [str(library.interpreter), str(CHECKOUT / "scripts" / "train.py")]
-        command += ["--policy.dropout", "0", "--total-steps", str(steps), "--output"]
+        command += [
+            "--policy.dropout",
+            "0",
+            "--ppo.value-clip-range",
+            "0.2",
+            "--total-steps",
+            str(steps),
+            "--output",
+        ]
     about = {
         "versions": _versions(library),
         "gradient_steps": int(steps * GRADIENT_STEPS_OF),

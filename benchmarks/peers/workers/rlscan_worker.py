@@ -28,7 +28,7 @@ def make(workload: dict) -> Program:
         gae_lambda=workload["gae_lambda"],
         clip_range=workload["clip_range"],
         value_coef=workload["vf_coef"],
-        value_clip_range=workload["clip_range"],  # as rejax and purejaxrl do
+        value_clip_range=workload["clip_range"] if workload["clips_values"] else math.inf,
         entropy_coef=workload["ent_coef"],
         max_grad_norm=workload["max_grad_norm"],
     )
@@ -57,7 +57,7 @@ def make(workload: dict) -> Program:
         jit=eqx.filter_jit,
         vmap=over_seeds,
         network="2 x 64 tanh each",
-        notes=[*notes, "clips values"],
+        notes=[*notes, *["clips values"] * workload["clips_values"]],
     )
 
 

@@ -1,6 +1,8 @@
 """What a config learns: the return in the last tenth of training, over seeds.
 
     python -m benchmarks.learning [--config configs/cartpole.yaml] [--num-seeds 10] [--json FILE]
+    python -m benchmarks.learning --config configs/cartpole.yaml --keep   in results/cartpole.json
+    python -m benchmarks.learning --report                                all that was kept
 
 Seeds are trained side by side in one compiled program, each as `scripts/train.py --seed` would. The
 score of a seed is the mean return of the episodes that ended in the last tenth of its updates: of
@@ -10,19 +12,17 @@ the policy that learns, sampling its actions, dropout on. Tune on other seeds th
 
 import argparse
 import sys
-import time
-from typing import Any
+from pathlib import Path
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
-import rlscan
 from benchmarks._timing import write_json
-from rlscan._build import build_policy
+from benchmarks.learning import report
+from benchmarks.learning.statistics import interval, iqm
+from benchmarks.learning.training import last_tenth, train
 from rlscan._config import Config, parse
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +36,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--worst-at-least", type=float, help="fail if any seed is lower")
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
     parser.add_argument("--json", metavar="FILE", help="keep the figures in this file")
+    parser.add_argument("--keep", action="store_true", help="keep them in results/, for --report")
+    parser.add_argument("--report", action="store_true", help="write and print results/table.md")
     args, overrides = parser.parse_known_args(argv)
+    if args.report:
+        (RESULTS / "table.md").write_text(text := report.table(RESULTS))
+        print(text)
+        return
     if args.smoke:
         args.num_seeds, overrides = 2, [*overrides, "--total-steps", "4096"]
     config = parse(["--config", args.config, *overrides])
@@ -55,56 +61,19 @@ def main(argv: list[str] | None = None) -> None:
         **seconds,
     }
     show(config, figures)
-    settings = {"config": args.config, "overrides": overrides, "total_steps": config.total_steps}
+    settings = {
+        "config": args.config,
+        "overrides": overrides,
+        "total_steps": config.total_steps,
+        "dropout": config.policy.dropout,
+    }
     write_json(args.json, "learning", settings, figures)
+    if args.keep:
+        RESULTS.mkdir(exist_ok=True)
+        write_json(str(RESULTS / f"{Path(args.config).stem}.json"), "learning", settings, figures)
     for name, bar in (("iqm", args.iqm_at_least), ("worst", args.worst_at_least)):
         if bar is not None and not figures[name] >= bar:
             sys.exit(f"{name} {figures[name]:.1f} is below {bar}")
-
-
-def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The metrics `[seeds, updates]` of all runs, and how long compiling and running took."""
-    env = rlscan.make(config.env.name, **config.env.params)
-
-    @eqx.filter_jit
-    @eqx.filter_vmap
-    def run(seed: jax.Array) -> rlscan.Metrics:
-        policy_key, train_key = jax.random.split(rlscan.key(seed))
-        policy = build_policy(config, env, key=policy_key)
-        total_steps = config.total_steps
-        return rlscan.train_scan(policy, env, config.ppo, total_steps=total_steps, key=train_key)[1]
-
-    start = time.perf_counter()
-    jitted: Any = run
-    compiled = jitted.lower(jnp.asarray(seeds)).compile()
-    compile_seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    metrics = jax.device_get(compiled(jnp.asarray(seeds)))
-    run_seconds = time.perf_counter() - start
-    return metrics, {"compile_seconds": compile_seconds, "run_seconds": run_seconds}
-
-
-def last_tenth(episode_return: np.ndarray, num_episodes: np.ndarray) -> np.ndarray:
-    """Mean return of the episodes that ended in the last tenth of the updates, of each seed."""
-    num_updates = episode_return.shape[1]
-    last = slice(num_updates - max(1, num_updates // 10), None)
-    weights = num_episodes[:, last]
-    total = np.where(weights > 0, episode_return[:, last] * weights, 0).sum(axis=1)
-    with np.errstate(invalid="ignore"):  # no episode ended: NaN
-        return total / weights.sum(axis=1)
-
-
-def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean (Agarwal et al., 2021, arXiv:2108.13264)."""
-    return stats.trim_mean(scores, 0.25, axis=axis)
-
-
-def interval(scores: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the IQM over seeds."""
-    bounds = stats.bootstrap(
-        (scores,), iqm, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(bounds.low), float(bounds.high)
 
 
 def show(config: Config, figures: dict) -> None:

@@ -1,0 +1,1 @@
+"""What the configs learn, over seeds."""

@@ -1,0 +1,45 @@
+"""The seeds of a config, trained side by side, and the score of each."""
+
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rlscan
+from rlscan._build import build_env, build_policy
+from rlscan._config import Config
+
+
+def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The metrics `[seeds, updates]` of all runs, and how long compiling and running took."""
+    env = build_env(config.env)
+
+    @eqx.filter_jit
+    @eqx.filter_vmap
+    def run(seed: jax.Array) -> rlscan.Metrics:
+        policy_key, train_key = jax.random.split(rlscan.key(seed))
+        policy = build_policy(config, env, key=policy_key)
+        total_steps = config.total_steps
+        return rlscan.train_scan(policy, env, config.ppo, total_steps=total_steps, key=train_key)[1]
+
+    start = time.perf_counter()
+    jitted: Any = run
+    compiled = jitted.lower(jnp.asarray(seeds)).compile()
+    compile_seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    metrics = jax.device_get(compiled(jnp.asarray(seeds)))
+    run_seconds = time.perf_counter() - start
+    return metrics, {"compile_seconds": compile_seconds, "run_seconds": run_seconds}
+
+
+def last_tenth(episode_return: np.ndarray, num_episodes: np.ndarray) -> np.ndarray:
+    """Mean return of the episodes that ended in the last tenth of the updates, of each seed."""
+    num_updates = episode_return.shape[1]
+    last = slice(num_updates - max(1, num_updates // 10), None)
+    weights = num_episodes[:, last]
+    total = np.where(weights > 0, episode_return[:, last] * weights, 0).sum(axis=1)
+    with np.errstate(invalid="ignore"):  # no episode ended: NaN
+        return total / weights.sum(axis=1)

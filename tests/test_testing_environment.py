@@ -1,0 +1,202 @@
+"""`check_environment`: what keeps the contract passes, and each way to break it is named."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+
+import rlscan
+from rlscan import testing
+from rlscan.testing import ConformanceError, Seen, check_environment
+
+
+def test_walk_passes():
+    env = dataclasses.replace(testing.Walk(), time_limit=3)
+    seen = check_environment(env, num_steps=32)
+    assert seen.num_terminated > 4 and seen.num_truncated > 4
+
+
+@pytest.mark.parametrize("name", ["truncation", "leak", "both_flags"])
+def test_a_probe_passes(name):
+    seen = check_environment(testing.PROBES[name], num_steps=20, num_envs=4)
+    ended = {"truncation": (0, 16), "leak": (0, 16), "both_flags": (40, 40)}
+    assert seen == Seen(*ended[name])
+
+
+OTHERS = testing.PROBES | {"walk": testing.Walk(is_continuous=True), "wander": probes.Wander()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_pass(name):
+    check_environment(OTHERS[name])
+
+
+# What gymnax's do not keep.
+UNTRUE = {
+    "DeepSea-bsuite": "state.total_bad_episodes, which is the same in all resets",  # it counts on
+    "MemoryChain-bsuite": "-1.0, outside of its box",
+    "GaussianBandit-misc": "outside of its box",  # it shows the last reward, which is a Gaussian
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rlscan.ENVIRONMENTS)
+def test_gymnax(name):
+    if name in UNTRUE:
+        with pytest.raises(ConformanceError, match=UNTRUE[name]):
+            check_environment(rlscan.make(name))
+    else:
+        check_environment(rlscan.make(name))
+
+
+class Changed:
+    """`Walk` with something else in its reset or in its step."""
+
+    def __init__(self, reset: Any = None, step: Any = None, **attributes: Any):
+        self.walk, self._reset, self._step = testing.Walk(), reset, step
+        self.time_limit = 7
+        vars(self).update(attributes)
+
+    def reset(self, key):
+        return self._reset(self, key) if self._reset else self.walk.reset(key)
+
+    def step(self, key, state, action):
+        result = self.walk.step(key, state, action)
+        return self._step(result, key, state) if self._step else result
+
+    def observation_space(self):
+        return self.walk.observation_space()
+
+    def action_space(self):
+        return self.walk.action_space()
+
+
+def ended(result):
+    return result[3] | result[4]
+
+
+def pick(condition, x, y):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+
+
+def final_after_reset(result, key, state):
+    return *result[:5], {"final_observation": result[0]}
+
+
+def final_elsewhere(result, key, state):
+    return *result[:5], {"final_observation": result[5]["final_observation"] + 1}
+
+
+def clock_runs_on(result, key, state):
+    return result[0], result[1] | {"time": state["time"] + 1}, *result[2:]
+
+
+def starts_where_it_ended(result, key, state):
+    position = jnp.where(ended(result), state["position"], result[1]["position"])
+    return result[0], result[1] | {"position": position}, *result[2:]
+
+
+def one_start(result, key, state):
+    start = testing.Walk().reset(jax.random.key(0))
+    return *pick(ended(result), start, result[:2]), *result[2:]
+
+
+def drawn_by_numpy(result, key, state):
+    return *result[:2], result[2] + np.random.default_rng().normal(), *result[3:]
+
+
+def one_draw(env, key):
+    return env.walk.reset(jax.random.key(0))
+
+
+BROKEN = {
+    "two values": (Changed(step=lambda r, *_: r[:5]), "step must return .* got 5 values"),
+    "integer reward": (
+        Changed(step=lambda r, *_: (*r[:2], r[2].astype(int), *r[3:])),
+        "reward must be one float",
+    ),
+    "number for a flag": (
+        Changed(step=lambda r, *_: (*r[:3], r[3].astype(float), *r[4:])),
+        "terminated must be one boolean",
+    ),
+    "no final observation": (
+        Changed(step=lambda r, *_: (*r[:5], {})),
+        "info must have 'final_observation'",
+    ),
+    "other dtype": (
+        Changed(step=lambda r, *_: (r[0].astype(jnp.bfloat16), *r[1:])),
+        r"observation of step must be as reset's, float32\[3\]; got bfloat16\[3\]",
+    ),
+    "other structure": (
+        Changed(step=lambda r, *_: (r[0], r[1] | {"more": 0}, *r[2:])),
+        "structure of the state of step",
+    ),
+    "NaN reward": (
+        Changed(step=lambda r, *_: (*r[:2], jnp.log(r[2]), *r[3:])),
+        "every reward must be finite",
+    ),
+    "small space": (
+        Changed(observation_space=lambda: testing.Box(-1.0, 1.0, (3,))),
+        "outside of its box",
+    ),
+    "wrong shape of a space": (
+        Changed(observation_space=lambda: testing.Box(-1.0, 9.0, (2,))),
+        r"has the shape \(3,\), where \(2,\) is declared",
+    ),
+    "final is after the reset": (
+        Changed(step=final_after_reset),
+        "last observation of an episode must differ",
+    ),
+    "final is something else": (
+        Changed(step=final_elsewhere),
+        "final_observation, where the episode goes on",
+    ),
+    "cut early": (Changed(time_limit=9), "truncated before time_limit = 9 .* one of 7 steps"),
+    "cut late": (Changed(time_limit=5), "must end after time_limit = 5 steps; got one of 7"),
+    "clock runs on": (
+        Changed(step=clock_runs_on, time_limit=None),
+        r"the state\['time'\], which is the same in all",
+    ),
+    "starts where it ended": (
+        Changed(step=starts_where_it_ended),
+        r"the state\['position'\] after an end, from several states",
+    ),
+    "one start after ends": (Changed(step=one_start), "a start must differ from episode"),
+    "one start": (Changed(reset=one_draw), "another key must give another start"),
+    "drawn by NumPy": (Changed(step=drawn_by_numpy), "what a step .* for the key of a mapped one"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_named(name):
+    env, says = BROKEN[name]
+    with pytest.raises(ConformanceError, match=says):
+        check_environment(env, num_steps=24, num_envs=4)
+
+
+def test_spaces_of_spaces():
+    """In Gymnasium's and gymnax's forms, which are read by their attributes."""
+    from rlscan.testing._spaces import complaint, sample
+
+    space = {"at": testing.Box(-jnp.inf, jnp.inf, (2,)), "which": (testing.Discrete(3),)}
+    for i in range(5):
+        assert complaint(space, sample(space, rlscan.key(i))) is None
+    nothing = {"at": np.zeros(2), "which": (3,)}
+    assert "in ['which'] in [0] is 3" in (complaint(space, nothing) or "")
+    assert "structure" in (complaint(space, {"at": np.zeros(2)}) or "")
+    assert "outside" in (complaint(space["at"], np.array([0.0, np.nan])) or "")
+    with pytest.raises(ConformanceError, match="sample_action"):
+        sample(object(), rlscan.key(0))
+
+
+def test_an_action_of_ones_own():
+    """Of a space that cannot be read; and a limit that is reached but by one action."""
+    env = Changed(action_space=lambda: object())
+    still = lambda key: jnp.asarray(1)  # noqa: E731
+    seen = check_environment(env, num_steps=14, num_envs=2, sample_action=still)
+    assert seen == Seen(0, 4)
