@@ -150,7 +150,7 @@ def test_against_a_float64_loop_by_hand(name):
     policy = make(name)
     _, rolled = roll(policy, ENV)
     before, _, t = rolled
-    assert any(np.abs(x).min() > 0 for x in jax.tree.leaves(before.policy_state))
+    assert any(np.abs(x).max() > 0.1 for x in jax.tree.leaves(before.policy_state))
     assert t.truncated.any() and (t.terminated & ~t.truncated).any()
 
     final = sequences.seen_last(ENV, before, t)
@@ -250,7 +250,7 @@ def test_the_ratio_is_1_late_in_training():
     )
     metrics = [metrics for _, metrics in updates]
     assert max(m["audit_log_ratio"] for m in metrics) <= 1e-5
-    assert min(m["approx_kl"] for m in metrics[:-1]) > 1e-4
+    assert max(m["approx_kl"] for m in metrics) > 1e-3  # it did move
 
 
 def test_minibatches_of_environments_only():

