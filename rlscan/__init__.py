@@ -5,7 +5,6 @@ from ._action_head import ActionHead as ActionHead
 from ._actor_critic import ActorCritic as ActorCritic
 from ._audit import AuditError as AuditError, explain_ratio as explain_ratio
 from ._check import check_policy as check_policy
-from ._checkpoint import load_policy as load_policy
 from ._devices import (
     configure_cpu as configure_cpu,
     make_mesh as make_mesh,
@@ -26,6 +25,7 @@ from ._evaluate import (
     evaluate as evaluate,
 )
 from ._frame_stack import FrameStack as FrameStack
+from ._iqm import bootstrap_interval as bootstrap_interval, iqm as iqm
 from ._keeps_statistics import KeepsStatistics as KeepsStatistics, Steps as Steps
 from ._last_action_reward import LastActionReward as LastActionReward
 from ._losses import (
@@ -38,6 +38,7 @@ from ._metrics import METRICS as METRICS, Metrics as Metrics
 from ._mix32 import mix32 as mix32
 from ._normalize import NormalizedObservations as NormalizedObservations
 from ._observe_only import ObserveOnly as ObserveOnly
+from ._policy_file import load_policy as load_policy
 from ._ppo import (
     Minibatch as Minibatch,
     TrainState as TrainState,

@@ -1,4 +1,4 @@
-"""What a config describes, built: the environment and the untrained policy."""
+"""What a config describes, built: the environment, the untrained policy, the runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from ._normalize import NormalizedObservations
 from ._observe_only import ObserveOnly
 from ._policy_config import PolicyConfig
 from ._recurrent import RecurrentActorCritic
+from ._sweep import Member, members_of
 from ._train import count_updates
 from ._transformer import TransformerActorCritic
 from ._types import Environment, Policy
@@ -99,3 +100,8 @@ def _dropout(config: Config) -> float | Schedule:
     if end is None:
         return start
     return optax.linear_schedule(start, end, count_updates(config.total_steps, config.ppo))
+
+
+def members(config: Config) -> list[Member]:
+    """The runs that a config describes: mostly one."""
+    return members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)

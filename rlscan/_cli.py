@@ -10,8 +10,12 @@ from typing import Any, NoReturn
 from jax.errors import JaxRuntimeError
 
 from ._audit import AuditError
-from ._config import parse
-from ._run import on_this_machine, prepare, run
+from ._config import Config, parse
+from ._footprint import check_memory, dry_run
+from ._prepare import prepare
+from ._resume import config_to_resume
+from ._run import on_this_machine, run
+from ._run_dir import check_output
 from ._sentinel import DivergenceError
 from ._version import __version__
 
@@ -54,13 +58,41 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
 def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
     with ExitStack() as stack:
         try:
-            config = on_this_machine(parse(argv, prog=prog))
-            prepared = stack.enter_context(prepare(config))
+            options, rest = _options(argv)
+            if options.resume is None:
+                config = on_this_machine(parse(rest, prog=prog))
+            else:
+                config = on_this_machine(config_to_resume(options.resume, rest, prog=prog))
+            if options.dry_run:
+                return _dry_run(config, is_new=options.resume is None)
+            command = [*prog.split(), *argv]
+            prepared = stack.enter_context(prepare(config, options.resume, command=command))
         except (ValueError, TypeError) as error:
             return _fail(error, BAD_INPUT)
         # Outside of the above: here such an error is none of the input, and keeps its traceback.
-        finished = run(config, *prepared, signals)
+        finished = run(config, prepared, signals)
     return 0 if finished else SIGNALLED + signals[0]
+
+
+def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """`(options, rest)`: the options that are no part of a config."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--resume")
+    parser.add_argument("--dry-run", "--dry_run", action="store_true")
+    try:
+        return parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+
+
+def _dry_run(config: Config, *, is_new: bool) -> int:
+    """Says what a run would take, and refuses what would not fit. Writes nothing."""
+    if is_new:
+        check_output(str(config.output))
+    for line in dry_run(config):
+        print(line)
+    check_memory(config)
+    return 0
 
 
 COMMANDS = {"train": train_main}

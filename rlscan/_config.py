@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import math
 import re
 import types
@@ -23,6 +24,7 @@ from ._observe_only import check_indices
 from ._policy_config import PolicyConfig, check_policy_config, is_recurrent_kind
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
+from ._sweep import EXAMPLES, check_sweep, members_of
 from ._train import count_updates
 
 
@@ -67,6 +69,19 @@ class Config:
     """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
     debug: bool = False
     """Whether to name the number that was not finite first, if the run diverges (exit status 3)."""
+    checkpoint_interval: float = 30.0
+    """Seconds of training between checkpoints, which --resume goes on from; .inf for none but at
+    the end, 0 for all that can be."""
+    keep_checkpoints: int = 2
+    """How many of the last ones are kept, beside the one with the best return."""
+    num_seeds: int = 1
+    """Runs that are trained side by side, of the seeds seed, seed + 1 and so on."""
+    sweep: tuple[str, ...] = ()
+    """Numbers of PPO that differ between runs side by side: ppo.learning_rate=1e-4,3e-4, or a range
+    to draw from, ppo.gamma=0.9..0.999 or ppo.learning_rate=log:1e-4..1e-2. Of several, all
+    combinations are trained, each with all seeds."""
+    num_samples: int = 8
+    """How often is drawn from the ranges of a sweep."""
 
 
 _LISTS = ("hidden_sizes", "num_channels")  # of a policy; in a file they are no tuples
@@ -98,7 +113,7 @@ def parse(argv: Sequence[str], *, prog: str = "train") -> Config:
     cannot be. `SystemExit` after `--help` and `--print_config`.
     """
     parser = _parser(prog)
-    argv = _switched([_underscored(argument) for argument in argv])
+    argv = _gathered("--sweep", _switched([underscored(argument) for argument in argv]))
     _check_options(argv)
     printing = [argument for argument in argv if argument.split("=")[0] == "--print_config"]
     files, overrides = _split([argument for argument in argv if argument not in printing])
@@ -148,10 +163,32 @@ def check(config: Config) -> None:
         raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
     if config.num_devices is not None and config.num_devices < 1:
         raise ValueError(f"num_devices must be a positive integer, got {config.num_devices}")
+    if not config.checkpoint_interval >= 0:
+        raise ValueError(
+            "checkpoint_interval must be 0 or more seconds, or .inf, "
+            f"got {config.checkpoint_interval}"
+        )
+    if config.keep_checkpoints < 1:
+        raise ValueError(
+            f"keep_checkpoints must be a positive integer, got {config.keep_checkpoints}"
+        )
     if config.output == "":
         raise ValueError("output must name a directory, got nothing; such as runs/first")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {config.seed}")
+    for name in ("num_seeds", "num_samples"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be a positive integer, got {getattr(config, name)}")
+    if config.seed + config.num_seeds > 2**32:
+        raise ValueError(f"seed + num_seeds must be at most {2**32}; use smaller ones")
+    members = members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)
+    check_sweep(config.ppo, members)
+    num_runs, num_devices = len(members), config.num_devices or 1
+    if num_runs > 1 and num_runs % num_devices:
+        raise ValueError(
+            f"num_devices = {num_devices} does not divide the {num_runs} runs that are split over "
+            "them; use another number of either"
+        )
 
 
 def _check_range(config: Config) -> None:
@@ -177,6 +214,7 @@ def to_dict(config: Config) -> dict[str, Any]:
         tree["policy"][name] = list(tree["policy"][name])
     if config.env.observe is not None:
         tree["env"]["observe"] = list(config.env.observe)
+    tree["sweep"] = list(config.sweep)
     return tree
 
 
@@ -194,7 +232,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
         "policy": PolicyConfig(**policy),
         "ppo": PPOConfig(**tree["ppo"]),
     }
-    return Config(**{**tree, **groups})
+    return Config(**{**tree, **groups, "sweep": tuple(tree.get("sweep", ()))})
 
 
 def to_yaml(config: Config) -> str:
@@ -215,7 +253,9 @@ def _parser(prog: str) -> Any:
         prog=prog,
         usage=f"{prog} --config FILE [--KEY VALUE ...]",
         description="Trains a policy with PPO, from a config to a run directory.",
-        epilog="Dashes may be written for underscores: --ppo.learning-rate 1e-3.",
+        epilog="Dashes may be written for underscores: --ppo.learning-rate 1e-3. "
+        f"`{prog} --resume RUN_DIR` goes on with a run that was stopped or killed. With --dry-run "
+        "it is only said what the run would take.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -227,7 +267,7 @@ def _parser(prog: str) -> Any:
     return parser
 
 
-def _underscored(argument: str) -> str:
+def underscored(argument: str) -> str:
     """`--ppo.learning-rate=a-b` as `--ppo.learning_rate=a-b`."""
     if not argument.startswith("--"):
         return argument
@@ -242,6 +282,17 @@ def _switched(argv: Sequence[str]) -> list[str]:
         f"{argument}=true" if argument in switches and following.startswith("--") else argument
         for argument, following in pairwise([*argv, "--"])
     ]
+
+
+def _gathered(option: str, argv: Sequence[str]) -> list[str]:
+    """An option that is given several times, as one of which the value is a list."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(option, action="append", dest="values")
+    try:
+        options, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+    return rest if options.values is None else [*rest, f"{option}={json.dumps(options.values)}"]
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -338,7 +389,8 @@ _WANTED = {
     float: "a number, such as 3e-4",
     bool: "true or false",
     dict: "a mapping, such as {gravity: 9.8}",
-    tuple: "a list of integers, such as [64, 64]",
+    tuple[int, ...]: "a list of integers, such as [64, 64]",
+    tuple[str, ...]: f"a list, of entries such as {EXAMPLES}",
 }
 
 
@@ -348,7 +400,7 @@ def _wanted(key: str) -> str:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
-    wanted = _WANTED.get(typing.get_origin(kind) or kind, "text")
+    wanted = _WANTED.get(kind) or _WANTED.get(typing.get_origin(kind), "text")
     return f"{wanted} or .inf" if kind is float and _may_be_infinite(key) else wanted
 
 
@@ -358,8 +410,9 @@ def _may_be_none(key: str) -> bool:
 
 def _may_be_infinite(key: str) -> bool:
     tree = to_dict(Config())
-    group, name = key.split(".")
-    tree[group][name] = math.inf
+    *groups, name = key.split(".")
+    node = tree[groups[0]] if groups else tree
+    node[name] = math.inf
     try:
         check(from_dict(tree))
     except ValueError:

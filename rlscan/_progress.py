@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -17,15 +18,18 @@ SECONDS_BETWEEN_REFRESHES = 0.1
 class Progress:
     """Shows how far a run is. Writes to stdout, which may be closed at any time."""
 
-    def __init__(self, num_updates: int):
+    def __init__(self, num_updates: int, *, done: int = 0):
+        """**Arguments:** updates of the whole run, and how many of them were made before."""
         self.console = _Console(highlight=False, soft_wrap=True)
         self._num_updates = num_updates
         self._started = self._shown = time.monotonic()
-        self._next_line = 1  # of LINES_PER_RUN
+        self._part_before = done / num_updates
+        self._next_line = math.floor(self._part_before * LINES_PER_RUN) + 1  # of LINES_PER_RUN
         self._bar: Bar | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar = _bar(self.console)
-            self._task = self._bar.add_task("", total=num_updates, speed="", episode_return="")
+            shown = {"total": num_updates, "completed": done, "speed": "", "episode_return": ""}
+            self._task = self._bar.add_task("", **shown)
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one. `OSError` names stdout."""
@@ -41,12 +45,18 @@ class Progress:
         if self._bar is not None:
             self._bar.start()
 
-    def update(self, row: dict[str, Any]) -> None:
-        """Shows a row of the metrics, if it is time to."""
+    def update(self, row: dict[str, Any], returned: Callable[[], str] | None = None) -> None:
+        """Shows a row of the metrics, if it is time to.
+
+        **Arguments:**
+
+        - `row`: of the metrics.
+        - `returned`: says what episodes returned, called only then; the row's own if not given.
+        """
         now = time.monotonic()
         last = row["update"] == self._num_updates
         speed = f"{row['steps_per_second']:,.0f} steps/s"
-        episode_return = f"return {format_return(row['episode_return'])}"
+        returned = returned or (lambda: f"return {format_return(row['episode_return'])}")
         if self._bar is not None:
             if last or now - self._shown >= SECONDS_BETWEEN_REFRESHES:
                 self._shown = now
@@ -55,7 +65,7 @@ class Progress:
                     completed=row["update"],
                     refresh=True,
                     speed=speed,
-                    episode_return=episode_return,
+                    episode_return=returned(),
                 )
             return
         part = row["update"] / self._num_updates
@@ -66,10 +76,10 @@ class Progress:
         ):
             self._shown = now
             self._next_line = math.floor(part * LINES_PER_RUN) + 1
-            left = (now - self._started) * (1 / part - 1)
+            left = (now - self._started) * (1 - part) / (part - self._part_before)
             self.say(
                 f"{part:4.0%}  update {row['update']:,}/{self._num_updates:,}  {speed}  "
-                f"{episode_return}  {format_seconds(left)} left"
+                f"{returned()}  {format_seconds(left)} left"
             )
 
     def stop(self) -> None:

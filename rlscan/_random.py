@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from ._mix32 import mix32
 
@@ -25,7 +25,7 @@ _REFUSED = {
 }
 
 
-def key(seed: int | Int[Array, ""], *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
+def key(seed: int | Integer[Array, ""], *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
     """A typed key, by default of the generator that rlscan uses unless told otherwise.
 
     Rollouts and training keep the generator of the key that they are given, so this is where it
@@ -58,7 +58,7 @@ def key_data(keys: Key[Array, "*batch"]) -> KeyData:
 
     **Raises:** `ValueError` for a generator that is not one of `rlscan.GENERATORS`.
     """
-    name = _impl_name(keys)
+    name = generator_of(keys)
     if name not in GENERATORS:
         raise ValueError(
             f"keys of the generator {name!r} are not known by their name; "
@@ -119,13 +119,14 @@ def as_key(key: KeyLike) -> PRNGKeyArray:
     reason = _why_inexact(jax.random.key_impl(key))
     if reason is not None:
         raise ValueError(
-            f"keys of the generator {_impl_name(key)!r} cannot be replayed: it {reason}; "
+            f"keys of the generator {generator_of(key)!r} cannot be replayed: it {reason}; "
             "use key=rlscan.key(0)"
         )
     return key
 
 
-def _impl_name(keys: Key[Array, "..."]) -> str:
+def generator_of(keys: Any) -> str:
+    """The name of the generator that keys are of, or their shapes."""
     return str(jax.random.key_impl(keys))
 
 

@@ -3,30 +3,33 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
 from jaxtyping import Array
 
-from ._build import build_env, build_policy
-from ._checkpoint import POLICY_FILE, save_policy
+from ._audit import AuditError
+from ._build import members
+from ._checkpoint import checkpoint_content, save_checkpoint
 from ._compile_cache import use_compile_cache
 from ._config import Config
-from ._devices import configure_cpu, make_mesh, num_cores, worthwhile
+from ._devices import configure_cpu, num_cores, on_devices, worthwhile
 from ._divergence import check_divergence
+from ._log import Log
 from ._metrics import Metrics, until_diverged
-from ._ppo import TrainState, init_train, update
-from ._progress import Progress, format_return, format_seconds
-from ._random import key as make_key
-from ._run_dir import MetricsFiles, check_output, claim
+from ._policy_file import POLICY_FILE, save_policy
+from ._ppo import TrainState, update
+from ._prepare import LAST, Prepared, Reached, mesh_of
+from ._pytree import map_arrays
+from ._run_info import changed_versions
 from ._scan import filter_scan
+from ._sentinel import DivergenceError
+from ._sweep import with_numbers
 from ._train import check_audit, count_updates
 from ._types import Environment
 
@@ -39,95 +42,174 @@ def on_this_machine(config: Config) -> Config:
     """
     if config.compile_cache:
         use_compile_cache()
-    ppo = config.ppo
-    minibatch = ppo.num_envs * ppo.num_steps // ppo.num_minibatches
-    configure_cpu(config.num_devices or worthwhile(num_cores(), ppo.num_envs, minibatch))
+    configure_cpu(config.num_devices or _worthwhile(num_cores(), config))
     if config.num_devices is not None:
         return config
-    found = worthwhile(len(jax.devices()), ppo.num_envs, minibatch)
-    return dataclasses.replace(config, num_devices=found)
+    return dataclasses.replace(config, num_devices=_worthwhile(len(jax.devices()), config))
 
 
-@contextmanager
-def prepare(config: Config) -> Iterator[tuple[Environment, TrainState, Path]]:
-    """Builds what a run needs, then makes its directory: nothing is written before all is checked.
-
-    **Arguments:**
-
-    - `config`: as `parse` gives it, with `output` set.
-
-    **Returns:** a context, of `(env, state, directory)`, the state before the first update. At its
-    end the directory is taken away if there are no results in it.
-
-    **Raises:** `ValueError` or `TypeError` for a config that cannot be trained, or an `output`
-    that cannot be written or holds another run.
-    """
-    check_output(str(config.output))
-    env = build_env(config.env)
-    policy_key, train_key = jax.random.split(make_key(config.seed, generator=config.generator))
-    policy = build_policy(config, env, key=policy_key)
-    state = init_train(policy, env, config.ppo, key=train_key, mesh=_mesh(config))
-    with claim(config, policy) as directory:
-        yield env, state, directory
+def _worthwhile(num_devices: int, config: Config) -> int:
+    """Over how many devices to split: the environments, or several runs, which exchange nothing."""
+    num_runs = len(members(config))
+    if num_runs > 1:
+        return max(d for d in range(1, num_devices + 1) if num_runs % d == 0)
+    ppo = config.ppo
+    minibatch = ppo.num_envs * ppo.num_steps // ppo.num_minibatches
+    return worthwhile(num_devices, ppo.num_envs, minibatch)
 
 
-def run(
-    config: Config,
-    env: Environment,
-    state: TrainState,
-    directory: Path,
-    signals: Sequence[int] = (),
-) -> bool:
-    """Trains, and writes metrics and policy to the run directory.
+def run(config: Config, prepared: Prepared, signals: Sequence[int] = ()) -> bool:
+    """Trains, and writes metrics, checkpoints and the policy to the run directory.
 
     **Arguments:**
 
     - `config`, and what `prepare` made of it.
     - `signals`: those that asked the program to stop, looked at between updates: the first one
-        ends the run after those under way, and what was learned until then is kept.
+        ends the run after those under way, with a checkpoint.
 
     **Returns:** whether all updates were made.
 
     **Raises:** `AuditError` if `strict` and an update fails the audit; `DivergenceError` if a
-    number is not finite; `OSError` if the disk is full; files are whole then, and the policy is
-    saved. `KeyboardInterrupt` if the signal came before the first update.
+    number is not finite, of several runs at the end, for the others go on; `OSError` if the disk is
+    full; files are whole then, and there is a checkpoint. `KeyboardInterrupt` if the signal came
+    before the first update.
     """
     num_updates = count_updates(config.total_steps, config.ppo)
-    log = _Log(config, directory, num_updates)
-    with log:
+    reached, directory = prepared.reached, prepared.directory
+    with Log(config, directory, num_updates, reached.counts) as log:
         _stop_if(signals)
-        log.introduce()
-        call, updates_per_call = _compile(state, env, config, num_updates, log)
-        _stop_if(signals)
-        try:
-            for _ in range(0, num_updates, updates_per_call):
-                before, (state, metrics) = state, call(state, jnp.asarray(num_updates))
-                metrics = until_diverged(jax.device_get(metrics))
-                log.write(metrics)
-                if config.strict:
-                    numbers = config.ppo.as_arrays()
-                    check_audit(
-                        before, metrics, env, numbers, num_updates=num_updates, mesh=_mesh(config)
-                    )
-                check_divergence(
-                    state,
-                    env,
-                    config.ppo,
-                    num_updates=num_updates,
-                    debug=config.debug,
-                    mesh=_mesh(config),
-                )
-                if signals:
-                    break
-        finally:
-            if log.num_updates_done:
-                save_policy(directory / POLICY_FILE, state.policy, config)
+        if reached.counts.num_updates < num_updates:
+            reached = _train(config, prepared, num_updates, log, signals)
+        elif (directory / POLICY_FILE).exists():
+            log.say(f"{directory} has finished, all {num_updates:,} updates: nothing to resume")
+            return True
+        finished = reached.counts.num_updates == num_updates
+        if finished:
+            room = prepared.rooms[POLICY_FILE.name]
+            save_policy(directory / POLICY_FILE, reached.state.policy, config, room=room)
     log.summarize()
-    return log.num_updates_done == num_updates
+    _check_divergences(reached.state, prepared.env, config, num_updates, at_end=True)
+    return finished
 
 
-def _mesh(config: Config) -> Mesh | None:
-    return None if config.num_devices in (None, 1) else make_mesh(config.num_devices)
+def _train(
+    config: Config, prepared: Prepared, num_updates: int, log: Log, signals: Sequence[int]
+) -> Reached:
+    """Makes the updates that are left, or those until a signal comes; the last has a checkpoint."""
+    env, reached = prepared.env, prepared.reached
+    _check_divergences(reached.state, env, config, num_updates)  # already before it was stopped
+    log.introduce()
+    if changed := changed_versions(prepared.directory):
+        log.say(f"warning: {', '.join(changed)} since the run was stopped: rounding may differ")
+    call = _compile(reached, env, config, num_updates, log)
+    _stop_if(signals)
+    saver = _Saver(config, prepared, log)
+    try:
+        while reached.counts.num_updates < num_updates and not signals:
+            before = reached.state
+            state, metrics = call(before)
+            metrics = jax.device_get(metrics)
+            if len(members(config)) == 1:
+                metrics = until_diverged(metrics)
+            # In one step, which a second Ctrl-C cannot part.
+            reached = Reached(state, log.write(metrics))
+            log.show()
+            if config.strict:
+                _check_audits(before, metrics, env, config, num_updates)
+            _check_divergences(state, env, config, num_updates)
+            reached = saver.save_if_due(reached)
+    finally:
+        saver.save_last(reached)
+    return reached
+
+
+def _check_audits(
+    before: TrainState, metrics: Any, env: Environment, config: Config, num_updates: int
+) -> None:
+    """`check_audit` of each run; of several it names the one that fails."""
+    runs, numbers = members(config), config.ppo.as_arrays()
+    if len(runs) == 1:
+        mesh = mesh_of(config)
+        check_audit(before, metrics, env, numbers, num_updates=num_updates, mesh=mesh)
+        return
+    for i, run in enumerate(runs):
+        state, own = map_arrays(lambda x: x[i], before), {n: x[i] for n, x in metrics.items()}  # noqa: B023
+        own_numbers = with_numbers(numbers, run.swept)
+        try:
+            check_audit(state, own, env, own_numbers, num_updates=num_updates)
+        except AuditError as error:
+            raise AuditError(f"run {i}, of seed {run.seed}: {error}") from None
+
+
+def _check_divergences(
+    state: TrainState, env: Environment, config: Config, num_updates: int, *, at_end: bool = False
+) -> None:
+    """`check_divergence` of each run. Of several the others go on, so it is looked at when all have
+    diverged, or at the end; the first is explained."""
+    runs, settings = members(config), {"num_updates": num_updates, "debug": config.debug}
+    if len(runs) == 1:
+        check_divergence(state, env, config.ppo, mesh=mesh_of(config), **settings)
+        return
+    which = np.flatnonzero(np.asarray(state.divergence.update) > 0)
+    if len(which) == 0 or (len(which) < len(runs) and not at_end):
+        return
+    first = int(which[0])
+    own, numbers = map_arrays(lambda x: x[first], state), config.ppo.as_arrays()
+    try:
+        check_divergence(own, env, with_numbers(numbers, runs[first].swept), **settings)
+    except DivergenceError as error:
+        count = f"{len(which)} of {len(runs)} runs diverged"
+        raise DivergenceError(
+            f"{count}: run {first}, of seed {runs[first].seed}, {error}"
+        ) from None
+
+
+class _Saver:
+    """Saves checkpoints of a run: when one is due, and at its end."""
+
+    def __init__(self, config: Config, prepared: Prepared, log: Log):
+        self._config, self._prepared, self._log = config, prepared, log
+        self._saved_update = prepared.reached.counts.num_updates
+        self._saved_time = time.monotonic()
+        self._has_failed = False
+
+    def save_if_due(self, reached: Reached) -> Reached:
+        """A disk that is full now may have room later, so this one may fail."""
+        if time.monotonic() - self._saved_time < self._config.checkpoint_interval:
+            return reached
+        try:
+            return self._save(reached)
+        except OSError as error:
+            if not self._has_failed:  # once is enough
+                self._log.say(f"warning: no checkpoint, cannot write {_reason(error)}; going on")
+            self._has_failed, self._saved_time = True, time.monotonic()
+            return reached
+
+    def save_last(self, reached: Reached) -> None:
+        """In the room that was reserved for it. `OSError` names the file."""
+        if reached.counts.num_updates > self._saved_update:
+            self._save(reached, in_room=True)
+
+    def _save(self, reached: Reached, *, in_room: bool = False) -> Reached:
+        """**Returns:** what was reached, from where the log begins to look for the best anew."""
+        counts = reached.counts.at_checkpoint()
+        self._log.sync()  # what the checkpoint says is in the metrics must be there first
+        save_checkpoint(
+            self._prepared.directory,
+            checkpoint_content(reached.state, self._config, dataclasses.asdict(counts)),
+            num_updates=counts.num_updates,
+            best_update=counts.best_update,
+            keep=self._config.keep_checkpoints,
+            room=self._prepared.rooms[LAST] if in_room else None,
+        )
+        self._log.counts = counts
+        self._saved_update, self._saved_time = counts.num_updates, time.monotonic()
+        self._has_failed = False
+        return Reached(reached.state, counts)
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}"
 
 
 def _stop_if(signals: Sequence[int]) -> None:
@@ -136,21 +218,38 @@ def _stop_if(signals: Sequence[int]) -> None:
 
 
 def _compile(
-    state: TrainState, env: Environment, config: Config, num_updates: int, log: "_Log"
-) -> tuple[Callable, int]:
-    """`(call, updates_per_call)`: the program that makes several updates."""
-    length = _updates_per_call(num_updates, config.ppo.num_envs * config.ppo.num_steps)
-    numbers = config.ppo.as_arrays()
+    reached: Reached, env: Environment, config: Config, num_updates: int, log: Log
+) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+    """The program that makes several updates. A resumed run has the one that it began with."""
+    common = math.gcd(num_updates, reached.counts.num_updates)
+    length = _updates_per_call(common, config.ppo.num_envs * config.ppo.num_steps)
+    runs, mesh = members(config), mesh_of(config)
+    is_single = len(runs) == 1
 
-    def several(state: TrainState, num_updates: Array) -> tuple[TrainState, Metrics]:
-        one = partial(update, env=env, config=numbers, num_updates=num_updates, mesh=_mesh(config))
+    def several(
+        state: TrainState, num_updates: Array, swept: dict[str, Array]
+    ) -> tuple[TrainState, Metrics]:
+        numbers = with_numbers(config.ppo.as_arrays(), swept)
+        one = partial(
+            update,
+            env=env,
+            config=numbers,
+            num_updates=num_updates,
+            mesh=mesh if is_single else None,
+        )
         return filter_scan(lambda state, _: one(state), state, length=length)
 
+    swept = {key: jnp.asarray([run.swept[key] for run in runs]) for key in runs[0].swept}
+    total = jnp.asarray(num_updates)
+    program: Callable = several
+    if not is_single:
+        program, total = eqx.filter_vmap(several), jnp.full(len(runs), num_updates)
+        program = program if mesh is None else on_devices(program, mesh)
     started = time.monotonic()
-    jitted: Any = eqx.filter_jit(several)
-    call = jitted.lower(state, jnp.asarray(num_updates)).compile()
+    jitted: Any = eqx.filter_jit(program)
+    call = jitted.lower(reached.state, total, swept).compile()
     log.compiled(time.monotonic() - started)
-    return call, length
+    return lambda state: call(state, total, swept)
 
 
 def _updates_per_call(num_updates: int, steps_per_update: int) -> int:
@@ -158,119 +257,3 @@ def _updates_per_call(num_updates: int, steps_per_update: int) -> int:
     stand still or Ctrl-C wait. It divides their number: another length is another program."""
     most = min(16, max(1, 65_536 // steps_per_update))
     return max(k for k in range(1, most + 1) if num_updates % k == 0)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-class _Log:
-    """Brings the metrics of updates to the files and to the screen."""
-
-    def __init__(self, config: Config, directory: Path, num_updates: int):
-        self._config, self._directory, self._num_updates = config, directory, num_updates
-        self._steps_per_update = config.ppo.num_envs * config.ppo.num_steps
-        self._compile_seconds = math.nan
-        self._started = time.monotonic()
-        self._seconds = 0.0  # of training so far
-        self.num_updates_done = 0
-        self._row = _Episodes()
-        self._row_start = (0, 0.0)  # updates and seconds at the last row
-        self._last_tenth = _Episodes()
-
-    def __enter__(self) -> "_Log":
-        self._files = MetricsFiles(self._directory)
-        self._progress = Progress(self._num_updates)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
-        self._files.close()
-
-    def introduce(self) -> None:
-        updates = _counted(self._num_updates, "update")
-        devices = self._config.num_devices or 1
-        on = f" on {devices} devices" if devices > 1 else ""
-        self._progress.say(
-            f"{self._config.env.name}: {updates} of {self._steps_per_update:,} steps{on}, "
-            f"into {self._directory}; compiling"
-        )
-
-    def compiled(self, seconds: float) -> None:
-        self._compile_seconds = seconds
-        self._progress.say(f"compiled in {format_seconds(seconds)}")
-        self._progress.start()
-        self._started = time.monotonic()
-
-    def write(self, metrics: dict[str, Any]) -> None:
-        """Takes in what a call returned, `[updates_per_call]`."""
-        row = None
-        before, self._seconds = self._seconds, time.monotonic() - self._started
-        length = len(metrics["num_episodes"])
-        for i in range(length):
-            self.num_updates_done += 1
-            seconds = before + (self._seconds - before) * (i + 1) / length
-            one = {name: values[i].item() for name, values in metrics.items()}
-            row = self._take(one, seconds) or row
-        if row is not None:
-            self._progress.update(row)
-
-    def _take(self, metrics: dict[str, Any], seconds: float) -> dict[str, Any] | None:
-        """Takes in one update; writes a row and returns it if one is due."""
-        self._row.add(metrics)
-        if self.num_updates_done > 0.9 * self._num_updates:
-            self._last_tenth.add(metrics)
-        if (
-            self.num_updates_done % self._config.log_interval
-            and self.num_updates_done < self._num_updates
-            and not metrics["diverged"]
-        ):
-            return None
-        updates_before, seconds_before = self._row_start
-        steps = (self.num_updates_done - updates_before) * self._steps_per_update
-        row = {
-            "update": self.num_updates_done,
-            "step": self.num_updates_done * self._steps_per_update,
-            "seconds": seconds,
-            "steps_per_second": steps / max(seconds - seconds_before, 1e-9),
-            **metrics,
-            **self._row.means(),
-        }
-        self._files.write(row)
-        self._row, self._row_start = _Episodes(), (self.num_updates_done, seconds)
-        return row
-
-    def summarize(self) -> None:
-        steps = self.num_updates_done * self._steps_per_update
-        speed = steps / max(self._seconds, 1e-9)
-        if self.num_updates_done < self._num_updates:
-            ending = f"stopped after {self.num_updates_done:,} of {self._num_updates:,} updates"
-        else:
-            mean = self._last_tenth.means()["episode_return"]
-            ending = f"return {format_return(mean)} in the last tenth"
-        self._progress.say(
-            f"{steps:,} steps in {format_seconds(self._seconds)} ({speed:,.0f} steps/s; compiling "
-            f"took {format_seconds(self._compile_seconds)}), {ending}: {self._directory}"
-        )
-
-
-class _Episodes:
-    """Means over the episodes of several updates."""
-
-    def __init__(self) -> None:
-        self._count, self._return, self._length = 0, 0.0, 0.0
-
-    def add(self, metrics: dict[str, Any]) -> None:
-        count = int(metrics["num_episodes"])
-        if count:  # else the means are NaN
-            self._count += count
-            self._return += count * metrics["episode_return"]
-            self._length += count * metrics["episode_length"]
-
-    def means(self) -> dict[str, Any]:
-        count = self._count or math.nan
-        return {
-            "episode_return": self._return / count,
-            "episode_length": self._length / count,
-            "num_episodes": self._count,
-        }

@@ -6,18 +6,23 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ._checkpoint import POLICY_FILE, reserve_policy
+from filelock import FileLock, Timeout
+
+from ._checkpoint import DIRECTORY, checkpoint_files
 from ._config import Config, to_yaml
+from ._file import remove_temporaries, reserve
 from ._metrics import METRICS
-from ._types import Policy
+from ._policy_file import POLICY_FILE
+from ._run_info import INFO_FILE
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILES = ("metrics.csv", "metrics.jsonl")
+LOCK_FILE = ".lock"
 
 COLUMNS = {
     "update": "how many updates were made, this one included",
@@ -27,13 +32,15 @@ COLUMNS = {
     **METRICS,
 }
 """What the columns of the metrics are. Of the metrics of updates, those of episodes are over all
-that ended since the last row; the others are of the row's own update."""
+that ended since the last row; the others are of the row's own update. Of several runs side by side
+each has rows of its own, which begin with its number `run`, its `seed`, and the keys that are
+swept."""
 
 
 def check_output(output: str) -> None:
     """Raises `ValueError` if a run cannot be written there. Writes nothing."""
     path = Path(output)
-    for name in (CONFIG_FILE, *METRICS_FILES, POLICY_FILE.parent):
+    for name in (CONFIG_FILE, *METRICS_FILES, INFO_FILE, POLICY_FILE.parent):
         if os.path.lexists(path / name):
             raise ValueError(
                 f"output {output} holds another run (its {name}); "
@@ -52,8 +59,8 @@ def check_output(output: str) -> None:
 
 
 @contextmanager
-def claim(config: Config, policy: Policy) -> Iterator[Path]:
-    """A run directory, with the config in it and room for the policy.
+def claim(config: Config, sizes: Mapping[str, int]) -> Iterator[dict[str, Path]]:
+    """A run directory, with the config in it and room for what will be saved at the end.
 
     If there are no results in it when the block ends, what was made is taken away again: it would
     stand in the way of the next attempt.
@@ -61,40 +68,76 @@ def claim(config: Config, policy: Policy) -> Iterator[Path]:
     **Arguments:**
 
     - `config`: of the run, with `output` set.
-    - `policy`: of the run, as large as it will be saved.
+    - `sizes`: of files in `checkpoints` that are to have room, in bytes.
+
+    **Returns:** a context, of the rooms by the same names, see `reserve`.
 
     **Raises:** `ValueError` if another run has the directory, or it cannot be written.
     """
     output = str(config.output)
     check_output(output)
     path = Path(output)
-    with ExitStack() as undo:
+    with ExitStack() as lock, ExitStack() as undo, ExitStack() as room:
         try:
-            _fill(path, config, policy, undo)
-        except FileExistsError:
+            for directory in (*reversed(path.parents), path):
+                _make_directory(directory, undo)
+            lock.enter_context(locked(path))
+            undo.callback((path / LOCK_FILE).unlink, missing_ok=True)
+            _fill(path, config, undo)
+            rooms = room.enter_context(reserved(path, sizes))
+        except (FileExistsError, BlockingIOError):
             raise ValueError(
                 f"output {output} holds another run; choose another --output, or remove it"
             ) from None
         except OSError as error:
             raise ValueError(f"output {output} cannot be written: {error.strerror}") from None
         try:
-            yield path
+            yield rooms
         finally:
             if _has_results(path):
                 undo.pop_all()
 
 
-def _fill(path: Path, config: Config, policy: Policy, undo: ExitStack) -> None:
-    for directory in (*reversed(path.parents), path):
-        _make_directory(directory, undo)
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Of all processes one is in here, for each run directory; however it ends, it is out then.
+
+    **Raises:** `BlockingIOError` if another one is.
+    """
+    lock = FileLock(path / LOCK_FILE, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def reserved(path: Path, sizes: Mapping[str, int]) -> Iterator[dict[str, Path]]:
+    """Room in the `checkpoints` of a run directory, by name, for as many bytes each."""
+    directory = path / DIRECTORY
+    remove_temporaries(directory)
+    rooms: dict[str, Path] = {}
+    try:
+        for name, num_bytes in sizes.items():
+            rooms[name] = reserve(directory / name, num_bytes)
+        yield rooms
+    finally:
+        for room in rooms.values():
+            room.unlink(missing_ok=True)
+
+
+def _fill(path: Path, config: Config, undo: ExitStack) -> None:
     # "x" fails where the file exists: of two runs that start together, one gets it.
     with open(path / CONFIG_FILE, "x", encoding="utf-8") as file:
         undo.callback(os.unlink, path / CONFIG_FILE)
         file.write(to_yaml(config))
-    for name in METRICS_FILES:  # `MetricsFiles` makes them
+    for name in (*METRICS_FILES, INFO_FILE):  # they are made later
         undo.callback((path / name).unlink, missing_ok=True)
-    _make_directory((path / POLICY_FILE).parent, undo)
-    undo.callback(reserve_policy(path / POLICY_FILE, policy, config).unlink, missing_ok=True)
+    _make_directory(path / DIRECTORY, undo)
 
 
 def _make_directory(directory: Path, undo: ExitStack) -> None:
@@ -109,27 +152,69 @@ def _make_directory(directory: Path, undo: ExitStack) -> None:
 
 def _has_results(path: Path) -> bool:
     rows = path / METRICS_FILES[1]  # which has no header
-    return (path / POLICY_FILE).exists() or (rows.exists() and rows.stat().st_size > 0)
+    saved = (path / POLICY_FILE).exists() or bool(checkpoint_files(path))
+    return saved or (rows.exists() and rows.stat().st_size > 0)
+
+
+def check_metrics(directory: Path, ends: Mapping[str, int]) -> None:
+    """Raises `ValueError` if a metrics file is shorter than it was at a checkpoint."""
+    for name, end in ends.items():
+        file = directory / name
+        size = file.stat().st_size if file.exists() else 0
+        if size < end:
+            raise ValueError(
+                f"{file} has {size} bytes, where {end} were written before the checkpoint; "
+                "put it back as it was, and it will be continued"
+            )
 
 
 class MetricsFiles:
-    """`metrics.csv` and `metrics.jsonl`, one line per row, on the disk as soon as it is written."""
+    """`metrics.csv` and `metrics.jsonl`, one line per row, there as soon as it is written."""
 
-    def __init__(self, directory: Path):
+    def __init__(
+        self,
+        directory: Path,
+        ends: Mapping[str, int] | None = None,
+        columns: Sequence[str] = tuple(COLUMNS),
+    ):
+        """New ones; or those of a checkpoint, with what was written after it taken away.
+
+        **Arguments:**
+
+        - `directory`: of the run.
+        - `ends`: how long they were at the checkpoint; for new ones none, or no entries.
+        - `columns`: what a row has; those of `COLUMNS` if not given.
+        """
+        self._columns = columns
         # Unbuffered: what a write returns is what the file took.
-        self._files = [open(directory / n, "xb", buffering=0) for n in METRICS_FILES]
+        self._files = [open(directory / n, "r+b" if ends else "xb", 0) for n in METRICS_FILES]
         try:
-            _append(self._files, [_csv_line(list(COLUMNS)), b""])
+            if not ends:
+                _append(self._files, [_csv_line(list(columns)), b""])
+            for name, file in zip(METRICS_FILES, self._files, strict=True):
+                file.seek(file.truncate((ends or self.ends())[name]))
         except OSError:
             self.close()
             raise
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Appends a row. `OSError` if the disk is full; the files then end with the row before."""
-        values = {name: row[name] for name in COLUMNS}
-        finite = {n: v if math.isfinite(v) else None for n, v in values.items()}  # JSON has no NaN
-        as_json = json.dumps(finite).encode() + b"\n"
-        _append(self._files, [_csv_line(list(values.values())), as_json])
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Appends rows. `OSError` if the disk is full; the files are then as they were."""
+        as_csv, as_json = [], []
+        for row in rows:
+            values = {name: row[name] for name in self._columns}
+            as_csv.append(_csv_line(list(values.values())))
+            # JSON has no NaN
+            finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
+            as_json.append(json.dumps(finite).encode() + b"\n")
+        _append(self._files, [b"".join(as_csv), b"".join(as_json)])
+
+    def ends(self) -> dict[str, int]:
+        """How long the files are, in bytes."""
+        return {n: file.tell() for n, file in zip(METRICS_FILES, self._files, strict=True)}
+
+    def sync(self) -> None:
+        for file in self._files:
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         for file in self._files:
@@ -143,7 +228,7 @@ def _csv_line(values: list[Any]) -> bytes:
 
 
 def _append(files: Sequence[io.FileIO], lines: Sequence[bytes]) -> None:
-    """Writes a line to each file, or nothing to any."""
+    """Writes to each file, or nothing to any."""
     ends = [file.tell() for file in files]
     try:
         for file, line in zip(files, lines, strict=True):

@@ -27,8 +27,10 @@ def is_box(space: Any) -> bool:
 
 
 def is_composite(space: Any) -> bool:
-    """A Dict or a Tuple of other spaces."""
-    return hasattr(space, "spaces")
+    """A Dict or a Tuple of other spaces, or simply a dict or a tuple of them."""
+    if is_box(space) or is_discrete(space):  # either may be a named tuple
+        return False
+    return isinstance(getattr(space, "spaces", space), Mapping | tuple | list)
 
 
 def num_categories(space: Any) -> np.ndarray | None:
@@ -46,9 +48,10 @@ def children(space: Any) -> dict[str, Any] | tuple[Any, ...]:
 
     So they stand in the order in which JAX flattens the dict or tuple that belongs to them.
     """
-    if isinstance(space.spaces, Mapping):
-        return {name: space.spaces[name] for name in sorted(space.spaces)}
-    return tuple(space.spaces)
+    parts = getattr(space, "spaces", space)
+    if isinstance(parts, Mapping):
+        return {name: parts[name] for name in sorted(parts)}
+    return tuple(parts)
 
 
 def space_leaves(space: Any, path: Path = ()) -> list[tuple[Path, Any]]:
@@ -123,10 +126,6 @@ def one_hot(observation: Any, num_categories: int) -> Float[Array, " num_categor
     return (jnp.arange(num_categories) == observation).astype(jnp.float32)
 
 
-ACTION_MASK = "action_mask"
-"""Where a dict of an observation says which actions are allowed."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Box:
     """Arrays between two bounds, each a number or an array of the shape; of a wrapper's own."""
@@ -145,13 +144,8 @@ class Nested:
 
 
 def parts_of(space: Any) -> dict[str, Any] | tuple[Any, ...] | None:
-    """The spaces in a dict or a tuple of them, bare or with an attribute `spaces`; else `None`."""
-    if is_box(space) or is_discrete(space):  # either may be a named tuple
-        return None
-    parts = getattr(space, "spaces", space)
-    if isinstance(parts, Mapping):
-        return dict(parts)
-    return tuple(parts) if isinstance(parts, tuple | list) else None
+    """`children` of a dict or a tuple of spaces, else `None`."""
+    return children(space) if is_composite(space) else None
 
 
 def space_dtype(space: Any) -> Any:

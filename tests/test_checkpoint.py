@@ -1,6 +1,6 @@
-"""Policies in files."""
+"""Checkpoints: what is saved is what comes back, and what cannot be read is said."""
 
-import json
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -8,160 +8,155 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import rlscan
-from rlscan import _checkpoint
-from rlscan._build import build_policy
-from rlscan._checkpoint import POLICY_FILE, reserve_policy, save_policy
-from rlscan._config import Config, EnvConfig, PolicyConfig
-
-CONFIG = Config(
-    env=EnvConfig("Pendulum-v1", {"g": 9.0}),  # log_std is a leaf, too
-    policy=PolicyConfig(hidden_sizes=(5, 3), activation="relu", dropout=0.25),
+from rlscan import _checkpoint, _file
+from rlscan._checkpoint import (
+    BEST,
+    checkpoint_content,
+    checkpoint_files,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
 )
+from rlscan._config import Config
+from rlscan._counts import Counts, Episodes, counts_from_dict
+
+CONFIG = Config()
 
 
-def a_policy(config: Config = CONFIG, seed: int = 1) -> Any:
-    env = rlscan.make(config.env.name, **config.env.params)
-    return build_policy(config, env, key=rlscan.key(seed))
+def a_state(generator: str = "mix32", value: float = 0.1) -> dict[str, Any]:
+    return {
+        "policy": {"weight": jnp.asarray([[value, 2.0]]), "half": jnp.ones(3, jnp.bfloat16)},
+        "flag": jnp.asarray([True, False]),
+        "count": jnp.asarray(7),
+        "keys": jax.random.split(rlscan.key(3, generator=generator), (2, 3)),
+        "empty": jnp.zeros((0, 2)),
+        "static": jnp.tanh,
+    }
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a policy in it, as a run leaves it."""
-    directory = tmp_path_factory.mktemp("run")
-    (directory / POLICY_FILE).parent.mkdir()
-    save_policy(directory / POLICY_FILE, a_policy(), CONFIG)
-    return directory
+def written(directory: Path, state: Any, num_updates: int = 1, **options: Any) -> Path:
+    (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+    options = {"best_update": 0, "keep": 2, **options}
+    content = checkpoint_content(state, CONFIG, {"num_updates": num_updates})
+    save_checkpoint(directory, content, num_updates=num_updates, **options)
+    return checkpoint_files(directory)[0]
 
 
-def damaged(saved: Path, directory: Path, change) -> Path:
-    file = directory / "policy.eqx"
-    file.write_bytes(change((saved / POLICY_FILE).read_bytes()))
-    return file
+@pytest.mark.parametrize("generator", rlscan.GENERATORS)
+def test_every_bit_comes_back(generator: str, tmp_path: Path):
+    state, like = a_state(generator), a_state(generator, value=9.0)
+    loaded = restore(read_checkpoint(written(tmp_path, state)), like)
+    assert jax.tree.structure(loaded) == jax.tree.structure(state)
+    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(state), strict=True):
+        assert ours is theirs or eqx.tree_equal(ours, theirs) and ours.dtype == theirs.dtype
 
 
-def test_a_policy_comes_back_as_it_was(saved: Path):
-    assert eqx.tree_equal(rlscan.load_policy(saved, inference=False), a_policy())
+def test_a_part_alone_into_shapes(tmp_path: Path):
+    checkpoint = read_checkpoint(written(tmp_path, a_state()))
+    like = eqx.filter_eval_shape(lambda: a_state()["policy"])
+    loaded = restore(checkpoint, like, within="['policy']")
+    assert eqx.tree_equal(loaded, a_state()["policy"])
 
 
-def test_a_file_does_as_well_as_its_directory(saved: Path):
-    from_file = rlscan.load_policy(saved / POLICY_FILE)
-    assert eqx.tree_equal(from_file, rlscan.load_policy(str(saved)))
+def test_arrays_stay_where_the_state_has_them(tmp_path: Path):
+    checkpoint = read_checkpoint(written(tmp_path, {"x": jnp.arange(4.0)}))
+    on_second = {"x": jax.device_put(jnp.zeros(4), jax.devices()[1])}
+    assert restore(checkpoint, on_second)["x"].devices() == {jax.devices()[1]}
 
 
-def test_it_is_the_saved_one_not_a_new_one(saved: Path):
-    assert not eqx.tree_equal(rlscan.load_policy(saved, inference=False), a_policy(seed=2))
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"count": jnp.zeros(2)}, r"\['count'\] must be float32\[2\], got int32\[\]; it was saved"),
+        ({"more": jnp.zeros(2)}, r"\['more'\] must be float32\[2\], got nothing"),
+        ({"count": None}, r"it has \['count'\], too"),
+        (
+            {"keys": jax.random.split(rlscan.key(3, generator="threefry2x32"), (2, 3))},
+            r"\(keys of threefry2x32\), got uint32\[2, 3, 2\] \(keys of mix32\)",
+        ),
+    ],
+)
+def test_another_structure_is_named(change: dict[str, Any], message: str, tmp_path: Path):
+    file = written(tmp_path, a_state())
+    with pytest.raises(ValueError, match=message) as error:
+        restore(read_checkpoint(file), {**a_state(), **change})
+    assert str(error.value).startswith(f"{file} does not fit its config: ")
 
 
-def test_dropout_is_off_unless_asked_for(saved: Path):
-    def value_and_mean(policy, seed: int):
-        distribution, value, _ = policy(jnp.ones(3), (), key=rlscan.key(seed))
-        return value, distribution.mean()
-
-    policy = rlscan.load_policy(saved)
-    assert (
-        jax.tree.map(jnp.array_equal, *[value_and_mean(policy, s) for s in (0, 1)]) == (True,) * 2
-    )
-    noisy = rlscan.load_policy(saved, inference=False)
-    means = {float(value_and_mean(noisy, seed)[1][0]) for seed in range(20)}
-    assert len(means) > 1
+def test_any_byte_that_is_lost_or_changed_shows(tmp_path: Path):
+    file = written(tmp_path, a_state())
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(content), 200):
+        flipped = content[at] ^ 1 << int(rng.integers(8))
+        for damaged in (content[:at], content[:at] + bytes([flipped]) + content[at + 1 :]):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=f"^{file} (is|has)"):
+                read_checkpoint(file)
 
 
-def test_the_first_line_is_json_and_says_what_the_file_is(saved: Path):
-    header = json.loads((saved / POLICY_FILE).read_bytes().split(b"\n")[0])
-    assert header["format"] == "rlscan policy"
-    assert header["rlscan_version"] == rlscan.__version__
-    assert header["config"]["policy"]["hidden_sizes"] == [5, 3]
-
-
-def test_no_run_there(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=f"no policy at {tmp_path}/checkpoints/policy.eqx"):
-        rlscan.load_policy(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no policy at .*nowhere; give the directory"):
-        rlscan.load_policy(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("cut", [1, 100, 400])
-def test_a_file_that_is_cut_short(saved: Path, tmp_path: Path, cut: int):
-    file = damaged(saved, tmp_path, lambda content: content[:-cut])
-    with pytest.raises(ValueError, match=f"{file} is cut short or damaged"):
-        rlscan.load_policy(file)
-
-
-def test_a_file_cut_in_its_first_line(saved: Path, tmp_path: Path):
-    file = damaged(saved, tmp_path, lambda content: content[:50])
-    with pytest.raises(ValueError, match=f"{file} is no policy saved by rlscan, or its first line"):
-        rlscan.load_policy(file)
-
-
-@pytest.mark.parametrize("old, new", [(b"Pendulum", b"Pandulum"), (b"0.25", b"0.75")])
-def test_a_damaged_config(saved: Path, tmp_path: Path, old: bytes, new: bytes):
-    file = damaged(saved, tmp_path, lambda content: content.replace(old, new, 1))
-    with pytest.raises(ValueError, match="does not match its checksum"):
-        rlscan.load_policy(file)
-
-
-def test_one_flipped_bit(saved: Path, tmp_path: Path):
-    file = damaged(saved, tmp_path, lambda c: c[:-7] + bytes([c[-7] ^ 1]) + c[-6:])
-    with pytest.raises(ValueError, match=f"{file} is cut short or damaged"):
-        rlscan.load_policy(file)
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"PK\x03\x04\xff", b"[1]\n", b'{"format": "x"}\n'])
-def test_a_foreign_file(tmp_path: Path, content: bytes):
-    (tmp_path / "foreign").write_bytes(content)
-    with pytest.raises(ValueError, match=f"{tmp_path}/foreign is no policy saved by rlscan"):
-        rlscan.load_policy(tmp_path / "foreign")
-
-
-def test_a_later_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file = tmp_path / "policy.eqx"
+def test_a_foreign_file_and_a_later_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "foreign").write_text('{"format": "rlscan policy"}\n')
+    with pytest.raises(ValueError, match=f"{tmp_path}/foreign is no checkpoint saved by rlscan"):
+        read_checkpoint(tmp_path / "foreign")
     with monkeypatch.context() as later:
-        later.setattr(_checkpoint, "FORMAT_VERSION", 9)
-        later.setattr(_checkpoint, "__version__", "9.0.0")
-        save_policy(file, a_policy(), CONFIG)
-    with pytest.raises(ValueError, match=f"{file} has format 9, saved by rlscan 9.0.0; .* up to 2"):
-        rlscan.load_policy(file)
+        later.setattr(_checkpoint, "FORMAT_VERSION", 7)
+        later.setattr(_file, "__version__", "8.0.0")
+        file = written(tmp_path, a_state())
+    with pytest.raises(ValueError, match=f"{file} has format 7, saved by rlscan 8.0.0; .* up to 1"):
+        read_checkpoint(file)
 
 
-def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
+    for update in range(1, 6):
+        written(tmp_path, a_state(value=update), update, best_update=min(update, 2), keep=2)
+    assert [f.name for f in checkpoint_files(tmp_path)] == [
+        "update-0000000005.ckpt",
+        "update-0000000004.ckpt",
+    ]
+    best = restore(read_checkpoint(tmp_path / "checkpoints" / BEST), a_state())
+    assert best["policy"]["weight"][0, 0] == 2.0
+    assert len(os.listdir(tmp_path / "checkpoints")) == 3
+
+
+def test_the_best_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def link(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    file = written(tmp_path, a_state(), best_update=1)
+    assert file.with_name(BEST).read_bytes() == file.read_bytes()
+
+
+def test_a_failed_save_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    before = (saved / POLICY_FILE).read_bytes()
+    old = [written(tmp_path, a_state(), update) for update in (1, 2)]
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left") as error:
-        save_policy(saved / POLICY_FILE, a_policy(seed=2), CONFIG)
-    assert error.value.filename == str(saved / POLICY_FILE)
-    assert (saved / POLICY_FILE).read_bytes() == before
-    assert os.listdir((saved / POLICY_FILE).parent) == [POLICY_FILE.name]
+        written(tmp_path, a_state(), 3)
+    assert error.value.filename.endswith("update-0000000003.ckpt")
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == [file.name for file in old]
 
 
-def test_what_is_reserved_is_what_is_needed(tmp_path: Path):
-    """To the byte: on a full disk there is not one more."""
-    file = tmp_path / "policy.eqx"
-    reserved = reserve_policy(file, a_policy(), CONFIG)
-    inode, size = reserved.stat().st_ino, reserved.stat().st_size
-    with pytest.raises(FileNotFoundError):  # it does not pass for a policy
-        rlscan.load_policy(tmp_path / POLICY_FILE)
-    save_policy(file, a_policy(seed=2), CONFIG)
-    assert (file.stat().st_ino, file.stat().st_size) == (inode, size)
-    assert os.listdir(tmp_path) == [file.name]
-    assert eqx.tree_equal(rlscan.load_policy(file, inference=False), a_policy(seed=2))
+def test_counts_come_back_as_they_were(tmp_path: Path):
+    counts = Counts(3, 1 / 3, row=[Episodes(2, 0.1, 1e-300)], ends={"metrics.csv": 12})
+    file = written(tmp_path, {})
+    file.write_bytes(checkpoint_content({}, CONFIG, dataclasses.asdict(counts)))
+    assert counts_from_dict(read_checkpoint(file).header["counts"]) == counts
 
 
-def test_a_rate_that_changes_is_that_of_the_last_update(tmp_path: Path):
-    settings = PolicyConfig(hidden_sizes=(8,), dropout=0.5, dropout_end=0.1)
-    config = Config(policy=settings, ppo=rlscan.PPOConfig(num_envs=2), total_steps=4 * 2 * 128)
-    policy = a_policy(config)
-    assert [float(rlscan.nn.anneal(policy, u).actor.dropout.p) for u in (0, 1, 4, 5)] == (
-        pytest.approx([0.5, 0.4, 0.1, 0.1])
-    )
-    last = rlscan.nn.anneal(policy, 3)
-    save_policy(tmp_path / "policy.eqx", last, config)
-    loaded: Any = rlscan.load_policy(tmp_path / "policy.eqx", inference=False)
-    assert float(loaded.actor.dropout.p) == pytest.approx(0.2)
-    for ours, theirs in zip(*map(jax.tree.leaves, (loaded, last)), strict=True):
-        assert callable(ours) or jnp.array_equal(ours, theirs)
+def test_the_best_is_that_of_the_stretch_before_it():
+    counts = Counts(num_updates=4, since_checkpoint=[Episodes(2, 20.0, 2.0)]).at_checkpoint()
+    assert (counts.best_return, counts.best_update) == (10.0, 4)
+    counts.num_updates = 8
+    assert counts.at_checkpoint() == counts  # no episode ended: no better
+    counts.since_checkpoint = [Episodes(1, 9.0, 1.0)]
+    assert counts.at_checkpoint().best_update == 4
+    counts.since_checkpoint = [Episodes(1, 11.0, 1.0)]
+    assert counts.at_checkpoint().best_update == 8

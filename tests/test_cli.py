@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import pytest
 
 import rlscan
-from rlscan import _run
+from rlscan import _prepare, _run
 from rlscan._build import build_policy
-from rlscan._checkpoint import POLICY_FILE
 from rlscan._cli import main
 from rlscan._config import parse
 from rlscan._progress import Progress, format_seconds
@@ -130,7 +129,7 @@ def test_of_two_runs_that_start_together_one_gets_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     # Both looked before either wrote: so that looking must not be all that guards it.
-    monkeypatch.setattr(_run, "check_output", lambda output: None)
+    monkeypatch.setattr(_prepare, "check_output", lambda output: None)
     monkeypatch.setattr("rlscan._run_dir.check_output", lambda output: None)
     (tmp_path / "config.yaml").write_text("the other's")
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path)]) == 2
@@ -258,7 +257,8 @@ def test_ctrl_c_keeps_what_was_learned(
     num_updates = len(rows_of(directory))
     assert f"stopped after {num_updates:,} of 16,000,000 updates" in last
     assert num_updates == len((directory / "metrics.jsonl").read_text().splitlines()) > 0
-    assert os.listdir(directory / "checkpoints") == [POLICY_FILE.name]
+    last = f"update-{num_updates:010}.ckpt"
+    assert set(os.listdir(directory / "checkpoints")) - {"best.ckpt"} == {last}
     trained = jax.tree.leaves(rlscan.load_policy(directory))
     assert not jnp.array_equal(trained[0], jax.tree.leaves(rlscan.load_policy(finished[0]))[0])
 
@@ -338,14 +338,15 @@ def test_the_saved_policy_is_that_of_the_last_update(tmp_path: Path, monkeypatch
 def test_a_full_disk_ends_the_run_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    def write(self, row):
-        if row["update"] == 3:
+    def write(self, rows):
+        if rows[-1]["update"] == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
-        whole(self, row)
+        whole(self, rows)
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
     monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_run, "_updates_per_call", lambda *_: 1)
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     assert capsys.readouterr().err == (
         "error: cannot write metrics.csv: No space left on device; make room there, or write "
@@ -358,22 +359,22 @@ def test_a_full_disk_ends_the_run_in_one_line(
 def test_a_full_disk_has_room_for_the_policy(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    def write(self, row):
-        if row["update"] == 2:
+    def write(self, rows):
+        if rows[0]["update"] == 33:
             fill(small_disk)
-        whole(self, row)
+        whole(self, rows)
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
     monkeypatch.setattr(_run, "update", fake_update)
     run = small_disk / "run"
-    argv = [*FOUR_UPDATES[:-1], str(16 * 32), "--output", str(run)]
+    argv = [*FOUR_UPDATES[:-1], str(64 * 32), "--output", str(run)]
     assert main(["train", *argv]) == 1
     assert f"cannot write {run}/metrics." in capsys.readouterr().err
     num_rows = len(rows_of(run))
-    assert num_rows == len((run / "metrics.jsonl").read_text().splitlines()) > 0
+    assert num_rows == len((run / "metrics.jsonl").read_text().splitlines()) == 32
     bias = rlscan.load_policy(run).actor.layers[-1].bias  # pyright: ignore
-    assert bias[0] == 16  # all the updates of the call
+    assert bias[0] == 32  # all the updates that are in the metrics, and no more
 
 
 @pytest.mark.parametrize("room", [0, 4096, 8192])
@@ -431,7 +432,7 @@ def test_a_full_stdout_is_named_and_leaves_nothing(tmp_path: Path, capsys: pytes
 def test_a_line_that_does_not_fit_is_not_written_at_all(file: str, tmp_path: Path):
     files = MetricsFiles(tmp_path)
     row = dict.fromkeys(COLUMNS, 1.0)
-    files.write(row)
+    files.write([row])
     before = files_in(tmp_path)
     size = (tmp_path / file).stat().st_size
     assert (tmp_path / "metrics.jsonl").stat().st_size > (tmp_path / "metrics.csv").stat().st_size
@@ -439,11 +440,11 @@ def test_a_line_that_does_not_fit_is_not_written_at_all(file: str, tmp_path: Pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # room for ten bytes more
     try:
         with pytest.raises(OSError, match=file):
-            files.write(row)
+            files.write([row])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files_in(tmp_path) == before
-    files.write(row)
+    files.write([row])
     assert len(rows_of(tmp_path)) == 2
     files.close()
 
@@ -456,7 +457,7 @@ def stop_at(event: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> 
             os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
-    owner, name = {"prepare": (_run, "init_train"), "row": (MetricsFiles, "write")}[event]
+    owner, name = {"prepare": (_prepare, "init_train"), "row": (MetricsFiles, "write")}[event]
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, hook)
     monkeypatch.setattr(_run, "update", fake_update)
@@ -516,7 +517,7 @@ time.sleep(5)
 def test_too_little_memory_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(_run, "init_train", lambda *_, **__: jnp.zeros(2**46))
+    monkeypatch.setattr(_prepare, "init_train", lambda *_, **__: jnp.zeros(2**46))
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: not enough memory, ") and error.count("\n") == 1

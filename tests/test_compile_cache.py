@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlscan._checkpoint import POLICY_FILE
+from rlscan._policy_file import POLICY_FILE
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]

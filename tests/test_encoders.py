@@ -111,7 +111,7 @@ def test_images(shape: tuple, num_channels: tuple, size: int, dtype: Any) -> Non
     noise = lambda shape: random.uniform(size=shape).astype(np.float32)  # noqa: E731
     # With a bias as well, as a trained one has.
     biases = lambda e: [layer.bias for layer in e.parts[0].layers]  # noqa: E731
-    encoder = eqx.tree_at(biases, encoder, replace_fn=lambda b: b + noise(b.shape))
+    encoder = eqx.tree_at(biases, encoder, replace_fn=lambda b: b + 3 * noise(b.shape))
     seen = eqx.filter_jit(encoder)(jnp.asarray(image))
     assert seen.shape == (encoder.size,) == (size,) and seen.dtype == jnp.float32
     np.testing.assert_allclose(seen, convolved(encoder, image / high), rtol=1e-4, atol=1e-5)

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+import rlscan
 from benchmarks.learning import __main__ as learning, report
-from benchmarks.learning.statistics import interval
 from benchmarks.learning.training import last_tenth
 
 
@@ -43,4 +43,4 @@ def test_published_returns_are_of_the_longest_name_that_fits(name, found):
 
 
 def test_seeds_that_agree_have_an_interval_of_nothing():
-    assert interval(np.full(10, 500.0)) == (500.0, 500.0)
+    assert rlscan.bootstrap_interval(np.full(10, 500.0)) == (500.0, 500.0)

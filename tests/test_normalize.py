@@ -16,9 +16,9 @@ from test_statistics import make_policy as statistics_policy
 
 import rlscan
 from rlscan._build import build_env, build_policy
-from rlscan._checkpoint import save_policy
 from rlscan._config import Config, PolicyConfig
 from rlscan._moments import Sum
+from rlscan._policy_file import save_policy
 
 MESH = rlscan.make_mesh(2)
 N, T, CLIP, EPSILON = 4, 16, 1.5, 1e-8

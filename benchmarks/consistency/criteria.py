@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.consistency.cells import Cell, cells_of
 from benchmarks.consistency.tasks import TARGET_KLS, Task
-from benchmarks.learning.statistics import interval
+from rlscan import bootstrap_interval as interval
 
 LATE_KL, LATE_CLIP_FRACTION = 3e-3, 0.05  # naive, p ≥ 0.25: at least
 FROM_RATE = 0.25

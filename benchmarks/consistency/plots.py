@@ -9,7 +9,7 @@ from benchmarks.consistency.arms import ARMS
 from benchmarks.consistency.cells import Cell, cells_of
 from benchmarks.consistency.criteria import AT_RATE, LATE_CLIP_FRACTION, LATE_KL, stop
 from benchmarks.consistency.tasks import TARGET_KLS, Task
-from benchmarks.learning.statistics import interval, iqm
+from rlscan import bootstrap_interval as interval, iqm
 
 # Colours that stay apart for colour-blind eyes, and a marker each.
 STYLES = {

@@ -10,7 +10,7 @@ from benchmarks.consistency import plots
 from benchmarks.consistency.cells import Cell, cells_of
 from benchmarks.consistency.criteria import number, stop, verdicts
 from benchmarks.consistency.tasks import TARGET_KLS, Task
-from benchmarks.learning.statistics import interval, iqm
+from rlscan import bootstrap_interval as interval, iqm
 
 HEAD = """# Dropout in PPO, consistent or not: all figures
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+import rlscan
 from benchmarks._timing import write_json
 from benchmarks.learning import report
-from benchmarks.learning.statistics import interval, iqm
 from benchmarks.learning.training import last_tenth, train
 from rlscan._config import Config, parse
 
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     figures = {
         "seeds": seeds.tolist(),
         "scores": scores.tolist(),
-        "iqm": float(iqm(scores)),
-        "interval": interval(scores),
+        "iqm": float(rlscan.iqm(scores)),
+        "interval": rlscan.bootstrap_interval(scores),
         "worst": float(scores.min()),
         "audit_log_ratio": float(metrics["audit_log_ratio"].max()),
         "audit_clip_fraction": float(metrics["audit_clip_fraction"].max()),

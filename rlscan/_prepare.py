@@ -1,0 +1,165 @@
+"""What a run starts from: built, checked, and with a directory that is this process's own."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ._build import build_env, build_policy, members
+from ._checkpoint import DIRECTORY, checkpoint_content, mark_best, restore
+from ._config import Config, to_yaml
+from ._counts import Counts, counts_from_dict, new_counts, none_yet
+from ._devices import FIRST, make_mesh, place
+from ._file import write_whole
+from ._footprint import check_memory
+from ._policy_file import POLICY_FILE, policy_content
+from ._ppo import TrainState, init_train
+from ._pytree import map_arrays
+from ._random import key as make_key
+from ._resume import checkpoint_to_resume, set_aside
+from ._run_dir import (
+    CONFIG_FILE,
+    METRICS_FILES,
+    check_metrics,
+    check_output,
+    claim,
+    locked,
+    reserved,
+)
+from ._run_info import write_info
+from ._train import count_updates
+from ._types import Environment
+
+
+class Reached(NamedTuple):
+    """How far a run is: the two halves of a checkpoint, which belong together."""
+
+    state: TrainState  # of several runs side by side every leaf is [runs, …]
+    counts: Counts  # of the log
+
+
+class Prepared(NamedTuple):
+    """What a run starts from."""
+
+    env: Environment
+    reached: Reached
+    directory: Path
+    rooms: Mapping[str, Path]  # on the disk, for what is saved at the end
+
+
+LAST = "last.ckpt"  # the name of the room for the last checkpoint
+_MARGIN = 4096  # bytes that the numbers in the first line of a checkpoint may grow by
+
+
+@contextmanager
+def prepare(
+    config: Config, resume: str | None = None, *, command: Sequence[str] = ()
+) -> Iterator[Prepared]:
+    """Builds what a run needs, then makes its directory: nothing is written before all is checked.
+
+    **Arguments:**
+
+    - `config`: as `parse` gives it, with `output` set.
+    - `resume`: the run directory or the checkpoint from which a run goes on, `config` being from
+        `config_to_resume`; a new run if not given.
+    - `command`: the command line, for `run.json`.
+
+    **Returns:** a context, in which no other process has the directory. At its end the directory of
+    a new run is taken away if there are no results in it.
+
+    **Raises:** `ValueError` or `TypeError` for a config that cannot be trained, an `output` that
+    cannot be written or holds another run, or a run that cannot go on.
+    """
+    directory = Path(str(config.output))
+    if resume is None:
+        check_output(str(config.output))
+        check_memory(config)
+        env, state = _start(config)
+        reached = Reached(state, new_counts(len(members(config))))
+        with claim(config, _sizes(config, reached)) as rooms:
+            write_info(directory, config, command, 0)
+            yield Prepared(env, reached, directory, rooms)
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory))
+        except BlockingIOError:
+            raise ValueError(
+                f"the run in {directory} is under way in another process; stop that one first"
+            ) from None
+        env, reached = _resumed(config, resume)
+        try:
+            (directory / DIRECTORY).mkdir(exist_ok=True)
+            rooms = stack.enter_context(reserved(directory, _sizes(config, reached)))
+            _take_up(config, reached, directory, command)
+        except OSError as error:
+            raise ValueError(f"{directory} cannot be written: {error.strerror}") from None
+        yield Prepared(env, reached, directory, rooms)
+
+
+def _start(config: Config) -> tuple[Environment, TrainState]:
+    env = build_env(config.env)
+    seeds = [member.seed for member in members(config)]
+
+    def start(seed: Any, mesh: Mesh | None) -> TrainState:
+        policy_key, train_key = jax.random.split(make_key(seed, generator=config.generator))
+        policy = build_policy(config, env, key=policy_key)
+        return init_train(policy, env, config.ppo, key=train_key, mesh=mesh)
+
+    if len(seeds) == 1:
+        return env, start(seeds[0], mesh_of(config))
+    together = eqx.filter_jit(eqx.filter_vmap(partial(start, mesh=None)))
+    state, mesh = together(jnp.asarray(seeds, jnp.uint32)), mesh_of(config)
+    return env, state if mesh is None else place(state, mesh, map_arrays(lambda _: FIRST, state))
+
+
+def _resumed(config: Config, resume: str) -> tuple[Environment, Reached]:
+    checkpoint = checkpoint_to_resume(resume, config)
+    env, state = _start(config)
+    if checkpoint is None:
+        return env, Reached(state, new_counts(len(members(config))))
+    counts = counts_from_dict(checkpoint.header["counts"])
+    num_updates = count_updates(config.total_steps, config.ppo)
+    if counts.num_updates > num_updates:
+        raise ValueError(
+            f"total_steps = {config.total_steps} is {num_updates} updates, but the run has made "
+            f"{counts.num_updates}; use more"
+        )
+    if config.total_steps != checkpoint.header["config"]["total_steps"]:
+        counts.last_tenth = none_yet(len(counts.row))  # it is another one
+    check_metrics(Path(str(config.output)), counts.ends)
+    return env, Reached(restore(checkpoint, state), counts)
+
+
+def _take_up(config: Config, reached: Reached, directory: Path, command: Sequence[str]) -> None:
+    """Brings the run directory to where the checkpoint was written, but for the metrics."""
+    done, best = reached.counts.num_updates, reached.counts.best_update
+    set_aside(directory, done)
+    if done == 0:  # it begins anew
+        for name in METRICS_FILES:
+            (directory / name).unlink(missing_ok=True)
+    elif done == best:  # it may have been killed before that was marked
+        mark_best(directory, done)
+    if to_yaml(config) != (directory / CONFIG_FILE).read_text(encoding="utf-8"):
+        write_whole(directory / CONFIG_FILE, to_yaml(config).encode())
+    if done < count_updates(config.total_steps, config.ppo):
+        (directory / POLICY_FILE).unlink(missing_ok=True)  # it was finished, and now goes on
+        write_info(directory, config, command, done)
+
+
+def _sizes(config: Config, reached: Reached) -> dict[str, int]:
+    checkpoint = checkpoint_content(reached.state, config, dataclasses.asdict(reached.counts))
+    policy = policy_content(reached.state.policy, config)
+    return {LAST: len(checkpoint) + _MARGIN, POLICY_FILE.name: len(policy)}
+
+
+def mesh_of(config: Config) -> Mesh | None:
+    """The devices that the environments are split over, or several runs; `None` for one."""
+    return None if config.num_devices in (None, 1) else make_mesh(config.num_devices)
