@@ -61,6 +61,7 @@ from ._random import (
     key_data as key_data,
     keys_from_data as keys_from_data,
 )
+from ._recurrent import RecurrentActorCritic as RecurrentActorCritic
 from ._replay import next_value as next_value, replay as replay
 from ._returns import gae as gae
 from ._reward_scaling import (
@@ -84,6 +85,12 @@ from ._trainable import (
     NonTrainable as NonTrainable,
     partition_trainable as partition_trainable,
 )
-from ._types import Distribution as Distribution, Environment as Environment, Policy as Policy
+from ._transformer import TransformerActorCritic as TransformerActorCritic
+from ._types import (
+    Distribution as Distribution,
+    Environment as Environment,
+    Policy as Policy,
+    SequencePolicy as SequencePolicy,
+)
 from ._version import __version__ as __version__
 from ._with_statistics import WithStatistics as WithStatistics

@@ -13,9 +13,13 @@ from ._frame_stack import FrameStack
 from ._last_action_reward import LastActionReward
 from ._normalize import NormalizedObservations
 from ._observe_only import ObserveOnly
+from ._policy_config import PolicyConfig
+from ._recurrent import RecurrentActorCritic
 from ._sweep import Member, members_of
 from ._train import count_updates
+from ._transformer import TransformerActorCritic
 from ._types import Environment, Policy
+from .nn import Schedule
 
 
 def build_env(config: EnvConfig) -> Environment:
@@ -45,23 +49,57 @@ def _named(key: str, *, instead_of: str = "") -> Iterator[None]:
 
 def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
     """The untrained policy that a config describes."""
-    dropout = start = config.policy.dropout
-    if (end := config.policy.dropout_end) is not None:
-        num_updates = count_updates(config.total_steps, config.ppo)
-        dropout = optax.linear_schedule(start, end, num_updates)
-    policy = ActorCritic(
-        env,
-        hidden_sizes=config.policy.hidden_sizes,
-        activation=config.policy.activation,
-        num_channels=config.policy.num_channels,
-        dropout=dropout,
-        critic_dropout=config.policy.critic_dropout,
-        shared_masks=config.policy.shared_masks,
-        continuous=config.policy.continuous,
-        state_dependent_std=config.policy.state_dependent_std,
-        key=key,
-    )
+    policy = _of_kind(config.policy, env, dropout=_dropout(config), key=key)
     return NormalizedObservations(policy, env) if config.policy.normalize_observations else policy
+
+
+def _of_kind(
+    policy: PolicyConfig, env: Environment, *, dropout: float | Schedule, key: Any
+) -> Policy:
+    for_all: dict[str, Any] = {
+        "activation": policy.activation,
+        "num_channels": policy.num_channels,
+        "dropout": dropout,
+        "continuous": policy.continuous,
+        "state_dependent_std": policy.state_dependent_std,
+        "key": key,
+    }
+    if policy.kind == "mlp":
+        return ActorCritic(
+            env,
+            hidden_sizes=policy.hidden_sizes,
+            critic_dropout=policy.critic_dropout,
+            shared_masks=policy.shared_masks,
+            **for_all,
+        )
+    if policy.kind == "transformer":
+        return TransformerActorCritic(
+            env,
+            context_length=policy.context_length,
+            num_layers=policy.num_layers,
+            num_heads=policy.num_heads,
+            embed_size=policy.embed_size,
+            attention_dropout=policy.attention_dropout,
+            gated=policy.gated,
+            **for_all,
+        )
+    return RecurrentActorCritic(
+        env,
+        cell=policy.kind,
+        hidden_size=policy.hidden_size,
+        hidden_sizes=policy.hidden_sizes,
+        critic_dropout=policy.critic_dropout,
+        recurrent_dropout=policy.recurrent_dropout,
+        **for_all,
+    )
+
+
+def _dropout(config: Config) -> float | Schedule:
+    """The rate, or its way to `dropout_end`."""
+    start, end = config.policy.dropout, config.policy.dropout_end
+    if end is None:
+        return start
+    return optax.linear_schedule(start, end, count_updates(config.total_steps, config.ppo))
 
 
 def members(config: Config) -> list[Member]:

@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ._action_head import Continuous, check_continuous
-from ._actor_critic import check_settings
-from ._encoders import check_num_channels
 from ._envs import check_name, did_you_mean
 from ._frame_stack import check_num_frames
 from ._loggers import LOGGERS, LoggerName
 from ._observe_only import check_indices
+from ._policy_config import PolicyConfig, check_policy_config, is_recurrent_kind
 from ._ppo_config import PPOConfig, check_config
 from ._random import Generator
 from ._sweep import EXAMPLES, check_sweep, members_of
@@ -45,32 +43,6 @@ class EnvConfig:
     """How many of the last observations are seen at once."""
     last_action_reward: bool = False
     """Whether the last action and reward are seen beside the observation."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyConfig:
-    """The policy, an rlscan.ActorCritic."""
-
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer, of the actor and of the critic."""
-    activation: str = "tanh"
-    """Name of a function in jax.nn."""
-    num_channels: tuple[int, ...] = (16,)
-    """Of each 3 x 3 convolution of an image; with none, [], an image is a flat vector."""
-    dropout: float = 0.1
-    """Rate after each hidden layer of the actor, in [0, 1)."""
-    critic_dropout: float = 0.0
-    """Likewise of the critic."""
-    dropout_end: float | None = None
-    """Rate at the end of the run, reached linearly; the same as at the start if not given."""
-    shared_masks: bool = False
-    """Whether the critic has the actor's masks."""
-    continuous: Continuous = "gaussian"
-    """How actions in a box are distributed: gaussian (clipped), tanh (squashed) or beta."""
-    state_dependent_std: bool = False
-    """Whether the scale of a Gaussian depends on the observation."""
-    normalize_observations: bool = False
-    """Whether observations are normalised by the mean and variance of those before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,18 +150,10 @@ def check(config: Config) -> None:
     if config.env.observe is not None:
         check_indices("env.observe", config.env.observe)
     check_num_frames("env.frame_stack", config.env.frame_stack)
-    policy = config.policy
     try:
-        check_settings(
-            list(policy.hidden_sizes), policy.activation, policy.dropout, policy.critic_dropout
-        )
-        check_num_channels(list(policy.num_channels))
-        check_continuous(policy.continuous, policy.state_dependent_std)
+        check_policy_config(config.policy)
     except ValueError as error:
         raise ValueError(f"policy.{error}") from None
-    end = policy.dropout_end
-    if end is not None and not 0 <= end < 1:
-        raise ValueError(f"policy.dropout_end must be in [0, 1), got {end!r}; 0 ends without")
     steps_per_update = config.ppo.num_envs * config.ppo.num_steps
     if steps_per_update >= 2**31:  # no array can be indexed there; and a divisor is sought below
         raise ValueError(
@@ -197,7 +161,7 @@ def check(config: Config) -> None:
             "use fewer of either"
         )
     try:
-        check_config(config.ppo)
+        check_config(config.ppo, recurrent=is_recurrent_kind(config.policy))
     except ValueError as error:
         raise ValueError(f"ppo.{error}") from None
     count_updates(config.total_steps, config.ppo)

@@ -1,7 +1,6 @@
 """How sure one can be of a statistic: a bootstrap in NumPy, for results that are few."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,13 @@ NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
+def _over_first(scores: np.ndarray) -> np.ndarray:
+    return iqm(scores, axis=0)
+
+
 def interval(
     scores: Float[np.ndarray, "n ..."],
-    statistic: Callable[[np.ndarray], Any] = partial(iqm, axis=0),
+    statistic: Callable[[np.ndarray], Any] = _over_first,
 ) -> tuple[Any, Any]:
     """A bootstrap interval of a statistic, 95 %, by the percentiles of its resamples.
 

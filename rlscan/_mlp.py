@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._orthogonal import linear, orthogonal
 from .nn import AnnealedDropout, Schedule
+from .nn._annealed_dropout import dropout_layer
 
 
 class MLP(eqx.Module):
@@ -26,7 +27,7 @@ class MLP(eqx.Module):
         dropout: float | int | Schedule,
     ):
         self.layers = tuple(linear(weight) for weight in weights)
-        self.dropout = AnnealedDropout(dropout) if callable(dropout) else eqx.nn.Dropout(dropout)
+        self.dropout = dropout_layer(dropout)
         self.activation = activation
 
     def __call__(self, x: Float[Array, " input"], *, key: PRNGKeyArray) -> Float[Array, " output"]:

@@ -1,6 +1,7 @@
 """`NormalizedObservations`: a policy that sees its observations in units of their own spread."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -73,6 +74,22 @@ class NormalizedObservations(eqx.Module):
 
     def initial_state(self) -> PyTree:
         return self.policy.initial_state()
+
+    # A `SequencePolicy`, where the policy inside is one: there is nothing to call where it is not.
+
+    @property
+    def unroll(self) -> Callable:
+        inner = self.policy.unroll  # pyright: ignore[reportAttributeAccessIssue]
+        return lambda observation, state, done, *, key: inner(
+            jax.vmap(self.normalize)(observation), state, done, key=key
+        )
+
+    @property
+    def decide(self) -> Callable:
+        inner = self.policy.decide  # pyright: ignore[reportAttributeAccessIssue]
+        return lambda features, observation, *, key: inner(
+            features, self.normalize(observation), key=key
+        )
 
     def normalize(self, observation: PyTree) -> PyTree:
         """One observation, as the policy inside sees it."""

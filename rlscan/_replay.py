@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeGuard
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ._pytree import map_arrays, strong, where
+from ._pytree import map_arrays, strong, unused, where
 from ._rollout import RolloutState, Trajectory, is_recurrent
 from ._scan import filter_scan
-from ._types import Policy, PyTree
+from ._types import Policy, PyTree, SequencePolicy
 
 
 def replay(
@@ -27,7 +28,8 @@ def replay(
 
     - `policy`: the policy that acted, or a later version of it.
     - `trajectory`: from `rollout`. For a feed-forward policy any part of it in any order, with
-        leaves `[B, …]` or `[T, N, …]`; for a recurrent one all T steps of n environments.
+        leaves `[B, …]` or `[T, N, …]`; for a recurrent one all T steps of n environments, which
+        are computed one after the other, or all at once by a `rlscan.SequencePolicy`.
 
     **Returns:** `(log_prob, entropy, value)` of the trajectory's batch shape: log π(a | s, key) and
     entropy in nats; `value` is whatever pytree the policy returns.
@@ -93,7 +95,7 @@ def next_value(
 _BLOCK = 8192  # steps
 
 
-def _in_blocks(f: Callable, steps: "_Step", batch: tuple[int, ...]) -> PyTree:
+def _in_blocks(f: Callable, steps: PyTree, batch: tuple[int, ...]) -> PyTree:
     """`f` of a batch of steps, flat, and block by block where they are many.
 
     Flat, as one batch axis lets a mask be computed row by row, from one key after another: with
@@ -144,7 +146,39 @@ def _replay_sequences(policy: Policy, trajectory: Trajectory) -> tuple[Array, Ar
             f"[T, n], but the batch shape is {trajectory.policy_key.shape}; take minibatches "
             "over environments: jax.tree.map(lambda x: x[:, environments], trajectory)"
         )
+    if is_unrolled(policy):
+        return _unroll_sequences(policy, trajectory)
     return _run_sequences(_evaluate, policy, trajectory)
+
+
+def is_unrolled(policy: Policy) -> TypeGuard[SequencePolicy]:
+    """Whether replay computes the steps of a sequence at once, see `rlscan.SequencePolicy`.
+
+    Not by `isinstance`, so that a wrapper may have the two methods where its policy has them.
+    """
+    return hasattr(policy, "unroll") and hasattr(policy, "decide")
+
+
+def _unroll_sequences(
+    policy: SequencePolicy, trajectory: Trajectory
+) -> tuple[Array, Array, PyTree]:
+    """By a policy's own `unroll`, one sequence; what it says of each step is then a batch."""
+
+    def unroll(sequence: _Step, done: Array, state: PyTree) -> PyTree:
+        return policy.unroll(sequence.observation, state, done, key=sequence.policy_key)
+
+    def one(step: tuple[PyTree, _Step]) -> tuple[Array, Array, PyTree]:
+        features, recorded = step
+        # Each half of the policy draws from a part of the key of its own.
+        key = jax.random.clone(recorded.policy_key)
+        distribution, value = policy.decide(features, recorded.observation, key=key)
+        return distribution.log_prob(recorded.action), distribution.entropy(), value
+
+    done = trajectory.terminated | trajectory.truncated
+    steps, first = _steps(trajectory), _first_state(trajectory)
+    sequences = unused(map_arrays(lambda x: jnp.swapaxes(x, 0, 1), (steps, done)))
+    features = eqx.filter_vmap(unroll, out_axes=1)(*sequences, first)
+    return _in_blocks(eqx.filter_vmap(one), (features, steps), trajectory.policy_key.shape)
 
 
 def _run_sequences(f: Callable, policy: Policy, trajectory: Trajectory) -> PyTree:
@@ -157,8 +191,12 @@ def _run_sequences(f: Callable, policy: Policy, trajectory: Trajectory) -> PyTre
         return where(done, strong(policy.initial_state()), state), output
 
     done = trajectory.terminated | trajectory.truncated
-    first = map_arrays(lambda leaf: leaf[0], trajectory.initial_policy_state)
+    first = _first_state(trajectory)
     return filter_scan(eqx.filter_vmap(one), first, (_steps(trajectory), done))[1]
+
+
+def _first_state(trajectory: Trajectory) -> PyTree:
+    return map_arrays(lambda leaf: leaf[0], trajectory.initial_policy_state)
 
 
 def _steps(trajectory: Trajectory) -> _Step:

@@ -57,6 +57,34 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class SequencePolicy(Policy, Protocol):
+    """A recurrent policy that can also compute all steps of a sequence at once.
+
+    Optional: `rlscan.replay` uses the two methods where a policy has them, and else calls the
+    policy step by step. Together they must say what those calls say, under the same keys. That
+    pays where more than the state can be computed for all steps together.
+    """
+
+    def unroll(self, observation: Any, state: Any, done: Any, *, key: Any) -> Any:
+        """T steps of one environment: what the policy knows at each, a pytree of arrays `[T, …]`.
+
+        `observation`, `done` and `key` are `[T, …]`; `state` is that before the first step. Where
+        `done[t]` is set, the episode ended with step t, and step t + 1 starts from
+        `initial_state()`.
+        """
+        ...
+
+    def decide(
+        self, features: Any, observation: Any, *, key: PRNGKeyArray
+    ) -> tuple[Distribution, Any]:
+        """`(distribution, value)` of one step, from what `unroll` returned for it.
+
+        `key` is that of the step, the same as for `unroll`.
+        """
+        ...
+
+
+@runtime_checkable
 class Environment(Protocol):
     """One environment that resets itself; batching is the rollout's.
 

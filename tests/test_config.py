@@ -5,12 +5,17 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import jax
+import probes
 import pytest
 import yaml
 
 import rlscan
+from rlscan._build import build_policy
 from rlscan._config import KEYS, Config, check, from_dict, parse, to_dict, to_yaml
+from rlscan._policy_config import KINDS, PolicyConfig
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -250,6 +255,51 @@ def test_a_value_that_may_be_missing(tmp_path: Path):
 def test_a_config_made_in_python_is_checked_too():
     with pytest.raises(ValueError, match="total_steps"):
         check(Config(total_steps=1))
+
+
+# A policy has the settings of its kind.
+
+
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        ("mlp", {"hidden_size": 32, "recurrent_dropout": 0.5, "context_length": 8, "gated": True}),
+        ("gru", {"shared_masks": True, "num_layers": 3, "num_heads": 2, "embed_size": 8}),
+        ("lstm", {"attention_dropout": 0.0}),
+        ("transformer", {"hidden_sizes": (8,), "critic_dropout": 0.1, "hidden_size": 8}),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused(kind: Any, settings: dict[str, Any]):
+    for name, value in settings.items():
+        policy = PolicyConfig(kind=kind, **{name: value})
+        takers = f"policy.{name} = .* is a setting of .*, but policy.kind is {kind}, which does not"
+        with pytest.raises(ValueError, match=takers):
+            check(Config(policy=policy))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_built_as_it_is_described(kind: Any):
+    sizes: dict[str, Any] = {
+        "mlp": {"hidden_sizes": (3,)},
+        "transformer": {"context_length": 5, "num_layers": 1, "num_heads": 2, "embed_size": 6},
+    }
+    settings = sizes.get(kind, {"hidden_sizes": (3,), "hidden_size": 7})
+    config = Config(policy=PolicyConfig(kind=kind, dropout_end=0.0, **settings))
+    check(config)
+    policy: Any = build_policy(config, probes.Wander(), key=rlscan.key(0))
+    shapes = {x.shape for x in jax.tree.leaves(policy.initial_state())}
+    if kind == "transformer":
+        assert shapes == {(), (5, 2, 3)} and len(policy.blocks) == 1
+    else:
+        assert policy.actor.layers[0].out_features == 3
+        assert shapes == (set() if kind == "mlp" else {(7,)})
+
+
+def test_minibatches_of_a_policy_with_a_state_divide_the_environments():
+    ppo = rlscan.PPOConfig(num_envs=4, num_steps=128, num_minibatches=8)
+    check(Config(ppo=ppo))
+    with pytest.raises(ValueError, match=r"ppo.num_envs \(the policy is recurrent\) = 4 is not"):
+        check(Config(ppo=ppo, policy=PolicyConfig(kind="gru")))
 
 
 # A value that nothing reads misleads whoever sets it.

@@ -90,6 +90,7 @@ def test_imports_form_a_line() -> None:
 
 
 BELOW_ROLLOUT = {"_types", "_scan", "_random", "_mix32", "_spaces", "_pytree"}
+NN = {name for name in MODULES if name.startswith("nn/")}
 BELOW_ROLLOUT |= {"_with_statistics", "_keeps_statistics", "_devices"}
 BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
 
@@ -104,6 +105,8 @@ BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
         ("_distributions", {"_types"}),
         ("_action_head", {"_types", "_spaces", "_distributions"}),
         ("_encoders", {"_types", "_spaces", "_orthogonal", "_random", "_mix32"}),
+        ("_attention", set()),
+        ("_block", {"_types", "_trainable", "_attention", *NN}),
         ("_returns", {"_types", "_scan"}),
         ("_envs", {"_types", "_pytree", "_gymnax"}),
         ("_moments", {"_types", "_pytree", "_devices"}),

@@ -29,6 +29,18 @@ def checker():
         pytest.param(probes.dropout_policy(), "rollout", marks=pytest.mark.slow),
         pytest.param(probes.Recurrent(), "step", marks=pytest.mark.slow),
         pytest.param(probes.Recurrent(), "episode", marks=pytest.mark.slow),
+        pytest.param(
+            rlscan.RecurrentActorCritic(
+                probes.Wander(), dropout=0.1, recurrent_dropout=0.1, key=rlscan.key(0)
+            ),
+            "step",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            rlscan.TransformerActorCritic(probes.Wander(), gated=True, key=rlscan.key(0)),
+            "step",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rollouts_and_replays(policy, schedule):

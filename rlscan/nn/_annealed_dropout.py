@@ -74,3 +74,8 @@ def anneal(policy: PyTree, num_updates: int | Int[Array, ""]) -> PyTree:
         return eqx.tree_at(lambda layer: layer.rate.value, node, rate)
 
     return jax.tree.map(follow, policy, is_leaf=lambda node: isinstance(node, AnnealedDropout))
+
+
+def dropout_layer(rate: float | int | Schedule) -> eqx.nn.Dropout | AnnealedDropout:
+    """Dropout at a rate that stays, or follows a schedule."""
+    return AnnealedDropout(rate) if callable(rate) else eqx.nn.Dropout(rate)
