@@ -120,6 +120,32 @@ def test_the_ratio_begins_at_one_in_every_action_space(name: str, settings: dict
     assert (jnp.abs(rlscan.replay(policy, other)[0] - trajectory.log_prob) > bound).any()
 
 
+class Echo(Anything):
+    """Rewards with the first number of the action."""
+
+    def step(self, key: Any, state: Any, action: Any) -> Any:
+        observation, state, _, *ends, info = Anything.step(self, key, state, action)
+        return observation, state, action[0], *ends, info
+
+
+@pytest.mark.parametrize(
+    "continuous, sent",
+    [
+        ("gaussian", lambda x: np.clip(x, -2, 6)),
+        ("tanh", lambda u: 2 + 4 * np.tanh(u)),
+        ("beta", lambda x: -2 + 8 * x),
+    ],
+)
+def test_the_environment_is_sent_the_legal_form_of_a_sample(continuous: Any, sent: Any) -> None:
+    env = Echo(BOX)
+    policy = policy_for(env, continuous=continuous)
+    state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(1))
+    _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 10)
+    recorded = np.asarray(trajectory.action)[..., 0]
+    np.testing.assert_allclose(trajectory.reward, sent(recorded), rtol=1e-5, atol=1e-5)
+    assert np.abs(recorded - trajectory.reward).max() > 0.1
+
+
 @heads("multi-discrete gaussian", "dict tanh")
 def test_every_head_can_be_evaluated(name: str, settings: dict) -> None:
     env = Anything(SPACES[name])

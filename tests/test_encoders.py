@@ -136,12 +136,14 @@ def test_kernels_are_orthogonal_with_a_gain_of_root_two() -> None:
     assert np.abs(part.layers[0].weight - other.layers[0].weight).max() > 0.1
 
 
-def test_two_images_have_kernels_of_their_own() -> None:
+def test_images_and_layers_have_kernels_of_their_own() -> None:
     image = gymnax.Box(0, 1, (5, 5, 2))
     encoder = build(gymnax.Tuple([image, image]))
     first, second = (part.layers[0].weight for part in encoder.parts)  # pyright: ignore
     assert np.abs(first - second).max() > 0.1
     assert encoder.size == 2 * 16 * 9
+    part: Any = build(gymnax.Box(0, 1, (5, 5, 4)), num_channels=(4, 4)).parts[0]
+    assert np.abs(part.layers[0].weight - part.layers[1].weight).max() > 0.1
 
 
 def test_construction_maps_over_keys() -> None:
