@@ -92,7 +92,7 @@ def test_ctrl_c_is_not_a_failure_of_a_logger():
 
 def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: Any):
     broken, kept = Failing(OSError(28, "No space left on device")), Kept()
-    monkeypatch.setattr(_run, "make_loggers", lambda names, directory, config: [broken, kept])
+    monkeypatch.setattr(_log, "make_loggers", lambda names, directory, config: [broken, kept])
     small = "--ppo.num-envs 2 --ppo.num-steps 16 --policy.hidden-sizes [4] --total-steps 128"
     others = "--compile-cache false --num-devices 1 --eval-interval 2 --eval-episodes 2"
     run = tmp_path / "run"

@@ -38,11 +38,11 @@ def actor_critic(name: str) -> tuple[Any, Any]:
     return rlscan.ActorCritic(env, dropout=0.5, hidden_sizes=(4,), key=rlscan.key(0)), env
 
 
-# What each of them sees, does and keeps, by hand, in numbers of 4 bytes: Breakout's image is
-# 10 × 10 × 4 of them, and the recurrent policy is a GRU of 16 units with one value.
+# What each of them sees, does and keeps, by hand, in numbers of 4 bytes: but Breakout's image is
+# 10 × 10 × 4 of one byte, and the recurrent policy is a GRU of 16 units with one value.
 CASES = {
     "CartPole": (lambda: actor_critic("CartPole-v1"), 500, {"o": 16, "a": 4}),
-    "Breakout": (lambda: actor_critic("Breakout-MinAtar"), 1000, {"o": 1600, "a": 4}),
+    "Breakout": (lambda: actor_critic("Breakout-MinAtar"), 1000, {"o": 400, "a": 4}),
     "Pendulum": (lambda: actor_critic("Pendulum-v1"), 200, {"o": 12, "a": 4}),
     "recurrent": (
         lambda: (probes.Recurrent(), probes.Wander()),

@@ -39,8 +39,8 @@ def records_next_key(policy: Any, env: Any, state: Any, num_steps: int) -> Any:
 
 
 def starts_from_call(policy: Any, env: Any, state: Any, num_steps: int) -> Any:
-    """Draws from a key of the call, so that the second rollout does not continue the first."""
-    keys = jax.random.split(rlscan.key(num_steps), len(state.key))
+    """Draws from keys of the call, so that the second rollout does not continue the first."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(state.key, num_steps)
     state = eqx.tree_at(lambda s: s.key, state, keys)
     return rlscan.rollout(policy, env, state, num_steps)
 
