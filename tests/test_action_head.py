@@ -101,6 +101,7 @@ def policy_for(env: Any, **settings: Any) -> Any:
 # In a policy: rollout, replay, evaluation, audit.
 
 
+@pytest.mark.slow
 @heads("multi-discrete gaussian", "box gaussian True", "dict tanh", "dict beta")
 def test_the_ratio_begins_at_one_in_every_action_space(name: str, settings: dict) -> None:
     """With dropout, with legal actions, and with every way to evaluate."""
@@ -128,6 +129,7 @@ class Echo(Anything):
         return observation, state, action[0], *ends, info
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "continuous, sent",
     [
@@ -146,6 +148,7 @@ def test_the_environment_is_sent_the_legal_form_of_a_sample(continuous: Any, sen
     assert np.abs(recorded - trajectory.reward).max() > 0.1
 
 
+@pytest.mark.slow
 @heads("multi-discrete gaussian", "dict tanh")
 def test_every_head_can_be_evaluated(name: str, settings: dict) -> None:
     env = Anything(SPACES[name])
@@ -162,6 +165,7 @@ def test_every_head_can_be_evaluated(name: str, settings: dict) -> None:
     assert any((leaf > 0.01).any() for leaf in spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", CONTINUOUS[::2], ids=str)
 def test_a_log_prob_of_what_was_sent_is_explained(settings: dict) -> None:
     env = Anything(BOX)
@@ -180,6 +184,7 @@ def test_a_log_prob_of_what_was_sent_is_explained(settings: dict) -> None:
     assert cause is not None and cause.startswith("clipped actions")
 
 
+@pytest.mark.slow
 @heads("multi-discrete gaussian", "dict tanh")
 def test_training_begins_with_a_ratio_of_one(name: str, settings: dict) -> None:
     env = Anything(SPACES[name])
@@ -194,6 +199,7 @@ def test_training_begins_with_a_ratio_of_one(name: str, settings: dict) -> None:
 # The heads alone.
 
 
+@pytest.mark.slow
 @heads("discrete gaussian", "multi-discrete gaussian", "dict tanh", "dict beta")
 def test_heads_are_finite_wherever_their_outputs_are(name: str, settings: dict) -> None:
     """As far as 30, their gradients as well."""
@@ -394,6 +400,7 @@ def test_masks_are_honoured(name: str, is_flat: bool) -> None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(played))
 
 
+@pytest.mark.slow
 def test_a_policy_learns_under_masks() -> None:
     """The highest of the legal ones is best, and which are legal is seen in the mask alone."""
     env = Masked(SPACES["multi-discrete"])

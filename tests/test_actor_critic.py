@@ -365,6 +365,7 @@ def test_keys_that_are_none_are_refused() -> None:
 # A population.
 
 
+@pytest.mark.slow
 def test_construction_vmaps_over_keys_again_and_again() -> None:
     """In a process of its own: batched QR decompositions deadlocked, which nothing can catch."""
     code = """

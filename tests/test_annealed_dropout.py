@@ -47,6 +47,7 @@ def test_a_rate_can_be_mapped_over():
     np.testing.assert_allclose(kept(rates), 1 - rates, atol=0.02)
 
 
+@pytest.mark.slow
 def test_training_follows_the_schedule_in_one_program():
     config = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, learning_rate=0.01)
     counted = eqx.debug.assert_max_traces(rlscan.update, max_traces=None)
@@ -61,6 +62,7 @@ def test_training_follows_the_schedule_in_one_program():
     assert eqx.debug.get_num_traces(counted) == 1
 
 
+@pytest.mark.slow
 def test_neither_gradient_nor_weight_decay_reaches_the_rate():
     policy = annealed_policy(0.5)
     params, rest = rlscan.partition_trainable(policy)

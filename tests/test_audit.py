@@ -59,6 +59,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cause", FAULTS)
 def test_a_loss_at_fault_stops_the_run_with_its_cause(cause):
     loss, is_continuous = FAULTS[cause]
@@ -86,6 +87,7 @@ class LateFault(eqx.Module):
         return ppo_loss(policy, with_trajectory(minibatch, policy_key=keys), config)
 
 
+@pytest.mark.slow
 def test_a_fault_among_several_updates_of_one_call():
     policy, env = probes.dropout_policy(), probes.Wander()
     config = dataclasses.replace(CONFIG, num_minibatches=1, learning_rate=1e-3)
@@ -113,6 +115,7 @@ def test_the_tolerance_is_that_of_the_kind_of_actions():
     assert audit_tolerance(continuous, probes.Wander(is_continuous=True)) == 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_continuous", [False, True])
 def test_a_sound_run_is_not_stopped(is_continuous):
     policy = probes.gaussian_dropout_policy() if is_continuous else probes.dropout_policy()
@@ -208,12 +211,14 @@ class Half(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_a_policy_in_16_bits_trains_within_its_documented_tolerance():
     policy, env = Half(probes.dropout_policy()), probes.Wander()
     run = rlscan.train(policy, env, CONFIG, total_steps=128, key=rlscan.key(0), strict=0.05)
     assert all(metrics["audit_clip_fraction"] == 0 for _, metrics in run)
 
 
+@pytest.mark.slow
 def test_parameters_in_16_bits_train():
     policy: Any = jax.tree.map(
         lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x, probes.dropout_policy()
@@ -228,6 +233,7 @@ def test_parameters_in_16_bits_train():
     assert moments and all(x.dtype == jnp.float32 for x in moments)
 
 
+@pytest.mark.slow
 def test_rounding_in_16_bits_is_named(rolled):
     policy, env, _ = rolled
     half = Half(policy)

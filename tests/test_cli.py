@@ -377,6 +377,7 @@ def test_a_full_disk_has_room_for_the_policy(
     assert bias[0] == 32  # all the updates that are in the metrics, and no more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 4096, 8192])
 def test_a_disk_too_full_to_start_is_left_as_it_was(
     room: int,

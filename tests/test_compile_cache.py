@@ -39,6 +39,7 @@ def programs(cache: Path) -> dict[str, float]:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is Linux's")
 
 
+@pytest.mark.slow
 def test_a_second_run_compiles_nothing(tmp_path: Path) -> None:
     end(start(tmp_path / "cache", tmp_path / "first"))
     kept = programs(tmp_path / "cache")

@@ -69,6 +69,7 @@ def trained(mesh: Any, **changes: Any) -> tuple:
     return config, state, update(state, env, config.as_arrays(), num_updates=5, mesh=mesh)
 
 
+@pytest.mark.slow
 def test_an_update_is_that_of_the_mean_gradient_and_the_metrics_of_all() -> None:
     """One minibatch: what each device has, in whatever order. The reference is one device's, which
     takes the gradients of the two halves by hand."""

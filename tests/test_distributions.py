@@ -212,6 +212,7 @@ def test_a_joint_is_of_independent_parts() -> None:
     assert legal["b"][0] == action["b"][0]
 
 
+@pytest.mark.slow
 def test_distributions_go_through_every_transformation() -> None:
     logits = jax.random.normal(rlscan.key(0), (5, 3))
     locs = jax.random.normal(rlscan.key(1), (5, 2))

@@ -133,6 +133,7 @@ def test_a_seed_is_frozen_and_the_others_are_bitwise_as_without_it(target_kl):
     assert np.isnan(metrics["learning_rate"][3:, 1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what, at, number, update, named",
     [
@@ -204,6 +205,7 @@ def climb(what: str, **changes: Any) -> tuple:
     return config, loss, list(train(loss=loss))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HARM)
 def test_a_gradient_step_is_taken_back_with_its_update_and_named(what):
     config, loss, updates = climb(what)
@@ -224,6 +226,7 @@ def test_a_parameter_that_overflows():
     assert explain_divergence(state, probes.leak, config, num_updates=3, loss=loss) == named
 
 
+@pytest.mark.slow
 def test_a_step_that_a_kl_stop_does_not_take_is_no_divergence():
     _, _, updates = climb("stop", target_kl=1.0)
     assert [int(metrics["num_gradient_steps"]) for _, metrics in updates] == [4, 1, 0]
@@ -245,6 +248,7 @@ def watched_and_unwatched(patch: pytest.MonkeyPatch) -> Any:
     return watched, run()
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     for a, b in zip(*map(leaves, watched_and_unwatched(monkeypatch)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -309,6 +313,7 @@ def off_in_one(policy: Any, minibatch: Any, config: Any) -> Any:
     return loss + jnp.where(is_far, jnp.nan, 0.0), rest
 
 
+@pytest.mark.slow
 def test_devices_agree():
     """On what one of them alone has seen."""
     mesh, policy, env = rlscan.make_mesh(2), probes.dropout_policy(), probes.Wander()
@@ -333,6 +338,7 @@ def test_devices_agree():
 # The audit.
 
 
+@pytest.mark.slow
 def test_a_failed_audit_is_told_first():
     """Where other masks are what makes a run diverge."""
 

@@ -32,6 +32,7 @@ QUICK = [
 ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ENVIRONMENTS]
 
 
+@pytest.mark.slow
 def test_gymnax_is_imported_without_plotting_and_can_plot() -> None:
     code = """
 import sys, rlscan, jax
@@ -181,6 +182,7 @@ class RandomPolicy(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_resets_steps_and_rolls_out(name: str) -> None:
     env = make(name)
@@ -207,6 +209,7 @@ def test_resets_steps_and_rolls_out(name: str) -> None:
         assert observation.min() >= 0 and observation.max() < space.n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["UmbrellaChain-bsuite", "FourRooms-misc", "CartPole-v1", "Breakout-MinAtar"]
 )

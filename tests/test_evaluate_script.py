@@ -43,6 +43,7 @@ def evaluated(run: Path, tmp_path: Path, *options: str) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_the_script_prints_what_it_found(run: Path, tmp_path: Path):
     script = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), str(run)]
     command = [*script, "--episodes", "12", "--action", "sample", "--json", "figures.json"]
@@ -59,6 +60,7 @@ def test_the_script_prints_what_it_found(run: Path, tmp_path: Path):
     assert f"IQM   {figures['episode_return_iqm']:.4g} [{low:.4g}, {high:.4g}]" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_switches_do_what_they_say(run: Path, tmp_path: Path):
     """Against `rlscan.evaluate` with the key that is documented."""
     env = rlscan.make("CartPole-v1", max_steps_in_episode=20)
@@ -84,6 +86,7 @@ def test_the_switches_do_what_they_say(run: Path, tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_no_key_of_an_evaluation_is_one_of_a_training():
     """Whatever its seed: all first children of both, and of the evaluations during a run."""
 
@@ -158,6 +161,7 @@ def table(directory: Path, name: str = "evaluations.csv") -> list[dict[str, str]
     return list(csv.DictReader((directory / name).read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_at_intervals_and_is_the_same_run(tmp_path: Path):
     common = [*SMALL, "--total-steps", "128", "--policy.dropout", "0.5", "--seed", "3"]
     plain, observed = tmp_path / "plain", tmp_path / "observed"
@@ -205,6 +209,7 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
     assert (tmp_path / "evaluations.csv").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_several_runs_have_rows_of_their_own(tmp_path: Path):
     several, policy = evaluations(tmp_path, runs=[{"run": 0, "seed": 3}, {"run": 1, "seed": 9}])
     other = jax.tree.map(lambda x: -x if eqx.is_array(x) else x, policy)

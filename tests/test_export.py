@@ -45,6 +45,7 @@ def assert_close(ours: Any, theirs: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("env", [CARTPOLE, PENDULUM], ids=["categories", "a box"])
 def test_it_decides_as_the_policy_does(env: Any, stochastic: bool, tmp_path: Path):
@@ -64,6 +65,7 @@ def test_it_decides_as_the_policy_does(env: Any, stochastic: bool, tmp_path: Pat
         assert not np.allclose(found[1], others[1])
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_in_a_process_without_its_class(tmp_path: Path):
     """Its states go out and in, and it is one program for all platforms."""
     env, policy = probes.Wander(), probes.Recurrent()

@@ -24,6 +24,7 @@ def num_bytes(tree: object) -> int:
     return sum(x.nbytes for x in raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_sizes_are_those_of_the_arrays(name: str):
     ppo = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2)
@@ -67,6 +68,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--dry-run"], []])
 def test_what_cannot_fit_is_refused(options: list[str], tmp_path: Path, capsys):
     sizes = [

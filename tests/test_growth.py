@@ -96,6 +96,7 @@ def test_without_dropout_is_another_program() -> None:
     assert drops == {"rollout": True, "rollout_without": False, "update": True}
 
 
+@pytest.mark.slow
 def test_a_rise_is_of_what_a_call_takes_and_gives_back() -> None:
     def call() -> None:
         np.ones(40_000_000, np.uint8).sum()

@@ -65,6 +65,7 @@ def test_training(impl):
     assert len(list(rlscan.train(policy, env, CONFIG, total_steps=32, key=key))) == 2
 
 
+@pytest.mark.slow
 def test_evaluation():
     rlscan.evaluate(
         probes.dropout_policy(),

@@ -113,6 +113,7 @@ def test_noise_has_a_stream_of_its_own():
     assert (a.observation != other_env.observation).any()
 
 
+@pytest.mark.slow
 def test_a_rollout_unrolled_is_the_same():
     policy, env = probes.dropout_policy(), probes.Wander()
     state = init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
@@ -152,6 +153,7 @@ def test_a_schedule_that_is_none_is_refused():
         check_config(config)
 
 
+@pytest.mark.slow
 def test_training_follows_the_schedule():
     """Under a key per rollout all steps of an update have one mask, and the ratio is 1."""
     config = rlscan.PPOConfig(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rlscan
-from rlscan import _loggers, _run
+from rlscan import _log, _loggers
 from rlscan._cli import main
 from rlscan._config import from_dict, parse, to_dict, to_yaml
 from rlscan._loggers import WandbLogger, check_loggers, make_loggers

@@ -68,6 +68,7 @@ def test_the_formula_is_what_a_trajectory_takes(name: str) -> None:
     assert measured == pytest.approx(num_steps * num_envs * formula(num_steps, limit, **sizes))
 
 
+@pytest.mark.slow
 def test_keys_are_of_the_generator_that_is_given() -> None:
     policy, env, key = probes.dropout_policy(), probes.Wander(), rlscan.key(0)
     wide = rlscan.key(0, generator="threefry4x32")

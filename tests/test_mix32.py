@@ -161,6 +161,7 @@ def test_chains_of_splits_do_not_run_into_each_other() -> None:
     assert len(np.unique(seen)) == len(seen)
 
 
+@pytest.mark.slow
 def test_words_of_one_key_repeat_as_often_as_random_ones() -> None:
     """A hash that is a bijection of the counter never repeats a word: no random numbers."""
     n = 1 << 18

@@ -49,6 +49,7 @@ def test_none_of_it_depends_on_the_batches() -> None:
         np.testing.assert_allclose(other.variance, one.variance, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 4096])
 def test_after_a_hundred_million_samples(offset: int) -> None:
     """Also for a mean that is a thousand deviations from 0, and moves for the whole time.

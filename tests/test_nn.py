@@ -165,6 +165,7 @@ def test_the_ratio_is_1(name):
     assert error(jit_replay(policy, permuted(trajectory))[0], trajectory) > 0.01
 
 
+@pytest.mark.slow
 def test_masks_last_for_an_episode_and_come_back_in_replay():
     """Through resets, and through the boundary of two rollouts."""
     policy: Any = Remembering()

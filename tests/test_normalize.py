@@ -112,6 +112,7 @@ def seen_until(states: list) -> np.ndarray:
     return np.stack([rolled_out(state)[1].observation for state in states])
 
 
+@pytest.mark.slow
 def test_the_ratio_is_1_in_every_update_while_all_moves(run: Any) -> None:
     states, metrics = run
     for before, after, row in zip(states, states[1:], metrics, strict=False):
@@ -179,6 +180,7 @@ def early(policy: Any, minibatch: Any, config: Any) -> Any:
     return rlscan.ppo_loss(policy.move_statistics(steps, None), minibatch, config)
 
 
+@pytest.mark.slow
 def test_statistics_that_move_before_the_epochs_are_found() -> None:
     state = rlscan.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(0))
     state, _ = jit_update(state, ENV, CONFIG.as_arrays(), num_updates=2, loss=early)
@@ -280,6 +282,7 @@ def test_a_policy_in_a_file_has_them(tmp_path: Any) -> None:
 # Seeds and devices.
 
 
+@pytest.mark.slow
 def test_mapped_seeds_are_single_runs() -> None:
     def whole(key: Any) -> Any:
         state, _ = rlscan.train_scan(make_policy(), ENV, CONFIG, total_steps=2 * N * T, key=key)

@@ -461,8 +461,8 @@ SMALL = dataclasses.replace(CONFIG, num_steps=8, num_epochs=1, anneal_learning_r
 TOTAL = 4 * 32
 
 
-# A remainder is another program to compile.
-@pytest.mark.parametrize("updates_per_call", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("updates_per_call", [2, 3])  # with 3 there is a remainder
 def test_all_ways_to_run_are_one(updates_per_call):
     """train(), one or several updates a call, and train_scan mapped over seeds and rates."""
     policy, env = probes.dropout_policy(0.5, 1, 2), probes.leak

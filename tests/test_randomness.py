@@ -145,6 +145,7 @@ def few(key: jax.Array) -> list[int]:
     return jax.random.bits(key, (4,)).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", ["mix32", "philox4x32", "threefry2x32"])
 def test_streams_are_what_jax_draws(generator: str) -> None:
     key = jax.random.key(3, impl=streams.GENERATORS[generator])
@@ -189,6 +190,7 @@ def test_the_counter_goes_on_to_its_last_word_and_then_to_the_next_key() -> None
 # Runs and what is made of them.
 
 
+@pytest.mark.slow
 def test_the_bad_generator_fails_and_the_good_one_passes(tmp_path: Path) -> None:
     failed = {}
     for generator in ("mix32", "weyl"):

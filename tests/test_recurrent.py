@@ -225,6 +225,7 @@ def test_the_ratio_is_1(name):
         assert error(policy, planted, trajectory) > 0.01, defect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise everywhere", slow("lstm")])
 def test_unrolled_is_step_by_step(name):
     """All that replay says, and its gradient."""
@@ -242,6 +243,7 @@ def test_unrolled_is_step_by_step(name):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_ratio_is_1_late_in_training():
     policy = make("noise everywhere")
     config = dataclasses.replace(CONFIG, num_minibatches=3, learning_rate=0.01)

@@ -74,6 +74,7 @@ def test_an_episode_that_does_not_end_is_cut():
     assert recorded(probes.dropout_policy(), probes.Wander(), max_steps=1).length == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "Breakout-MinAtar"]
@@ -136,6 +137,7 @@ def test_an_episode_longer_than_the_picture_is_cut():
     assert image.info["duration"] > 1000  # stands still at its end
 
 
+@pytest.mark.slow
 def test_the_script_draws_an_episode_with_what_the_policy_is_unsure_of(run: Path, tmp_path: Path):
     script = [sys.executable, str(REPOSITORY / "scripts" / "render.py"), str(run)]
     command = [*script, "--output", "episode.gif", "--uncertainty", "--masks", "3", "--seed", "4"]

@@ -322,6 +322,7 @@ def test_next_value_against_a_python_loop():
                 policy_state = policy.initial_state()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [4, 10])
 def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
     """In blocks of what divides 6 × 5 steps, in either batch shape: as all at once."""

@@ -83,10 +83,8 @@ def assert_same_run(directory: Path, whole: Path) -> None:
     assert not list(directory.rglob(".*.tmp"))
 
 
-@pytest.mark.parametrize(
-    "number, status",
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_by_a_signal(
     number: int, status: int, whole: Path, tmp_path: Path, environment: dict[str, str]
 ):
@@ -374,6 +372,7 @@ def test_a_run_without_annealing_can_be_longer(fast: None, tmp_path: Path, capsy
     assert "total_steps = 64 is 2 updates, but the run has made 12; use more" in error
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(run: Path, tmp_path: Path, environment: dict[str, str], capsys):
     """The second is refused, whether the first is a new run or a resumed one."""
     for directory, arguments in (

@@ -114,6 +114,7 @@ def test_discounts_are_mapped_over() -> None:
 # In training.
 
 
+@pytest.mark.slow
 def test_advantages_are_of_scaled_rewards_and_metrics_of_those_that_came() -> None:
     """λ = 0, so that a target is r + γ V′, and two targets differ by their rewards."""
     env, policy = probes.Wander(), probes.dropout_policy()
@@ -150,6 +151,7 @@ def test_advantages_are_of_scaled_rewards_and_metrics_of_those_that_came() -> No
     np.testing.assert_array_equal(running == 0, done[-1])
 
 
+@pytest.mark.slow
 def test_a_state_that_was_made_otherwise_is_refused() -> None:
     env, policy = probes.Wander(), probes.dropout_policy()
     state = rlscan.init_train(policy, env, CONFIG, key=rlscan.key(0))

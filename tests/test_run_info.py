@@ -20,6 +20,7 @@ def info_of(directory: Path) -> dict:
     return json.loads((directory / "run.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast")
 def test_a_run_and_who_resumed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     stopped(tmp_path / "run", 3, monkeypatch)

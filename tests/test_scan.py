@@ -539,6 +539,7 @@ def array_trees(draw: st.DrawFn) -> tuple[Any, Any]:
     return build(spec, ()), build(spec, (3,))
 
 
+@pytest.mark.slow
 @given(array_trees(), st.booleans())
 @settings(max_examples=12, deadline=None, derandomize=True)
 def test_on_arrays_alone_it_is_lax_scan(trees: tuple[Any, Any], reverse: bool) -> None:

@@ -82,6 +82,7 @@ def statistics_of(policy) -> list[np.ndarray]:
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(policy.statistics)]
 
 
+@pytest.mark.slow
 def test_the_ratio_is_1_and_statistics_move_between_updates(run):
     states, metrics = run
     assert all(row["audit_error"] <= 1e-5 for row in metrics)
@@ -94,6 +95,7 @@ def test_the_ratio_is_1_and_statistics_move_between_updates(run):
         assert sum(moved) >= 4  # counter, mean, variance, and a vector of the spectral norm
 
 
+@pytest.mark.slow
 def test_they_move_by_the_batch_of_the_rollout(run):
     """Against NumPy in float64: the moments of what the first layer says, T · N in one batch."""
     (before, after, *_), _ = run

@@ -174,6 +174,7 @@ def test_the_ratio_is_1():
         assert error(policy, planted, trajectory) > 0.01, defect
 
 
+@pytest.mark.slow
 def test_unrolled_is_step_by_step():
     """All that replay says, and its gradient."""
     policy = make(gated=True)
@@ -190,6 +191,7 @@ def test_unrolled_is_step_by_step():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_normalised_observations_are_unrolled_too():
     """Where the policy inside can; after the statistics have moved."""
     policy = rlscan.NormalizedObservations(make(), ENV)

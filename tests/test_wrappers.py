@@ -132,6 +132,7 @@ def stack(frames: list, n: int) -> Any:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize(
     "env, action", [(probes.Wander(), one_action), (Picture(), pair_of_actions)], ids=["vector", ""]
@@ -180,6 +181,7 @@ def test_a_rollout_keeps_the_final_stack_to_bootstrap_from() -> None:
 # What was done last.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env, action", [(probes.Wander(), one_action), (Picture(), pair_of_actions)], ids=["vector", ""]
 )
