@@ -1,7 +1,6 @@
 """`ActionHead`: the outputs of a network, as a distribution over the actions of a space."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import equinox as eqx
@@ -9,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import softplus
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._distributions import Beta, Joint, TanhNormal, masked
+from ._action_mask import masked, split_mask
+from ._distributions import Beta, Joint, TanhNormal
 from ._spaces import bounds, children, is_box, is_composite, is_discrete, num_categories
 from ._types import Distribution, PyTree
 
@@ -84,7 +84,8 @@ class ActionHead(eqx.Module):
                 f"{jnp.shape(outputs)}; build it for the environment that it acts in"
             )
         leaves, structure = jax.tree.flatten(self.parts, is_leaf=_is_part)
-        masks = _split_mask(self.parts, mask)
+        sizes = [0 if isinstance(part, _Continuous) else part.num_outputs for part in leaves]
+        masks = split_mask(jax.tree.unflatten(structure, sizes), mask)
         keys = jax.random.split(key, len(leaves))
         ends = np.cumsum([part.num_outputs for part in leaves])[:-1]
         distributions = [
@@ -227,33 +228,6 @@ def _continuous(space: Any, kind: Continuous, state_dependent_std: bool) -> "_Co
         center=tuple(center.ravel().tolist()),
         half_width=tuple(half_width.ravel().tolist()),
     )
-
-
-def _split_mask(parts: PyTree, mask: PyTree) -> list[Bool[Array, " n"] | None]:
-    """A mask for each part, in the order of JAX's leaves."""
-    if isinstance(parts, dict) and isinstance(mask, Mapping):
-        unknown = sorted(set(mask) - set(parts))
-        if unknown:
-            raise ValueError(f"the action mask has {unknown}, but the actions {sorted(parts)}")
-        pairs = [(parts[name], mask.get(name)) for name in sorted(parts)]
-        return [m for pair in pairs for m in _split_mask(*pair)]
-    if isinstance(parts, tuple) and isinstance(mask, tuple | list):
-        if len(parts) != len(mask):
-            raise ValueError(f"the action mask has {len(mask)} parts, the actions {len(parts)}")
-        return [m for pair in zip(parts, mask, strict=True) for m in _split_mask(*pair)]
-    leaves = jax.tree.leaves(parts, is_leaf=_is_part)
-    if mask is None:
-        return [None] * len(leaves)
-    sizes = [0 if isinstance(part, _Continuous) else part.num_outputs for part in leaves]
-    flat = jnp.concatenate([jnp.ravel(m) for m in jax.tree.leaves(mask)]) != 0
-    if flat.size != sum(sizes) or flat.size == 0:
-        shapes = jax.tree.map(jnp.shape, mask)
-        raise ValueError(
-            f"the action mask must say of {sum(sizes)} categories whether each is legal, in one "
-            f"array or in the structure of the action, got {shapes}"
-        )
-    masks = jnp.split(flat, np.cumsum(sizes)[:-1])
-    return [m if size else None for m, size in zip(masks, sizes, strict=True)]
 
 
 def _is_part(node: Any) -> bool:

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.nn import softplus
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ._types import Distribution, PyTree
 
@@ -146,20 +146,6 @@ class Joint(eqx.Module):
 
     def _map(self, f: Callable[..., Any], *trees: PyTree) -> PyTree:
         return jax.tree.map(f, self.distributions, *trees, is_leaf=_is_distribution)
-
-
-def masked(
-    logits: Float[Array, "*batch n"], mask: Bool[Array, "*batch n"]
-) -> Float[Array, "*batch n"]:
-    """Logits that give what is not legal a probability of 0.
-
-    Its logit is −2^100: its probability rounds to 0, and log-probability, entropy and all gradients
-    are finite, where −∞ would bring 0 · ∞. Where nothing is legal all are NaN: there is no right
-    action, and a run that asks for one should not go on as if there were.
-    """
-    illegal = jnp.asarray(-(2.0**100), jnp.float32)
-    logits = jnp.where(mask, logits.astype(jnp.float32), illegal)
-    return jnp.where(mask.any(axis=-1, keepdims=True), logits, jnp.nan)
 
 
 def _is_distribution(node: Any) -> bool:

@@ -217,7 +217,7 @@ def test_images_go_through_convolutions_of_actor_and_critic() -> None:
         (policy.critic_encoder, policy.critic),
     ):
         kernel = encoder.parts[0].layers[0].weight  # pyright: ignore
-        assert kernel.shape == (16, 4, 3, 3) and net.layers[0].weight.shape == (8, 1024)
+        assert kernel.shape == (16, 3 * 3 * 4) and net.layers[0].weight.shape == (8, 1024)
     kernels = [e.parts[0].layers[0].weight for e in (policy.actor_encoder, policy.critic_encoder)]  # pyright: ignore
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # of their own
     image, _ = env.reset(rlscan.key(0))

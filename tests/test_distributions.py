@@ -11,7 +11,8 @@ import pytest
 from jaxtyping import Array
 
 import rlscan
-from rlscan._distributions import Beta, Joint, TanhNormal, masked
+from rlscan._action_mask import masked
+from rlscan._distributions import Beta, Joint, TanhNormal
 from rlscan._spaces import legal_action
 
 LOW, HIGH = np.asarray([-2.0, 1.0]), np.asarray([6.0, 1.5])

@@ -74,18 +74,19 @@ def test_an_action_mask_is_no_input() -> None:
 
 
 def convolved(encoder: Encoder, image: np.ndarray) -> np.ndarray:
-    """By four loops in float64. Strides are those of the documented rule."""
+    """By four loops in float64. Kernels and strides are those of the documented rule."""
     part: Any = encoder.parts[0]
-    x = np.asarray(image, np.float64).transpose(2, 0, 1)
+    x = np.asarray(image, np.float64)
     for layer in part.layers:
-        kernel, stride = np.asarray(layer.weight, np.float64), 2 if max(x.shape[1:]) > 16 else 1
-        _, _, height, width = kernel.shape
-        rows = range(0, x.shape[1] - height + 1, stride)
-        columns = range(0, x.shape[2] - width + 1, stride)
+        stride = 2 if max(x.shape[:2]) > 16 else 1
+        height, width = min(3, x.shape[0]), min(3, x.shape[1])
+        kernels = np.asarray(layer.weight, np.float64).reshape(-1, height, width, x.shape[2])
+        rows = range(0, x.shape[0] - height + 1, stride)
+        columns = range(0, x.shape[1] - width + 1, stride)
         x = np.asarray(
             [
-                [[(k * x[:, i : i + height, j : j + width]).sum() for j in columns] for i in rows]
-                for k in kernel
+                [[(k * x[i : i + height, j : j + width]).sum() for k in kernels] for j in columns]
+                for i in rows
             ]
         )
         x = np.maximum(x + np.asarray(layer.bias, np.float64), 0)
@@ -129,7 +130,7 @@ def test_kernels_are_orthogonal_with_a_gain_of_root_two() -> None:
     encoder = build(gymnax.Box(0, 1, (10, 10, 4)), num_channels=(8, 60))
     part: Any = encoder.parts[0]
     for layer in part.layers:
-        rows = np.asarray(layer.weight, np.float64).reshape(layer.weight.shape[0], -1)
+        rows = np.asarray(layer.weight, np.float64)
         np.testing.assert_allclose(rows @ rows.T, 2 * np.eye(len(rows)), atol=1e-5)
         assert (np.asarray(layer.bias) == 0).all()
     other: Any = build(gymnax.Box(0, 1, (10, 10, 4)), seed=1, num_channels=(8, 60)).parts[0]
@@ -142,7 +143,7 @@ def test_images_and_layers_have_kernels_of_their_own() -> None:
     first, second = (part.layers[0].weight for part in encoder.parts)  # pyright: ignore
     assert np.abs(first - second).max() > 0.1
     assert encoder.size == 2 * 16 * 9
-    part: Any = build(gymnax.Box(0, 1, (5, 5, 4)), num_channels=(4, 4)).parts[0]
+    part: Any = build(gymnax.Box(0, 1, (5, 5, 4)), num_channels=(4, 4)).parts[0]  # of one shape
     assert np.abs(part.layers[0].weight - part.layers[1].weight).max() > 0.1
 
 
