@@ -376,6 +376,33 @@ def test_a_run_that_diverges_ends_with_a_status_of_its_own(
     assert all(np.isfinite(x).all() for x in leaves(policy))
 
 
+@pytest.mark.slow
+def test_of_runs_side_by_side_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture):
+    run = tmp_path / "run"
+    argv = ["train", *SMALL, "--total-steps", "640", "--num-seeds", "2", "--output", str(run)]
+    assert main([*argv, "--sweep", "ppo.learning_rate=1e-3,1e30", "--debug"]) == DIVERGED
+    (error,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("error:")]
+    assert error.startswith("error: 2 of 4 runs diverged: run 2, of seed 0, update 1, minibatch ")
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    last = {row["run"]: row for row in rows if row["update"] == "20"}
+    assert [last[run]["num_gradient_steps"] for run in "0123"] == ["16", "16", "0", "0"]
+    for which in range(4):
+        policy = rlscan.load_policy(run, run=which)
+        assert all(np.isfinite(x).all() for x in leaves(policy))
+    assert main(["train", "--resume", str(run)]) == 0  # it has finished, as it was to
+
+
+@pytest.mark.slow
+def test_a_run_that_has_diverged_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture):
+    run = tmp_path / "run"
+    argv = ["train", *SMALL, "--total-steps", "640", "--ppo.learning-rate", "1e30"]
+    assert main([*argv, "--output", str(run)]) == DIVERGED
+    rows = (run / "metrics.csv").read_bytes()
+    assert main(["train", "--resume", str(run)]) == DIVERGED
+    assert "update 1, minibatch 2" in capsys.readouterr().err.splitlines()[-1]
+    assert (run / "metrics.csv").read_bytes() == rows
+
+
 def test_a_switch_needs_no_value():
     assert parse(["--debug"]).debug and parse(["--debug", "--seed", "3"]).debug
     assert not parse(["--debug", "false"]).debug and not parse([]).debug

@@ -20,13 +20,13 @@ def test_python_blocks_run(block, capsys):
     exec(compile(block, "README.md", "exec"), names)
     if "log_prob" in names:  # the block says what it prints
         assert abs(names["log_prob"] - names["trajectory"].log_prob).max() < 1e-5
-        assert "(128, 64)" in capsys.readouterr().out
-    if "run" in names:
-        assert "(4, 4)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for shape in re.findall(r"print\(.*shape\)  # (\([\d, ]+\))", block):
+        assert shape in printed
 
 
 def test_the_rollout_takes_at_most_15_lines():
-    (block,) = [block for block in PYTHON if "rlscan.rollout" in block]
+    block = next(block for block in PYTHON if "rlscan.rollout" in block)
     assert len(block.strip().splitlines()) <= 15
 
 
