@@ -154,7 +154,7 @@ def test_the_estimate_is_about_the_peak(tmp_path: Path):
     less = ["--ppo.num-envs", "64", "--total-steps", str(2 * 64 * 128)]
     peaks = [measured(tmp_path / str(i), *units, *o)[2] for i, o in enumerate((steps, less))]
     totals = [footprint(parse([*units, *o])).total for o in (steps, less)]
-    # On a machine with nothing else to do it is within a quarter; beside other tests once it was not.
+    # Alone on a machine it is within a quarter; beside other tests once it was not.
     assert peaks[0] - peaks[1] == pytest.approx(totals[0] - totals[1], rel=0.5)
 
 
