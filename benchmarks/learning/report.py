@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-# From science written elsewhere: CleanRL's documentation of its PPO, gymnax's README, the model zoo
-# of Stable-Baselines3, and a plot of purejaxrl's. None of them has dropout.
+# By CleanRL's documentation of its PPO, gymnax's README, the model zoo of Stable-Baselines3, and a
+# plot of purejaxrl's. None of them has dropout.
 PUBLISHED = {
     "acrobot": "−86.4 ± 1.3 (CleanRL), −80 (gymnax); 500k",
     "breakout": "28 (gymnax), about 40 (purejaxrl); 10M",
