@@ -237,6 +237,7 @@ def test_the_adapter_changes_dtypes_and_nothing_else(name: str) -> None:
 SLOW_TO_COMPILE = {"Freeway-MinAtar", "Seaquest-MinAtar"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

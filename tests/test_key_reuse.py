@@ -22,6 +22,7 @@ def checker():
 
 
 # The checker compiles slowly: what is not in the quick suite is in `.ci/run`.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy, schedule",
     [

@@ -20,6 +20,7 @@ def test_an_update_without_an_episode_counts_for_nothing():
     assert last_tenth(episode_return, num_episodes) == pytest.approx([4.0])
 
 
+@pytest.mark.slow
 def test_what_was_kept_is_a_row_beside_what_others_published(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learning, "RESULTS", tmp_path)
     learning.main(["--smoke", "--keep", "--config", "configs/cartpole.yaml"])

@@ -57,6 +57,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_formula_is_what_a_trajectory_takes(name: str) -> None:
     make, limit, sizes = CASES[name]

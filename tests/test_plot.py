@@ -153,6 +153,7 @@ def test_what_was_swept_in_one_directory_is_told_apart(tmp_path: Path):
     assert [curve(g, "episode_return").middle.tolist() for g in groups] == [[1.5], [3.5]]
 
 
+@pytest.mark.slow
 def test_the_pictures(tmp_path: Path):
     """Two runs of two settings, by the script; and again, as a picture of lines."""
     returns = [20.0, 30.0, math.nan, 90.0]

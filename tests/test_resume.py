@@ -236,6 +236,7 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {f: f.read_bytes() for f in sorted(directory.rglob("*")) if f.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 5])  # with rows of three updates
 def test_the_same_rows_as_without_the_stop(
     after: int, fast: None, tmp_path: Path, fast_whole: Path, monkeypatch

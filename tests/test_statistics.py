@@ -142,6 +142,7 @@ def test_the_states_that_steps_began_with(run):
     np.testing.assert_allclose(one_by_one, trajectory.log_prob, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_that_move_early_are_found():
     policy, env = make_policy(), probes.Wander()
     state = rlscan.init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
