@@ -126,7 +126,8 @@ def measured(self, metrics):
 
 _log.Log.write = measured
 assert main(sys.argv[1:]) == 0
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss, which a process inherits: beside a large parent it says nothing.
+(peak,) = [int(s.split()[1]) * 1024 for s in open("/proc/self/status") if s.startswith("VmHWM")]
 print("measured", seen[len(seen) // 4], seen[-1], peak)
 """
 
@@ -147,15 +148,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @linux
 @pytest.mark.slow
-def test_the_estimate_is_about_the_peak(tmp_path: Path):
+def test_the_estimate_is_the_peak_within_a_quarter(tmp_path: Path):
     """The difference of two runs, so that the program itself does not count."""
     units = ["--policy.hidden-sizes", "[256, 256]", "--ppo.num-steps", "128"]
     steps = ["--ppo.num-envs", "1536", "--total-steps", str(2 * 1536 * 128)]
     less = ["--ppo.num-envs", "64", "--total-steps", str(2 * 64 * 128)]
     peaks = [measured(tmp_path / str(i), *units, *o)[2] for i, o in enumerate((steps, less))]
     totals = [footprint(parse([*units, *o])).total for o in (steps, less)]
-    # Alone on a machine it is within a quarter; beside other tests once it was not.
-    assert peaks[0] - peaks[1] == pytest.approx(totals[0] - totals[1], rel=0.5)
+    assert peaks[0] - peaks[1] == pytest.approx(totals[0] - totals[1], rel=0.25)
 
 
 @linux
