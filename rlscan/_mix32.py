@@ -82,7 +82,8 @@ def _child(
     a = a + _mixed(b, 0xC2B2AE35)
     # A barrier, as XLA would write this out anew wherever a key is read: of keys that split and
     # split again that is exponential, and 1,024 resets took 78 s to compile.
-    return lax.optimization_barrier(jnp.stack(jnp.broadcast_arrays(a, b), axis=-1))
+    a, b = lax.optimization_barrier(tuple(jnp.broadcast_arrays(a, b)))
+    return jnp.stack((a, b), axis=-1)
 
 
 def _mixed(x: UInt32[Array, "..."], factor: int) -> UInt32[Array, "..."]:
