@@ -31,6 +31,7 @@ from ._export import (
     load_exported as load_exported,
 )
 from ._frame_stack import FrameStack as FrameStack
+from ._gradient_step import Minibatch as Minibatch, ppo_loss as ppo_loss
 from ._iqm import bootstrap_interval as bootstrap_interval, iqm as iqm
 from ._keeps_statistics import KeepsStatistics as KeepsStatistics, Steps as Steps
 from ._last_action_reward import LastActionReward as LastActionReward
@@ -47,10 +48,8 @@ from ._normalize import NormalizedObservations as NormalizedObservations
 from ._observe_only import ObserveOnly as ObserveOnly
 from ._policy_file import load_policy as load_policy
 from ._ppo import (
-    Minibatch as Minibatch,
     TrainState as TrainState,
     init_train as init_train,
-    ppo_loss as ppo_loss,
     update as update,
 )
 from ._ppo_config import PPOConfig as PPOConfig

@@ -10,9 +10,10 @@ from typing import Any
 from jax.errors import JaxRuntimeError
 
 from ._audit import AuditError
-from ._config import Config, parse
+from ._config import Config
 from ._evaluate_command import evaluate_main
 from ._footprint import check_memory, dry_run
+from ._parse import parse
 from ._plot_command import plot_main
 from ._prepare import prepare
 from ._render_command import render_main

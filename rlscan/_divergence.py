@@ -12,7 +12,8 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array
 
 from ._devices import AXIS, WHOLE, mean_over, sharded
-from ._ppo import Loss, Minibatch, TrainState, act_and_judge, attempt, ppo_loss, spread
+from ._gradient_step import Loss, Minibatch, ppo_loss
+from ._ppo import TrainState, act_and_judge, attempt, spread
 from ._ppo_config import PPOConfig
 from ._sentinel import DivergenceError, place_of, stay_finite, which_are_finite
 from ._trainable import partition_trainable

@@ -12,29 +12,20 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._devices import (
     AXIS,
     FIRST,
     WHOLE,
     gather,
-    mean_over,
     own_key,
     place,
     require_divisible,
     sharded,
 )
-from ._losses import (
-    clipped_policy_loss,
-    clipped_value_loss,
-    normalize,
-    ratio_diagnostics,
-    relative_error,
-)
+from ._gradient_step import Learner, Loss, Minibatch, gradient_step, init_optimiser, ppo_loss
 from ._metrics import Metrics, episode_metrics, flagged, gradient_metrics
 from ._ppo_config import PPOConfig, check_config
 from ._pytree import map_arrays, unused, where
@@ -65,42 +56,6 @@ from ._trainable import partition_trainable
 from ._types import Environment, Policy, PyTree
 from ._with_statistics import WithStatistics
 from .nn import anneal
-
-
-class Minibatch(eqx.Module):
-    """What a loss is computed from: B steps, or T steps of n environments if recurrent."""
-
-    trajectory: Trajectory  # leaves [B, …], or [T, n, …]
-    value: Float[Array, "*B"]  # of the policy that acted
-    advantage: Float[Array, "*B"]  # not normalised
-    target: Float[Array, "*B"]  # for the value
-
-
-# `loss(policy, minibatch, config) -> (loss, (log_ratio, metrics))`: a scalar to minimise, the
-# log-ratios [B] that the audit and the KL stop look at, and scalars to report.
-Loss = Callable[[Policy, Minibatch, PPOConfig], tuple[Array, tuple[Array, Metrics]]]
-
-
-def ppo_loss(
-    policy: Policy, minibatch: Minibatch, config: PPOConfig
-) -> tuple[Float[Array, ""], tuple[Float[Array, "*B"], Metrics]]:
-    """Clipped surrogate + value_coef · value loss − entropy_coef · entropy, by exact replay.
-
-    The default `loss` of the functions below; write another with the same arguments and results
-    to replace it. Advantages are normalised over the minibatch.
-
-    **Returns:** `(loss, (log_ratio, metrics))`, with log π(a | s) − log π_old(a | s) per step.
-    """
-    log_prob, entropy, value = replay(policy, minibatch.trajectory)
-    log_ratio = log_prob - minibatch.trajectory.log_prob
-    policy_loss = clipped_policy_loss(log_ratio, normalize(minibatch.advantage), config.clip_range)
-    value_loss = clipped_value_loss(
-        value, minibatch.value, minibatch.target, config.value_clip_range
-    )
-    entropy = entropy.mean()
-    loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
-    metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-    return loss, (log_ratio, metrics)
 
 
 class TrainState(eqx.Module):
@@ -144,7 +99,7 @@ def init_train(
     state = TrainState(
         policy=policy,
         # Compiled as one program, as its ten small ones take a tenth of a second to compile.
-        opt_state=eqx.filter_jit(_init_optimiser)(config, partition_trainable(policy)[0]),
+        opt_state=eqx.filter_jit(init_optimiser)(config, partition_trainable(policy)[0]),
         num_updates=jnp.zeros((), jnp.int32),
         num_gradient_steps=jnp.zeros((), jnp.int32),
         rollout_state=rollout_state,
@@ -236,8 +191,8 @@ def attempt(
     policy, rollout_state, batch, reward_scaling = act_and_judge(state, env, config, axis)
     shuffle_key, next_key = jax.random.split(state.key)
     num_gradient_steps = num_updates * config.num_epochs * config.num_minibatches
-    gradient_step = partial(
-        _gradient_step,
+    take_step = partial(
+        gradient_step,
         config=config,
         loss=loss,
         num_gradient_steps=num_gradient_steps,
@@ -245,11 +200,11 @@ def attempt(
         judge=judge,
     )
 
-    def epoch(learner: _Learner, key: PRNGKeyArray) -> tuple[_Learner, dict[str, PyTree]]:
+    def epoch(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, dict[str, PyTree]]:
         minibatches = _shuffle(batch, config.num_minibatches, is_recurrent(policy), key)
-        return filter_scan(gradient_step, learner, minibatches)
+        return filter_scan(take_step, learner, minibatches)
 
-    learner = _Learner(policy, state.opt_state, state.num_gradient_steps, jnp.asarray(False))
+    learner = Learner(policy, state.opt_state, state.num_gradient_steps, jnp.asarray(False))
     epoch_keys = jax.random.split(own_key(axis, shuffle_key), config.num_epochs)
     learner, steps = filter_scan(epoch, learner, epoch_keys)
     after = TrainState(
@@ -352,88 +307,6 @@ def _shuffle(
 def flat(batch: Minibatch) -> Minibatch:
     """`[T · N, …]`, of a feed-forward policy."""
     return map_arrays(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-
-
-class _Learner(eqx.Module):
-    """What the gradient steps of one update carry."""
-
-    policy: Policy
-    opt_state: PyTree
-    num_gradient_steps: Int[Array, ""]
-    stopped: Bool[Array, ""]  # by `target_kl`, for the rest of this update
-
-
-def _gradient_step(
-    learner: _Learner,
-    minibatch: Minibatch,
-    *,
-    config: PPOConfig,
-    loss: Loss,
-    num_gradient_steps: int | Int[Array, ""],
-    axis: str | None,
-    judge: Callable[..., PyTree],
-) -> tuple[_Learner, dict[str, PyTree]]:
-    params, rest = partition_trainable(learner.policy)
-
-    def objective(params: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
-        return loss(eqx.combine(params, rest), minibatch, config)
-
-    (total, (log_ratio, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    diagnostics = ratio_diagnostics(log_ratio, config.clip_range)
-    total, grads, kl = mean_over(axis, (total, grads, diagnostics["approx_kl"]))
-
-    # Of the flat vector, as the optimiser's own.
-    grad_norm = optax.tree.norm(ravel_pytree(_wide(grads))[0])
-    learning_rate = config.learning_rate
-    if config.anneal_learning_rate:
-        last = jnp.maximum(num_gradient_steps - 1, 1)
-        learning_rate *= jnp.maximum(1 - learner.num_gradient_steps / last, 0)
-    optimiser = _optimiser(config, learning_rate)
-    steps, opt_state = optimiser.update(_wide(grads), learner.opt_state, _wide(params))
-    # Judged before the step is applied, so that a step too far is not taken.
-    stopped = learner.stopped | (kl > config.target_kl)
-    moved = _Learner(
-        policy=eqx.combine(optax.apply_updates(params, steps), rest),
-        opt_state=opt_state,
-        num_gradient_steps=learner.num_gradient_steps + 1,
-        stopped=stopped,
-    )
-    stayed = dataclasses.replace(learner, stopped=stopped)
-    result = where(stopped, stayed, moved)
-    return result, {
-        "loss": total,
-        **metrics,
-        **diagnostics,
-        "max_log_ratio": jnp.abs(log_ratio).max(),
-        "error": relative_error(log_ratio, minibatch.trajectory.log_prob),
-        "grad_norm": grad_norm,
-        "learning_rate": jnp.asarray(learning_rate),
-        "evaluated": ~learner.stopped,
-        "applied": ~stopped,
-        "finite": judge(total, grads, grad_norm, partition_trainable(result.policy)[0]),
-    }
-
-
-def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.GradientTransformation:
-    """Built where it is used, inside the trace, so that its numbers may be traced ones.
-
-    On one flat vector: at four environments a tenth of an update went into as many small kernels
-    as there are layers.
-    """
-    chain = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adam(learning_rate, eps=config.adam_eps),
-    )
-    return optax.flatten(chain)
-
-
-def _init_optimiser(config: PPOConfig, params: PyTree) -> PyTree:
-    return _optimiser(config, 0.0).init(_wide(params))
-
-
-def _wide(tree: PyTree) -> PyTree:
-    """In float32 at least: the moments of bfloat16 gradients would lose what is added to them."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def _check_value(policy: Policy, state: RolloutState) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ._checkpoint import BEST, DIRECTORY, Checkpoint, checkpoint_files, read_checkpoint
-from ._config import Config, from_dict, parse, to_dict, underscored
+from ._config import Config, from_dict, to_dict
+from ._parse import parse, underscored
 from ._policy_file import POLICY_FILE
 from ._run_dir import CONFIG_FILE
 

@@ -13,8 +13,9 @@ from jaxtyping import Array
 
 from ._audit import AuditError, audit_tolerance, explain_ratio
 from ._divergence import check_divergence
+from ._gradient_step import Loss, ppo_loss
 from ._metrics import Metrics
-from ._ppo import Loss, TrainState, act_and_judge, flat, init_train, ppo_loss, update
+from ._ppo import TrainState, act_and_judge, flat, init_train, update
 from ._ppo_config import PPOConfig, check_config
 from ._random import KeyLike
 from ._rollout import is_recurrent, require_positive

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ._build import build_env
-from ._config import Config, parse
+from ._config import Config
+from ._parse import parse
 from ._policy_file import load_policy
 from ._run_dir import CONFIG_FILE
 from ._types import Environment, Policy

@@ -25,7 +25,7 @@ import rlscan
 from rlscan import _prepare, _run
 from rlscan._build import build_policy
 from rlscan._cli import main
-from rlscan._config import parse
+from rlscan._parse import parse
 from rlscan._progress import Progress, format_seconds
 from rlscan._run_dir import COLUMNS, MetricsFiles
 

@@ -14,7 +14,8 @@ import yaml
 
 import rlscan
 from rlscan._build import build_policy
-from rlscan._config import KEYS, Config, check, from_dict, parse, to_dict, to_yaml
+from rlscan._config import KEYS, Config, check, from_dict, to_dict, to_yaml
+from rlscan._parse import parse
 from rlscan._policy_config import KINDS, PolicyConfig
 
 REPOSITORY = Path(__file__).parent.parent

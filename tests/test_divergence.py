@@ -20,7 +20,7 @@ from test_statistics import make_policy as statistics_policy
 import rlscan
 from rlscan import DivergenceError, PPOConfig, _ppo as ppo, explain_divergence, ppo_loss
 from rlscan._cli import BAD_INPUT, DIVERGED, main
-from rlscan._config import parse
+from rlscan._parse import parse
 from rlscan._sentinel import first_divergence, no_divergence, stay_finite
 
 CONFIG = PPOConfig(num_envs=2, num_steps=8, num_epochs=2, num_minibatches=2, learning_rate=0.01)

@@ -13,8 +13,9 @@ import rlscan
 from rlscan import _footprint
 from rlscan._build import build_env, build_policy
 from rlscan._cli import main
-from rlscan._config import Config, EnvConfig, PolicyConfig, parse
+from rlscan._config import Config, EnvConfig, PolicyConfig
 from rlscan._footprint import device_memory, footprint, format_bytes
+from rlscan._parse import parse
 
 
 def num_bytes(tree: object) -> int:

@@ -14,8 +14,9 @@ import pytest
 import rlscan
 from rlscan import _log, _loggers
 from rlscan._cli import main
-from rlscan._config import from_dict, parse, to_dict, to_yaml
+from rlscan._config import from_dict, to_dict, to_yaml
 from rlscan._loggers import WandbLogger, check_loggers, make_loggers
+from rlscan._parse import parse
 
 ROW = {"update": 1, "step": 128, "episode_return": 3.0, "loss": math.nan}
 

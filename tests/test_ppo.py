@@ -23,8 +23,9 @@ from rlscan import (
     train_scan,
     update,
 )
+from rlscan._gradient_step import Minibatch
 from rlscan._metrics import episode_metrics
-from rlscan._ppo import Minibatch, _shuffle
+from rlscan._ppo import _shuffle
 from rlscan._ppo_config import check_config
 
 CONFIG = PPOConfig(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import rlscan
-from rlscan._config import parse
+from rlscan._parse import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,7 @@ import rlscan
 from rlscan import _run
 from rlscan._checkpoint import checkpoint_files, read_checkpoint
 from rlscan._cli import main
-from rlscan._config import parse
+from rlscan._parse import parse
 from rlscan._run_dir import COLUMNS
 from rlscan._sweep import SWEEPABLE, members_of
 

@@ -13,7 +13,8 @@ import pytest
 
 import rlscan
 from rlscan._build import build_env, build_policy
-from rlscan._config import Config, EnvConfig, check, from_dict, parse, to_dict
+from rlscan._config import Config, EnvConfig, check, from_dict, to_dict
+from rlscan._parse import parse
 from rlscan._policy_file import save_policy
 from rlscan._spaces import is_box, is_discrete, parts_of
 
