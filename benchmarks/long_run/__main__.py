@@ -23,7 +23,7 @@ from benchmarks._processes import ROOT
 from benchmarks._timing import write_json
 
 NUM_STEPS = 200_000_000
-SMOKE_STEPS = 2_000_000
+SMOKE_STEPS = 400_000
 MOST_GROWTH = 1.01
 # Large rollouts, each used once, so that most of the time goes into steps.
 SETTINGS = (
