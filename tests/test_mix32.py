@@ -1,5 +1,7 @@
 """`mix32` against a reference in Python's integers, and what a generator must not do."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import jax
@@ -188,3 +190,20 @@ def test_bits_splits_and_folds_of_one_key_are_apart() -> None:
     drawn = [jax.random.bits(key, (2000,)), data(jax.random.split(key, 1000)), data(folds)]
     words = np.concatenate([np.ravel(np.asarray(part, np.uint32)) for part in drawn])
     assert len(np.unique(words)) > 5990  # of 6000, of which less than one repeats by chance
+
+
+FIRST_STATE = """
+import equinox as eqx, jax, rlscan
+env = rlscan.make("Pendulum-v1")
+def start(key):
+    policy_key, train_key = jax.random.split(key)
+    policy = rlscan.ActorCritic(env, dropout=0.1, key=policy_key)
+    return rlscan.init_train(policy, env, rlscan.PPOConfig(num_envs=16), key=train_key)
+eqx.filter_jit(start).lower(rlscan.key(0)).compile()
+"""
+
+
+@pytest.mark.slow
+def test_keys_that_split_and_split_again_compile():
+    """In seconds; written out wherever a key is read, they take so many minutes that none waits."""
+    subprocess.run([sys.executable, "-c", FIRST_STATE], check=True, timeout=120)
