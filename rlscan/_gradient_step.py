@@ -46,7 +46,7 @@ def ppo_loss(
 ) -> tuple[Float[Array, ""], tuple[Float[Array, "*B"], Metrics]]:
     """Clipped surrogate + value_coef · value loss − entropy_coef · entropy, by exact replay.
 
-    The default `loss` of the functions below; write another with the same arguments and results
+    The default `loss` of `update` and `train`; write another with the same arguments and results
     to replace it. Advantages are normalised over the minibatch.
 
     **Returns:** `(loss, (log_ratio, metrics))`, with log π(a | s) − log π_old(a | s) per step.
@@ -82,6 +82,14 @@ def gradient_step(
     axis: str | None,
     judge: Callable[..., PyTree],
 ) -> tuple[Learner, dict[str, PyTree]]:
+    """One step of the optimiser on one minibatch, unless `target_kl` has ended the update.
+
+    `num_gradient_steps` of the whole run are what the learning rate is annealed over. On a mesh
+    gradients are means over the devices of `axis`. What `judge(loss, grads, grad_norm, params)`
+    says is reported as `finite`.
+
+    **Returns:** `(learner, report)`, with scalars alone in the report, but for what `judge` says.
+    """
     params, rest = partition_trainable(learner.policy)
 
     def objective(params: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
@@ -137,6 +145,7 @@ def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.Gradien
 
 
 def init_optimiser(config: PPOConfig, params: PyTree) -> PyTree:
+    """The optimiser's state before the first step; no learning rate is in it."""
     return _optimiser(config, 0.0).init(_wide(params))
 
 

@@ -26,6 +26,14 @@ def test_resident_memory_is_seen_to_grow():
     assert after - before == pytest.approx(block.nbytes, rel=0.1)
 
 
+def test_where_memory_cannot_be_read_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(long_run.Path, "exists", lambda path: False)
+    monkeypatch.setattr(long_run, "watch", lambda *_: pytest.fail("ran"))
+    assert long_run.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: memory is read from /proc")
+
+
+@linux
 @pytest.mark.parametrize(("last", "status"), [(100, 0), (102, 1)])
 def test_the_exit_status_tells_growth(last: int, status: int, monkeypatch: pytest.MonkeyPatch):
     def watch(num_steps, output):
@@ -43,6 +51,7 @@ def test_the_exit_status_tells_growth(last: int, status: int, monkeypatch: pytes
     assert long_run.main(["--total-steps", "1000"]) == status
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_told_with_what_it_said(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(long_run, "SETTINGS", ("--config", "configs/none.yaml"))
     with pytest.raises(RuntimeError, match="no config file configs/none.yaml"):

@@ -1,6 +1,6 @@
 """How do speed and memory grow with N, T, the dropout rate, the width, and the number of seeds?
 
-    python -m benchmarks.growth                          all points that have no file; ten minutes
+    python -m benchmarks.growth                          all points that have no file; 15 minutes
     python -m benchmarks.growth --only num_envs width    these axes alone
     python -m benchmarks.growth --report                 write table.md and the plots
 

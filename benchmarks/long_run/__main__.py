@@ -1,12 +1,13 @@
 """Does a long run of `scripts/train.py` take more and more memory? One of 2 · 10⁸ steps, watched.
 
-    python -m benchmarks.long_run                         about ten minutes on two cores
+    python -m benchmarks.long_run                         ten to twenty minutes on two cores
     python -m benchmarks.long_run --json long_run.json
 
 CartPole with dropout in 1024 environments, in a process of its own, with all that a run keeps:
 metrics, the audit, checkpoints. On a CPU the memory of the device is the host's, so that what the
-system counts as resident holds both. It is read twice a second and told as the median of each tenth
-of the run. Exit status: 0; 1 if the last tenth takes over a hundredth more than the third one.
+system counts as resident holds both. It is read from /proc (so on Linux alone) twice a second, and
+told as the median of each tenth of the run. Exit status: 0; 1 if the last tenth takes over a
+hundredth more than the third one; 2 where memory cannot be read.
 """
 
 import argparse
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="keep the figures in this file")
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
     args = parser.parse_args(argv)
+    if not Path("/proc/self/status").exists():
+        print("error: memory is read from /proc, which is not here; use Linux", file=sys.stderr)
+        return 2
     num_steps = SMOKE_STEPS if args.smoke else args.total_steps
     with tempfile.TemporaryDirectory() as folder:
         figures = watch(num_steps, Path(folder) / "run")
