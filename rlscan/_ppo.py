@@ -107,10 +107,7 @@ def init_train(
         divergence=no_divergence(),
         reward_scaling=init_reward_scaling(config.num_envs) if config.scale_rewards else None,
     )
-    if mesh is None:
-        return state
-    check_mesh(mesh, policy, config)
-    return place(state, mesh, spread(state))
+    return state if mesh is None else over_devices(state, mesh, config)
 
 
 def update(
@@ -218,6 +215,12 @@ def attempt(
         reward_scaling=reward_scaling,
     )
     return after, batch, steps
+
+
+def over_devices(state: TrainState, mesh: Mesh, config: PPOConfig) -> TrainState:
+    """The state where `update` wants it; `ValueError` if it cannot be made on these devices."""
+    check_mesh(mesh, state.policy, config)
+    return place(state, mesh, spread(state))
 
 
 def spread(state: TrainState) -> PyTree:

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from ._build import build_env, build_policy, members
 from ._checkpoint import DIRECTORY, checkpoint_content, mark_best, restore
@@ -21,7 +22,7 @@ from ._file import write_whole
 from ._footprint import check_memory
 from ._loggers import check_loggers
 from ._policy_file import POLICY_FILE, policy_content
-from ._ppo import TrainState, init_train
+from ._ppo import TrainState, init_train, over_devices
 from ._pytree import map_arrays
 from ._random import key as make_key
 from ._resume import checkpoint_to_resume, set_aside
@@ -107,18 +108,20 @@ def prepare(
 
 
 def _start(config: Config) -> tuple[Environment, TrainState]:
-    env = build_env(config.env)
+    env, mesh = build_env(config.env), mesh_of(config)
     seeds = [member.seed for member in members(config)]
+    make = partial(make_key, generator=config.generator)
 
-    def start(seed: Any, mesh: Mesh | None) -> TrainState:
-        policy_key, train_key = jax.random.split(make_key(seed, generator=config.generator))
+    def start(key: Array) -> TrainState:
+        policy_key, train_key = jax.random.split(key)
         policy = build_policy(config, env, key=policy_key)
-        return init_train(policy, env, config.ppo, key=train_key, mesh=mesh)
+        return init_train(policy, env, config.ppo, key=train_key)
 
+    # One program: as the dozen small ones that it consists of it takes a second more to compile.
     if len(seeds) == 1:
-        return env, start(seeds[0], mesh_of(config))
-    together = eqx.filter_jit(eqx.filter_vmap(partial(start, mesh=None)))
-    state, mesh = together(jnp.asarray(seeds, jnp.uint32)), mesh_of(config)
+        state = eqx.filter_jit(start)(make(seeds[0]))
+        return env, state if mesh is None else over_devices(state, mesh, config.ppo)
+    state = eqx.filter_jit(eqx.filter_vmap(start))(jax.vmap(make)(jnp.asarray(seeds, jnp.uint32)))
     return env, state if mesh is None else place(state, mesh, map_arrays(lambda _: FIRST, state))
 
 

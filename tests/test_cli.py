@@ -518,7 +518,13 @@ time.sleep(5)
 def test_too_little_memory_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(_prepare, "init_train", lambda *_, **__: jnp.zeros(2**46))
+    init_train = _prepare.init_train
+
+    def too_large(*args: Any, **kwargs: Any) -> Any:
+        state = init_train(*args, **kwargs)
+        return eqx.tree_at(lambda s: s.opt_state, state, jnp.zeros(2**46))
+
+    monkeypatch.setattr(_prepare, "init_train", too_large)
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: not enough memory, ") and error.count("\n") == 1

@@ -109,13 +109,17 @@ def test_stopped_by_a_signal(
     assert_same_run(directory, whole)
 
 
+# Fifty take seven minutes: `RLSCAN_NUM_KILLS=50 pytest -m slow tests/test_resume.py`.
+NUM_KILLS = int(os.environ.get("RLSCAN_NUM_KILLS", "12"))
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(whole: Path, tmp_path: Path, environment: dict[str, str]):
-    """Fifty kills and more, of new runs and of resumed ones; after a dozen a run is let through."""
-    rng, num_kills = random.Random(0), 0
-    while num_kills < 50:
+    """New runs and resumed ones; after four kills a run is let through."""
+    rng, num_kills = random.Random(NUM_KILLS), 0
+    while num_kills < NUM_KILLS:
         directory = tmp_path / f"after{num_kills}"
-        for _ in range(12):
+        for _ in range(4):
             process = start(again(directory), environment)
             # Sometimes while it starts; mostly while it trains and writes checkpoints.
             if not killed_at_random(process, rng, training=rng.random() < 0.9):
