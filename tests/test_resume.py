@@ -109,7 +109,7 @@ def test_stopped_by_a_signal(
     assert_same_run(directory, whole)
 
 
-# Fifty take seven minutes: `RLSCAN_NUM_KILLS=50 pytest -m slow tests/test_resume.py`.
+# Fifty take seven minutes; CONTRIBUTING.md has the command.
 NUM_KILLS = int(os.environ.get("RLSCAN_NUM_KILLS", "12"))
 
 
