@@ -65,6 +65,9 @@ def run(chosen: Sequence[Benchmark], settings: Settings, json: str | None) -> in
     try:
         for benchmark in chosen:
             setting, lines = benchmark.run(settings)
+            if not lines:
+                print(f"\n{benchmark.name}: {setting}", flush=True)
+                continue
             compared = ratios(lines, benchmark.comparisons)
             if settings.env or settings.policy:  # of which nothing is claimed
                 compared = [ratio._replace(at_least=None) for ratio in compared]

@@ -83,7 +83,7 @@ def ratio(a: Timing, b: Timing) -> float:
 
 
 def circumstances() -> dict[str, Any]:
-    """What a figure depends on beside the code: versions, machine and commit."""
+    """What a figure depends on beside what was measured: versions, machine and commit."""
     packages = ("rlscan", "jax", "jaxlib", "equinox", "optax", "gymnax", "distrax")
     return {
         "versions": {name: version(name) for name in packages},
@@ -92,8 +92,7 @@ def circumstances() -> dict[str, Any]:
         "cores": _cores(),
         "device": jax.devices()[0].device_kind,
         "flags": os.environ.get("XLA_FLAGS", ""),
-        "commit": _git("rev-parse", "--short", "HEAD") or "no checkout",
-        "changed": bool(_git("status", "--porcelain", "--", ":/rlscan", ":/benchmarks")),
+        **_CODE,
     }
 
 
@@ -130,10 +129,27 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _git(*args: str) -> str:
+def commit_of(folder: Path) -> str:
+    return _git("rev-parse", "--short", "HEAD", folder=folder) or "no checkout"
+
+
+def _git(*args: str, folder: Path = Path(__file__).parent) -> str:
     try:
         return subprocess.run(
-            ["git", *args], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+            ["git", *args], capture_output=True, text=True, check=True, cwd=folder
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _code() -> dict[str, Any]:
+    """Which commit this is, and whether what runs differs from it."""
+    paths = (":/rlscan", ":/benchmarks", ":/configs", ":/scripts", ":(top,exclude)**/results/**")
+    return {
+        "commit": commit_of(Path(__file__).parent),
+        "changed": bool(_git("status", "--porcelain", "--", *paths)),
+    }
+
+
+# Looked at when it is imported, as what is committed while it runs is not what runs.
+_CODE = _code()

@@ -77,7 +77,7 @@ def num_cores() -> int:
 def worthwhile(num_devices: int, num_envs: int, minibatch: int) -> int:
     """The most devices, up to those there are, that have enough to do each and divide evenly.
 
-    PPO on CartPole with 32 environments and 512 samples of each minibatch on a device gained 1.2 on
+    PPO on CartPole with 32 environments and 512 samples of each minibatch on a device gained 1.3 on
     two cores (`python -m benchmarks --only devices`); smaller parts were not tried.
     """
 

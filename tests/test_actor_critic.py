@@ -390,10 +390,9 @@ def test_construction_vmaps_over_keys_again_and_again() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [0, 50])
-def test_training_32_seeds_never_hangs(first: int) -> None:
+def test_training_32_seeds_never_hangs() -> None:
     """From the first weights on, 50 times in a process, with the flags that users have."""
-    code = f"""
+    code = """
         import equinox as eqx, jax, rlscan
         env = rlscan.make("CartPole-v1")
         config = rlscan.PPOConfig(num_envs=4, num_steps=32)
@@ -405,7 +404,7 @@ def test_training_32_seeds_never_hangs(first: int) -> None:
             policy = rlscan.ActorCritic(env, dropout=0.1, key=policy_key)
             return rlscan.train_scan(policy, env, config, total_steps=256, key=train_key)[1]
 
-        for repeat in range({first}, {first} + 50):
+        for repeat in range(50):
             metrics = run(jax.random.split(rlscan.key(repeat), 32))
             assert metrics["audit_log_ratio"].max() < 1e-4
             print(repeat, flush=True)
@@ -421,4 +420,4 @@ def test_training_32_seeds_never_hangs(first: int) -> None:
         )
     except subprocess.TimeoutExpired as error:
         pytest.fail(f"hung after {len((error.stdout or b'').splitlines())} of 50 repetitions")
-    assert result.stdout.split() == [str(i) for i in range(first, first + 50)], result.stderr
+    assert result.stdout.split() == [str(i) for i in range(50)], result.stderr

@@ -23,7 +23,7 @@ def test_an_update_without_an_episode_counts_for_nothing():
 @pytest.mark.slow
 def test_what_was_kept_is_a_row_beside_what_others_published(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learning, "RESULTS", tmp_path)
-    learning.main(["--smoke", "--keep", "--config", "configs/cartpole.yaml"])
+    learning.main(["--smoke", "--keep", "cartpole"])
     learning.main(["--report"])
     kept = json.loads((tmp_path / "cartpole.json").read_text())
     (line,) = [
@@ -34,6 +34,10 @@ def test_what_was_kept_is_a_row_beside_what_others_published(tmp_path, monkeypat
     assert cells[4].startswith(f"{kept['figures']['iqm']:.2f} [")
     assert "490.0 ± 6.1 (CleanRL)" in cells[-1]
     assert line in capsys.readouterr().out
+    with pytest.raises(SystemExit):  # before it trains for minutes
+        learning.main(["--keep", "cartpole", "--policy.kind", "mlp"])
+    assert "cartpole.json is there already" in capsys.readouterr().err
+    assert json.loads((tmp_path / "cartpole.json").read_text()) == kept
 
 
 @pytest.mark.parametrize(

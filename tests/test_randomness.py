@@ -1,6 +1,7 @@
 """The tests of randomness: they are NIST's, they see what `jax.random` draws, and they go on."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -243,6 +244,21 @@ def test_results_of_another_generator_are_not_gone_on_with(tmp_path: Path) -> No
         nist.run(COUNTER_NIST, tmp_path, num_sequences=2, num_bits=2**12)
     with pytest.raises(ValueError, match="num_bits = 4096, now it is 8192"):
         nist.run(COUNTER_NIST, tmp_path, num_sequences=2, num_bits=2**13)
+
+
+def test_beside_results_of_another_generator_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(nist, "run", partial(nist.run, num_bits=2**12))
+    both = ["--only", "mix32/counter/nist", "weyl/counter/nist", "--results", str(tmp_path)]
+    assert main([*both, "--sequences", "1"]) == 0
+    path = COUNTER_NIST.path(tmp_path)
+    old = path.read_text().replace('"first_chunk_sha256": "', '"first_chunk_sha256": "0')
+    path.write_text(old)
+    assert main([*both, "--sequences", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert "remove the file" in err and err.count("error") == 1 and path.read_text() == old
+    assert out.splitlines()[-1] == "weyl/counter/nist: 2 sequences"
 
 
 def test_what_dieharder_prints_is_read() -> None:

@@ -110,7 +110,7 @@ def test_stopped_by_a_signal(
 
 
 # Fifty take seven minutes; CONTRIBUTING.md has the command.
-NUM_KILLS = int(os.environ.get("RLSCAN_NUM_KILLS", "12"))
+NUM_KILLS = int(os.environ.get("RLSCAN_NUM_KILLS", "6"))
 
 
 @pytest.mark.slow

@@ -164,21 +164,48 @@ def test_half_an_agent():
 # Our own.
 
 
-def train_ppo(env, total_steps, key, policy=None, **numbers):
+def ppo_config(**numbers):
     settings = {"num_envs": 16, "num_steps": 16, "learning_rate": 0.02, "gamma": GAMMA}
-    config = rlscan.PPOConfig(**{**settings, **numbers})
+    return rlscan.PPOConfig(**{**settings, **numbers})
+
+
+def judged(policy, key):
+    network, start = eqx.nn.inference_mode(policy), policy.initial_state()
+
+    @jax.jit
+    def decide(seen):
+        distribution, value, _ = network(seen, start, key=key)
+        return distribution.mode(), value
+
+    return lambda seen: decide(seen)[0], lambda seen: decide(seen)[1]
+
+
+def train_ppo(env, total_steps, key, policy=None, **numbers):
     policy = testing.DropoutPolicy(1, 2, rate=0.1) if policy is None else policy
-    *_, (state, _) = rlscan.train(
-        policy, env, config, total_steps=total_steps, key=key, updates_per_call=20
-    )
-    network, start = eqx.nn.inference_mode(state.policy), state.policy.initial_state()
-    act_fn = lambda seen: network(seen, start, key=key)[0].mode()  # noqa: E731
-    return act_fn, lambda seen: network(seen, start, key=key)[1]
+    settings = {"total_steps": total_steps, "key": key, "updates_per_call": 20}
+    *_, (state, _) = rlscan.train(policy, env, ppo_config(**numbers), **settings)
+    return judged(state.policy, key)
 
 
 @pytest.mark.slow
 def test_ppo():
-    check_agent(train_ppo, gamma=GAMMA)
+    """On all probes in one program: to compile it takes longer than to train."""
+    environments = tuple(testing.PROBES[name] for name in FEEDFORWARD)
+
+    def one(which, key, total_steps):
+        env, policy = testing.any_of(environments, which), testing.DropoutPolicy(1, 2, rate=0.1)
+        state, _ = rlscan.train_scan(policy, env, ppo_config(), total_steps=total_steps, key=key)
+        return state.policy
+
+    on_each = eqx.filter_jit(eqx.filter_vmap(one, in_axes=(0, None, None)))
+    which = jnp.arange(len(environments))
+
+    def train_fn(env, total_steps, key):
+        policies = on_each(which, key, total_steps)
+        i = next(i for i, probe in enumerate(environments) if probe is env)
+        return judged(jax.tree.map(lambda x: x[i] if eqx.is_array(x) else x, policies), key)
+
+    check_agent(train_fn, gamma=GAMMA)
 
 
 @pytest.mark.slow

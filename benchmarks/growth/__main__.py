@@ -5,7 +5,7 @@
     python -m benchmarks.growth --report                 write table.md and the plots
 
 Each point is measured in a process of its own, and has a file; it may be stopped and started again
-at any time. Exit status: 0; 1 if a point could not be measured.
+at any time. Exit status: 0; 1 if a point could not be measured; 2 for bad input.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.growth import report
 from benchmarks.growth.points import AXES, SMOKE_AXES, Point, write
 
 RESULTS = Path(__file__).parent / "results"
-DONE, FAILED = 0, 1  # exit statuses
+DONE, FAILED, BAD_INPUT = 0, 1, 2  # exit statuses
 
 # Compiling is most of what a smoke run takes.
 SMOKE_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return smoke()
     axes = {name: AXES[name] for name in args.only}
     if args.report:
+        if set(axes) != set(AXES):
+            print("error: --report is of all axes; leave out --only", file=sys.stderr)
+            return BAD_INPUT
         print(report.write(AXES, args.results))
         return DONE
     points = dict.fromkeys(point for axis in axes.values() for point in axis)  # each once

@@ -1,8 +1,8 @@
 """What a config learns: the return in the last tenth of training, over seeds.
 
     python -m benchmarks.learning [--config configs/cartpole.yaml] [--num-seeds 10] [--json FILE]
-    python -m benchmarks.learning --config configs/cartpole.yaml --keep   in results/cartpole.json
-    python -m benchmarks.learning --report                                all that was kept
+    python -m benchmarks.learning --config configs/cartpole.yaml --keep cartpole   in results/
+    python -m benchmarks.learning --report                                all that was kept there
 
 Seeds are trained side by side in one compiled program, each as `scripts/train.py --seed` would. The
 score of a seed is the mean return of the episodes that ended in the last tenth of its updates: of
@@ -11,6 +11,7 @@ the policy that learns, sampling its actions, dropout on. Tune on other seeds th
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -37,13 +38,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--worst-at-least", type=float, help="fail if any seed is lower")
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
     parser.add_argument("--json", metavar="FILE", help="keep the figures in this file")
-    parser.add_argument("--keep", action="store_true", help="keep them in results/, for --report")
+    parser.add_argument("--keep", metavar="NAME", help="keep them as results/NAME.json")
     parser.add_argument("--report", action="store_true", help="write and print results/table.md")
     args, overrides = parser.parse_known_args(argv)
     if args.report:
         (RESULTS / "table.md").write_text(text := report.table(RESULTS))
         print(text)
         return
+    kept = None if args.keep is None else RESULTS / f"{args.keep}.json"
+    for path in (args.json, kept):
+        if path is not None and os.path.lexists(path):
+            parser.error(f"{path} is there already; name another, or remove it")
     if args.smoke:
         args.num_seeds, overrides = 2, [*overrides, "--total-steps", "4096"]
     config = parse(["--config", args.config, *overrides])
@@ -69,9 +74,9 @@ def main(argv: list[str] | None = None) -> None:
         "dropout": config.policy.dropout,
     }
     write_json(args.json, "learning", settings, figures)
-    if args.keep:
+    if kept is not None:
         RESULTS.mkdir(exist_ok=True)
-        write_json(str(RESULTS / f"{Path(args.config).stem}.json"), "learning", settings, figures)
+        write_json(str(kept), "learning", settings, figures)
     for name, bar in (("iqm", args.iqm_at_least), ("worst", args.worst_at_least)):
         if bar is not None and not figures[name] >= bar:
             sys.exit(f"{name} {figures[name]:.1f} is below {bar}")

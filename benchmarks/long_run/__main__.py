@@ -1,6 +1,6 @@
 """Does a long run of `scripts/train.py` take more and more memory? One of 2 · 10⁸ steps, watched.
 
-    python -m benchmarks.long_run                         ten to twenty minutes on two cores
+    python -m benchmarks.long_run                         about twenty minutes on two cores
     python -m benchmarks.long_run --json long_run.json
 
 CartPole with dropout in 1024 environments, in a process of its own, with all that a run keeps:

@@ -1,8 +1,8 @@
 """The cold start: from the shell to the end of a short training run, with imports and compiling.
 
-Each library as it ships, by the shortest script that trains it. Scripts set N = 4, T = 128, 4
-epochs and 4 minibatches, so that all make the same steps; the rest (networks, evaluation,
-normalisation, prints) is the library's own.
+Each library as it ships, by the shortest script that trains it. All have N = 4, T = 128, 4 epochs
+and 4 minibatches, by their defaults or set, so that all make the same steps; the rest (networks,
+evaluation, normalisation, prints) is the library's own.
 """
 
 import json
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks._timing import commit_of
 from benchmarks.peers.contest import Contestant
 from benchmarks.peers.libraries import CHECKOUT, RLSCAN, Library
 from benchmarks.peers.steady import require
@@ -58,7 +59,7 @@ def _start(library: Library, checkout: Path | None, steps: int, is_warm: bool) -
     about = {
         "versions": _versions(library),
         "gradient_steps": int(steps * GRADIENT_STEPS_OF),
-        "notes": [],
+        "notes": [f"checkout {commit_of(checkout)}"] if checkout and library.needs_checkout else [],
     }
     return Shell(command, about, is_warm=is_warm, is_ours=library is RLSCAN)
 

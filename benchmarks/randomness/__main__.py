@@ -6,7 +6,8 @@
     python -m benchmarks.randomness --report             write results/table.md, and print it
     python -m benchmarks.randomness --draw mix32/split | another_test
 
-It may be stopped and started again at any time. Exit status: 0; 2 for bad input.
+It may be stopped and started again at any time. Exit status: 0; 2 for bad input, and for results of
+another generator or other settings, beside which the other runs go on.
 """
 
 import argparse
@@ -40,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             chosen = choose(args.only)
             check(chosen, args.sequences)
-            for run in chosen:
-                carry_out(run, args)
+            return carry_out_all(chosen, args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -67,6 +67,18 @@ def check(chosen: Sequence[Run], num_sequences: int) -> None:
         raise ValueError(f"--sequences must be 1 or more, got {num_sequences}")
     if any(run.battery == "dieharder" for run in chosen) and not dieharder.is_installed():
         raise ValueError(f"{dieharder.MISSING}, or run `--only '*/nist'`")
+
+
+def carry_out_all(chosen: Sequence[Run], args: argparse.Namespace) -> int:
+    """Those of a file that was made otherwise are told, and left as they are."""
+    status = DONE
+    for run in chosen:
+        try:
+            carry_out(run, args)
+        except results.MadeOtherwiseError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            status = BAD_INPUT
+    return status
 
 
 def carry_out(run: Run, args: argparse.Namespace) -> None:

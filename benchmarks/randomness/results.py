@@ -7,8 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks._timing import circumstances
 from benchmarks.randomness.runs import Run
 from benchmarks.randomness.streams import draw
+
+
+class MadeOtherwiseError(ValueError):
+    """A file of results that this run cannot go on with."""
 
 
 def read(run: Run, folder: Path) -> dict[str, Any] | None:
@@ -19,18 +24,19 @@ def read(run: Run, folder: Path) -> dict[str, Any] | None:
 def read_or_start(run: Run, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What there is of a run, or its beginning.
 
-    **Raises:** `ValueError` if it was run with other settings, or if the generator changed.
+    **Raises:** `MadeOtherwiseError` if it was run with other settings, or the generator changed.
     """
     chunk = next(draw(run.generator, run.stream, seed=0))
     fingerprint = hashlib.sha256(chunk.tobytes()).hexdigest()[:16]
     settings = {**settings, "first_chunk_sha256": fingerprint}
     found = read(run, folder)
     if found is None:
-        versions = {name: version(name) for name in ("rlscan", "jax", "numpy", "scipy")}
-        return {"run": run.name, "settings": settings, "versions": versions, "tests": {}}
+        about = circumstances()
+        about["versions"] |= {name: version(name) for name in ("numpy", "scipy")}
+        return {"run": run.name, "settings": settings, **about, "tests": {}}
     for name, value in settings.items():
         if found["settings"].get(name) != value:
-            raise ValueError(
+            raise MadeOtherwiseError(
                 f"{run.path(folder)} was made with {name} = {found['settings'].get(name)}, "
                 f"now it is {value}; remove the file, or use another --results"
             )

@@ -1,6 +1,7 @@
 """rlscan."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,9 @@ def make(workload: dict) -> Program:
     def over_seeds(f: Callable) -> Callable:
         return rlscan.on_devices(eqx.filter_vmap(f), rlscan.make_mesh(num_devices))
 
-    notes = ["dropout is off when the return is measured"] * bool(dropout)
+    # By `configure_cpu`, which the scripts call; peers run with the flags that they ship.
+    notes = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
+    notes += ["dropout is off when the return is measured"] * bool(dropout)
     notes += [f"seeds split over {num_devices} devices of the host"] * (num_devices > 1)
     return jax_program(
         workload,
