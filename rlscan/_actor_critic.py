@@ -63,7 +63,8 @@ class ActorCritic(eqx.Module):
             over updates, see `rlscan.nn.AnnealedDropout`. There is none after convolutions.
         - `critic_dropout`: likewise of the critic.
         - `shared_masks`: whether the critic has the actor's masks, so that its value is that of the
-            very network that acts. For masks that outlive a step, see `rlscan.rollout`.
+            very network that acts; both rates must be one. For masks that outlive a step, see
+            `rlscan.rollout`.
         - `continuous`: how actions in a box are distributed: `"gaussian"`, and clipped; `"tanh"`, a
             Gaussian whose tanh fills the box; `"beta"`.
         - `state_dependent_std`: whether the scale of a Gaussian depends on the observation, rather
@@ -119,10 +120,10 @@ def check_settings(
     for name, rate in (("dropout", dropout), ("critic_dropout", critic_dropout)):
         if not (callable(rate) or _is_rate(rate)):
             raise ValueError(f"{name} must be in [0, 1), got {rate!r}; 0 switches it off")
-    if shared_masks and isinstance(critic_dropout, int | float) and critic_dropout == 0:
+    if shared_masks and (critic_dropout != dropout or dropout == 0):
         raise ValueError(
-            "shared_masks gives the critic the actor's masks, but critic_dropout is 0, so it has "
-            "none; set critic_dropout to the actor's rate"
+            "shared_masks gives the critic the actor's masks, which takes the actor's rate, above "
+            f"0: got dropout = {dropout!r} and critic_dropout = {critic_dropout!r}; make them equal"
         )
     if not (isinstance(hidden_sizes, Sequence) and all(map(_is_size, hidden_sizes))):
         got = list(hidden_sizes) if isinstance(hidden_sizes, Sequence) else hidden_sizes

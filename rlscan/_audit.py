@@ -24,6 +24,8 @@ A policy that computes in 16 bits may be off by a rounding of its logits, 2⁻�
 and 2⁻¹¹ in float16, where the order of a sum depends on the batch, as on accelerators: for logits
 up to 10, `strict=0.05` and `strict=0.01`. (On a CPU, small networks gave 0 over 40 updates.)"""
 
+LEAST_TOLERANCE = min(TOLERANCES.values())
+
 
 class AuditError(RuntimeError):
     """The policy of an update is not the one that acted, before any gradient step was taken."""

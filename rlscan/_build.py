@@ -68,7 +68,7 @@ def _of_kind(
         return ActorCritic(
             env,
             hidden_sizes=policy.hidden_sizes,
-            critic_dropout=policy.critic_dropout,
+            critic_dropout=dropout if policy.shared_masks else policy.critic_dropout,
             shared_masks=policy.shared_masks,
             **for_all,
         )
@@ -99,7 +99,9 @@ def _dropout(config: Config) -> float | Schedule:
     start, end = config.policy.dropout, config.policy.dropout_end
     if end is None:
         return start
-    return optax.linear_schedule(start, end, count_updates(config.total_steps, config.ppo))
+    # The first update has the one, the last the other.
+    num_steps = max(count_updates(config.total_steps, config.ppo) - 1, 1)
+    return optax.linear_schedule(start, end, num_steps)
 
 
 def members(config: Config) -> list[Member]:

@@ -136,6 +136,17 @@ def mark_best(directory: Path, num_updates: int) -> None:
             temporary.unlink(missing_ok=True)  # there still if both names were of one file
 
 
+def keep_as_own(file: Path, directory: Path, num_updates: int) -> None:
+    """Gives a checkpoint that a run goes on from the name of its update, if none has that."""
+    own = _file_at(directory, num_updates)
+    if own.exists():
+        return
+    try:
+        os.link(file, own)
+    except OSError:  # a file system without links
+        write_whole(own, file.read_bytes())
+
+
 def _file_at(directory: Path, num_updates: int) -> Path:
     return directory / DIRECTORY / f"update-{num_updates:010}.ckpt"
 

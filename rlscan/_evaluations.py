@@ -110,8 +110,7 @@ class Evaluations:
 
         mapped = eqx.filter_vmap(evaluated, in_axes=(eqx.if_array(0), 0))
         self._evaluate: Any = eqx.filter_jit(evaluated if runs is None else mapped)
-        if num_updates_done:
-            self._forget_after(num_updates_done)
+        self._forget_after(num_updates_done)
 
     def is_due(self, num_updates: int) -> bool:
         """Whether there is to be an evaluation after so many updates."""
@@ -161,7 +160,10 @@ class Evaluations:
     def _forget_after(self, num_updates: int) -> None:
         if not self._file.exists():
             return
-        header, *lines = self._file.read_text().splitlines(keepends=True)
+        header, *lines = self._file.read_text().splitlines(keepends=True) or [""]
+        if not header.endswith("\n"):  # the disk was full, or the run was killed, at the first row
+            self._file.unlink()
+            return
         column = header.rstrip().split(",").index("update")
         kept = [
             line

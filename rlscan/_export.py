@@ -132,7 +132,8 @@ def _decide(
     distribution, value, state = policy(observation, state, key=policy_key)
     sample = distribution.sample(seed=action_key) if stochastic else distribution.mode()
     log_prob = distribution.log_prob(sample)
-    return legal_action(action_space, sample), log_prob, value, jax.tree.leaves(state)
+    action = legal_action(action_space, sample, distribution)
+    return action, log_prob, value, jax.tree.leaves(state)
 
 
 def _inputs(policy: Policy, env: Environment) -> tuple[PyTree, list[Any]]:

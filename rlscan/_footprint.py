@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ._build import build_env, build_policy, members
 from ._config import Config
+from ._policy_config import PolicyConfig, is_recurrent_kind
 from ._ppo import init_train
 from ._random import key as make_key
 from ._rollout import rollout
@@ -79,9 +80,10 @@ def footprint(config: Config) -> Footprint:
 
 def check_memory(config: Config) -> None:
     """Raises `ValueError` if a run cannot fit. What is small at a glance is not looked at."""
-    ppo, units = config.ppo, config.policy.hidden_sizes
-    num_steps = len(members(config)) * ppo.num_envs * ppo.num_steps
-    if num_steps * max(128, sum(units)) < 2**26 and max(units, default=0) < 4096:
+    of_step, of_env = _at_a_glance(config.policy)
+    num_envs = len(members(config)) * config.ppo.num_envs
+    is_small = num_envs * (config.ppo.num_steps * max(128, of_step) + of_env) < 2**26
+    if is_small and max(config.policy.hidden_sizes, default=0) < 4096:
         return  # below 2 GB
     needed, there = footprint(config).total + _PROGRAM, device_memory()
     if there is not None and needed > there:
@@ -90,6 +92,18 @@ def check_memory(config: Config) -> None:
             f"{format_bytes(there)}; use smaller ppo.num_envs, ppo.num_steps or "
             "policy.hidden_sizes, more ppo.num_minibatches, or fewer runs side by side"
         )
+
+
+def _at_a_glance(policy: PolicyConfig) -> tuple[int, int]:
+    """Some numbers that a policy works out for a step, and those of its states for an environment:
+    now, before the rollout, and in what is kept of truncated episodes, twice."""
+    units = sum(policy.hidden_sizes)
+    if policy.kind == "transformer":
+        width, length = policy.embed_size, policy.context_length
+        in_block = 12 * width + policy.num_heads * length
+        return policy.num_layers * in_block, 6 * policy.num_layers * 2 * width * length
+    of_cell = policy.hidden_size if is_recurrent_kind(policy) else 0
+    return units + 8 * of_cell, 6 * 2 * of_cell
 
 
 def device_memory() -> int | None:

@@ -108,8 +108,9 @@ class TensorBoardLogger:
 class WandbLogger:
     """Weights & Biases, online or, with `WANDB_MODE=offline`, into the run directory.
 
-    One run there for a run directory; of several runs the metrics are `run-0/episode_return` and
-    so on. Needs `rlscan[wandb]`, and `wandb login` or `WANDB_API_KEY` where it is online.
+    A run there for each time that a run starts or is resumed; of several side by side the metrics
+    are `run-0/episode_return` and so on. Needs `rlscan[wandb]`, and `wandb login` or
+    `WANDB_API_KEY` where it is online.
     """
 
     def __init__(self, directory: str | os.PathLike, *, config: dict[str, Any] | None = None):

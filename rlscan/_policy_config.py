@@ -34,7 +34,7 @@ class PolicyConfig:
     dropout_end: float | None = None
     """Rate at the end of the run, reached linearly; the same as at the start if not given."""
     shared_masks: bool = False
-    """Whether the critic has the actor's masks; of an mlp."""
+    """Whether the critic has the actor's masks, and its dropout_end; of an mlp."""
     continuous: Continuous = "gaussian"
     """How actions in a box are distributed: gaussian (clipped), tanh (squashed) or beta."""
     state_dependent_std: bool = False
@@ -84,7 +84,11 @@ def check_policy_config(policy: PolicyConfig) -> None:
                 f"is {policy.kind}, which does not take it; leave it out, or set policy.kind"
             )
     check_settings(
-        list(policy.hidden_sizes), policy.activation, policy.dropout, policy.critic_dropout
+        list(policy.hidden_sizes),
+        policy.activation,
+        policy.dropout,
+        policy.critic_dropout,
+        policy.shared_masks,
     )
     check_num_channels(list(policy.num_channels))
     check_continuous(policy.continuous, policy.state_dependent_std)

@@ -19,6 +19,7 @@ from ._devices import (
     AXIS,
     FIRST,
     WHOLE,
+    are_divided,
     gather,
     own_key,
     place,
@@ -238,8 +239,10 @@ def spread(state: TrainState) -> PyTree:
 def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
     """Raises `ValueError` if an update cannot be made on the devices of a mesh."""
     require_divisible(mesh, "num_envs", config.num_envs)
-    samples = config.num_envs * (1 if is_recurrent(policy) else config.num_steps)
-    if samples // mesh.size % config.num_minibatches:
+    sizes = {"num_envs": config.num_envs, "num_steps": config.num_steps}
+    recurrent, num_minibatches = is_recurrent(policy), config.num_minibatches
+    if not are_divided(mesh.size, **sizes, num_minibatches=num_minibatches, recurrent=recurrent):
+        samples = config.num_envs * (1 if recurrent else config.num_steps)
         raise ValueError(
             f"each of {mesh.size} devices has {samples // mesh.size} of {samples} samples, which "
             f"num_minibatches = {config.num_minibatches} does not divide; use fewer devices, or "

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ._build import build_env, build_policy, members
-from ._checkpoint import DIRECTORY, checkpoint_content, mark_best, restore
+from ._checkpoint import DIRECTORY, checkpoint_content, keep_as_own, mark_best, restore
 from ._config import Config, to_yaml
 from ._counts import Counts, counts_from_dict, new_counts, none_yet
 from ._devices import FIRST, make_mesh, place
@@ -97,11 +97,11 @@ def prepare(
             raise ValueError(
                 f"the run in {directory} is under way in another process; stop that one first"
             ) from None
-        env, reached = _resumed(config, resume)
+        env, reached, file = _resumed(config, resume)
         try:
             (directory / DIRECTORY).mkdir(exist_ok=True)
             rooms = stack.enter_context(reserved(directory, _sizes(config, reached)))
-            _take_up(config, reached, directory, command)
+            _take_up(config, reached, file, directory, command)
         except OSError as error:
             raise ValueError(f"{directory} cannot be written: {error.strerror}") from None
         yield Prepared(env, reached, directory, rooms)
@@ -125,11 +125,12 @@ def _start(config: Config) -> tuple[Environment, TrainState]:
     return env, state if mesh is None else place(state, mesh, map_arrays(lambda _: FIRST, state))
 
 
-def _resumed(config: Config, resume: str) -> tuple[Environment, Reached]:
+def _resumed(config: Config, resume: str) -> tuple[Environment, Reached, Path | None]:
+    """What a run goes on from, and the checkpoint that holds it, if there is one."""
     checkpoint = checkpoint_to_resume(resume, config)
     env, state = _start(config)
     if checkpoint is None:
-        return env, Reached(state, new_counts(len(members(config))))
+        return env, Reached(state, new_counts(len(members(config)))), None
     counts = counts_from_dict(checkpoint.header["counts"])
     num_updates = count_updates(config.total_steps, config.ppo)
     if counts.num_updates > num_updates:
@@ -140,12 +141,16 @@ def _resumed(config: Config, resume: str) -> tuple[Environment, Reached]:
     if config.total_steps != checkpoint.header["config"]["total_steps"]:
         counts.last_tenth = none_yet(len(counts.row))  # it is another one
     check_metrics(Path(str(config.output)), counts.ends)
-    return env, Reached(restore(checkpoint, state), counts)
+    return env, Reached(restore(checkpoint, state), counts), checkpoint.file
 
 
-def _take_up(config: Config, reached: Reached, directory: Path, command: Sequence[str]) -> None:
+def _take_up(
+    config: Config, reached: Reached, file: Path | None, directory: Path, command: Sequence[str]
+) -> None:
     """Brings the run directory to where the checkpoint was written, but for the metrics."""
     done, best = reached.counts.num_updates, reached.counts.best_update
+    if file is not None:  # it may be the best one, and those after it are set aside next
+        keep_as_own(file, directory, done)
     set_aside(directory, done)
     if done == 0:  # it begins anew
         for name in METRICS_FILES:

@@ -77,7 +77,7 @@ def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def legal_action(space: Any, action: PyTree, distribution: Any = None) -> PyTree:
+def legal_action(space: Any, action: PyTree, distribution: Any) -> PyTree:
     """The action that the environment is sent for an action that the policy sampled.
 
     The one place where the two part. A trajectory holds the sample, as it is the sample's

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from test_statistics import make_policy as statistics_policy
 
 import rlscan
-from rlscan._config import Config
+from rlscan._config import Config, PolicyConfig
 from rlscan._devices import FIRST, WHOLE, own_key, sharded, worthwhile
 from rlscan._ppo import act_and_judge, flat
 from rlscan._run import on_this_machine
@@ -205,21 +205,25 @@ def test_statistics_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "cores, num_envs, minibatch, found",
+    "cores, num_envs, num_steps, num_minibatches, recurrent, found",
     [
-        (1, 1024, 4096, 1),
-        (2, 1024, 4096, 2),
-        (2, 16, 4096, 1),  # too few environments for each
-        (2, 1024, 1022, 1),  # too few samples for each
-        (3, 1024, 4096, 2),  # 3 does not divide
-        (16, 1024, 4096, 8),
-        (0, 64, 4096, 1),
+        (1, 1024, 32, 8, False, 1),
+        (2, 1024, 32, 8, False, 2),
+        (2, 16, 2048, 8, False, 1),  # too few environments for each
+        (2, 1024, 7, 8, False, 1),  # too few steps for each
+        (3, 1024, 32, 8, False, 2),  # 3 does not divide
+        (16, 1024, 32, 8, False, 8),
+        (0, 64, 512, 8, False, 1),
+        (2, 100, 128, 4, False, 2),
+        (2, 100, 128, 4, True, 1),  # 50 environments of each are not divided by 4
+        (2, 104, 128, 4, True, 2),
     ],
 )
 def test_as_many_devices_as_have_enough_to_do(
-    cores: int, num_envs: int, minibatch: int, found: int
+    cores: int, num_envs: int, num_steps: int, num_minibatches: int, recurrent: bool, found: int
 ) -> None:
-    assert worthwhile(cores, num_envs, minibatch) == found
+    sizes = {"num_envs": num_envs, "num_steps": num_steps, "num_minibatches": num_minibatches}
+    assert worthwhile(cores, **sizes, recurrent=recurrent) == found
 
 
 @pytest.mark.parametrize("given, found", [(None, 2), (1, 1)])
@@ -231,3 +235,6 @@ def test_a_run_is_split_unless_told_otherwise(
     config = on_this_machine(Config(ppo=ppo, num_devices=given))
     assert config.num_devices == found
     assert on_this_machine(Config(num_devices=given)).num_devices == 1  # 8 environments
+    ppo = rlscan.PPOConfig(num_envs=100, num_steps=128, num_minibatches=4)
+    with_memory = on_this_machine(Config(policy=PolicyConfig(kind="gru"), ppo=ppo))
+    assert with_memory.num_devices == 1  # of two each has 50, which 4 minibatches do not divide

@@ -209,6 +209,18 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
     assert (tmp_path / "evaluations.csv").read_bytes() == whole
 
 
+@pytest.mark.parametrize("cut", [0, 5, None, -1])
+def test_a_run_that_begins_anew_has_no_row_of_before(cut: int | None, tmp_path: Path):
+    """Killed before its first checkpoint, or on a disk that was full at its first evaluation."""
+    first, policy = evaluations(tmp_path)
+    first.add(3, policy)
+    whole = (tmp_path / "evaluations.csv").read_bytes()
+    (tmp_path / "evaluations.csv").write_bytes(whole[:cut])
+    again, _ = evaluations(tmp_path)
+    again.add(3, policy)
+    assert (tmp_path / "evaluations.csv").read_bytes() == whole
+
+
 @pytest.mark.slow
 def test_several_runs_have_rows_of_their_own(tmp_path: Path):
     several, policy = evaluations(tmp_path, runs=[{"run": 0, "seed": 3}, {"run": 1, "seed": 9}])

@@ -15,19 +15,26 @@ import pytest
 
 import rlscan
 from rlscan import _export
+from rlscan._distributions import Beta, TanhNormal
 
 CARTPOLE = rlscan.make("CartPole-v1")
 PENDULUM = rlscan.make("Pendulum-v1")
 
 
 def live(policy: Any, stochastic: bool, space: Any):
-    """The policy itself, in a batch: the definition, written anew."""
+    """The policy itself, in a batch: the definition, written anew, for a box within ± 2."""
 
     def one(observation, state, key):
         policy_key, action_key = jax.random.split(key)
         distribution, value, state = policy(observation, state, key=policy_key)
         action = distribution.sample(seed=action_key) if stochastic else distribution.mode()
-        sent = jnp.clip(action, space.low, space.high) if hasattr(space, "low") else action
+        sent = action
+        if isinstance(distribution, TanhNormal):
+            sent = 2 * jnp.tanh(action)
+        elif isinstance(distribution, Beta):
+            sent = 4 * action - 2
+        elif hasattr(space, "low"):
+            sent = jnp.clip(action, -2, 2)
         return sent, distribution.log_prob(action), value, state
 
     return jax.jit(jax.vmap(one))
@@ -47,9 +54,15 @@ def assert_close(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stochastic", [False, True])
-@pytest.mark.parametrize("env", [CARTPOLE, PENDULUM], ids=["categories", "a box"])
-def test_it_decides_as_the_policy_does(env: Any, stochastic: bool, tmp_path: Path):
-    policy = rlscan.ActorCritic(env, hidden_sizes=(8,), dropout=0.5, key=rlscan.key(1))
+@pytest.mark.parametrize(
+    "env, continuous",
+    [(CARTPOLE, "gaussian"), (PENDULUM, "gaussian"), (PENDULUM, "tanh"), (PENDULUM, "beta")],
+    ids=["categories", "a clipped box", "tanh", "beta"],
+)
+def test_it_decides_as_the_policy_does(env: Any, continuous: Any, stochastic: bool, tmp_path: Path):
+    policy = rlscan.ActorCritic(
+        env, hidden_sizes=(8,), dropout=0.5, continuous=continuous, key=rlscan.key(1)
+    )
     rlscan.export(policy, env, tmp_path / "policy", stochastic=stochastic, platforms=["cpu"])
     exported = rlscan.load_exported(tmp_path / "policy")
     reference = live(eqx.nn.inference_mode(policy, not stochastic), stochastic, env.action_space())

@@ -89,6 +89,26 @@ def test_what_cannot_fit_is_refused(options: list[str], tmp_path: Path, capsys):
     assert error.count("\n") == 1 and os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        PolicyConfig(kind="transformer", context_length=1024, embed_size=256),
+        PolicyConfig(kind="gru", hidden_size=4096),
+        PolicyConfig(hidden_sizes=(1024, 1024)),
+    ],
+    ids=lambda policy: policy.kind,
+)
+def test_what_a_policy_keeps_is_looked_at(
+    policy: PolicyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """512 environments of 64 steps: the cache of that transformer alone takes gigabytes."""
+    monkeypatch.setattr(_footprint, "device_memory", lambda: 2**20)
+    ppo = rlscan.PPOConfig(num_envs=512, num_steps=64)
+    with pytest.raises(ValueError, match="needs about .* GB of memory"):
+        _footprint.check_memory(Config(policy=policy, ppo=ppo))
+    _footprint.check_memory(Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.PPOConfig()))
+
+
 def test_what_is_small_at_a_glance_costs_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_footprint, "footprint", lambda config: pytest.fail("looked at"))
     for file in Path("configs").glob("*.yaml"):

@@ -139,8 +139,17 @@ def test_a_critic_that_sees_the_actors_masks():
         np.testing.assert_array_equal(policy(x, (), key=key)[1], policy.critic(x, key=used)[0])
     policy = make(True)
     np.testing.assert_array_equal(masks(policy.actor, actor_key), masks(policy.critic, actor_key))
-    with pytest.raises(ValueError, match="shared_masks .* set critic_dropout"):
-        rlscan.ActorCritic(env, dropout=0.5, shared_masks=True, key=rlscan.key(0))
+    for rates in ((0.5, 0.0), (0.5, 0.2), (0.0, 0.0)):  # of which the masks would not be equal
+        with pytest.raises(
+            ValueError, match="the actor's rate.*critic_dropout = .*make them equal"
+        ):
+            rlscan.ActorCritic(
+                env,
+                dropout=rates[0],
+                critic_dropout=rates[1],
+                shared_masks=True,
+                key=rlscan.key(0),
+            )
 
 
 def test_a_schedule_that_is_none_is_refused():

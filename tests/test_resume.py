@@ -274,6 +274,25 @@ def test_killed_before_the_policy_was_written(finished: Path, fast_whole: Path):
     assert rlscan.load_policy(finished / "checkpoints" / BEST) is not None
 
 
+def test_from_the_best_and_killed_before_its_first_checkpoint(
+    fast: None, finished: Path, fast_whole: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Those after it are set aside by then; what it went on from must not be lost."""
+    best = finished / "checkpoints" / BEST
+    checkpoint_files(finished)[-1].replace(best)  # as of an update that is kept no longer
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(_run, "_compile", killed)
+        assert main(["train", "--resume", str(best)]) == 130
+    (going_on,) = checkpoint_files(finished)
+    assert going_on.read_bytes() == best.read_bytes()
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert_same_run(finished, fast_whole)
+
+
 def test_a_finished_run_has_nothing_to_resume(finished: Path, capsys):
     before = contents(finished)
     assert main(["train", "--resume", str(finished)]) == 0

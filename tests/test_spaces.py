@@ -29,9 +29,9 @@ def test_kinds_of_spaces():
 
 def test_an_action_is_clipped_to_its_box_and_shifted_to_its_first_category():
     box = spaces.Box(jnp.array([-1.0, 0.0]), jnp.array([1.0, jnp.inf]), (2,))
-    np.testing.assert_array_equal(legal_action(box, jnp.array([-3.0, 7.0])), [-1, 7])
-    assert legal_action(gymnasium.spaces.Discrete(3, start=-1), jnp.asarray(2)) == 1
-    assert legal_action(spaces.Discrete(3), jnp.asarray(2)) == 2
+    np.testing.assert_array_equal(legal_action(box, jnp.array([-3.0, 7.0]), None), [-1, 7])
+    assert legal_action(gymnasium.spaces.Discrete(3, start=-1), jnp.asarray(2), None) == 1
+    assert legal_action(spaces.Discrete(3), jnp.asarray(2), None) == 2
 
 
 def test_each_part_of_an_action_is_made_legal():
@@ -39,7 +39,7 @@ def test_each_part_of_an_action_is_made_legal():
     several = gymnasium.spaces.MultiDiscrete([2, 3], start=[1, -1])
     space = spaces.Dict({"b": gymnasium.spaces.Tuple([box, discrete]), "a": several})
     action = {"a": jnp.asarray([1, 2]), "b": (jnp.asarray([0.5, 7.0]), jnp.asarray(0))}
-    legal = legal_action(space, action)
+    legal = legal_action(space, action, None)
     np.testing.assert_array_equal(legal["a"], [2, 1])
     np.testing.assert_array_equal(legal["b"][0], [0.5, 1])
     assert legal["b"][1] == 5 and set(legal) == {"a", "b"}
