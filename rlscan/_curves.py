@@ -26,7 +26,7 @@ MOST_SETTINGS = 3  # that a label names, unless it takes more
 
 # What two runs may differ in, and still be two samples of one thing.
 _NOT_OF_LEARNING = {"seed", "num_seeds", "num_devices", "compile_cache", "log_interval", "strict"}
-_NOT_OF_LEARNING |= {"loggers", "eval_interval", "eval_episodes", "sweep", "num_samples"}
+_NOT_OF_LEARNING |= {"debug", "loggers", "eval_interval", "eval_episodes", "sweep", "num_samples"}
 _NOT_OF_LEARNING |= {"checkpoint_interval", "keep_checkpoints"}
 
 
@@ -86,6 +86,10 @@ def read_groups(directories: Sequence[str | Path], file: str = METRICS_FILES[0])
         seen.add(path)
         settings = _flat(to_dict(load_config(directory)))
         table = read_metrics(directory, file)
+        if not len(table["run"]):
+            raise ValueError(
+                f"{Path(directory) / file} has no rows yet; wait for the first, or leave it out"
+            )
         for run in np.unique(table["run"]):
             rows = {name: column[table["run"] == run] for name, column in table.items()}
             swept = {k: rows[k][0] for k in rows if k in settings and k not in _NOT_OF_LEARNING}

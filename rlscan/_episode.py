@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ._evaluate import Action
 from ._pytree import map_arrays, strong
 from ._random import KeyLike, as_key
-from ._rollout import act, init_rollout
+from ._rollout import RolloutState, act, init_rollout
 from ._scan import filter_scan
+from ._spaces import legal_action
 from ._types import Environment, Policy, PyTree
 
 
@@ -29,7 +30,7 @@ class Episode(eqx.Module):
 
     env_state: PyTree  # before each step
     observation: PyTree
-    action: PyTree
+    action: PyTree  # as the environment was sent it
     reward: Float[Array, " T"]
     opinions: Opinions | None
     length: Int[Array, ""]
@@ -62,6 +63,13 @@ def record(
     noisy = eqx.nn.inference_mode(policy, value=False)
     one_step = partial(act, policy, env, key_schedule="episode", is_mode=action == "mode")
 
+    def sent(before: RolloutState, action: PyTree) -> PyTree:
+        """By the same key the same distribution, which says what its action stands for."""
+        key = jax.random.clone(before.policy_key)
+        distribution: Any
+        distribution, *_ = policy(before.observation, before.policy_state, key=key)
+        return legal_action(env.action_space(), action, distribution)
+
     def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
         before, networks = carry
         opinions = None
@@ -70,7 +78,8 @@ def record(
             opinions, networks = _ask(noisy, masks, observation, networks)
         after, transition, _ = eqx.filter_vmap(one_step)(before)
         done = transition.terminated | transition.truncated
-        seen = before.env_state, transition.observation, transition.action, transition.reward, done
+        action_sent = eqx.filter_vmap(sent)(before, transition.action)
+        seen = before.env_state, transition.observation, action_sent, transition.reward, done
         return (after, networks), (map_arrays(lambda x: x[0], seen), opinions)
 
     networks = None

@@ -27,7 +27,7 @@ def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
         description="Plays whole episodes with the policy of a run, on other seeds than any that "
-        "it was trained on, and prints its return with 95 %% bootstrap intervals.",
+        "it was trained on, and prints its return with 95 % bootstrap intervals.",
     )
     parser.add_argument("run_dir", help="of `rlscan train`")
     parser.add_argument("--run", type=int, help="which, of several that were trained together")

@@ -177,7 +177,10 @@ class Log:
                 low, high = bootstrap_interval(scores, num_resamples=num_resamples)
                 words = f"IQM {words} [{format_return(low)}, {format_return(high)}]"
             at = f" at {swept}" if swept else ""
-            found.append(_Setting(middle if scores else -math.inf, words + at))
+            missing = num_seeds - len(scores)  # they diverged, or no episode of theirs ended
+            of = f" ({len(scores)} of {num_seeds} seeds)" if missing else ""
+            order = -missing, middle if scores else -math.inf
+            found.append(_Setting(order, words + of + at))
         return found
 
     def _summary(self) -> list[str]:
@@ -185,7 +188,7 @@ class Log:
         returns = [run.means()["episode_return"] for run in self.counts.last_tenth]
         if self._is_single:
             return [f"return {format_return(returns[0])}"]
-        ordered = sorted(self._settings(returns, 10_000), key=lambda one: -one.order)
+        ordered = sorted(self._settings(returns, 10_000), key=lambda one: one.order, reverse=True)
         return [f"return {one.words}" for one in ordered]
 
     def summarize(self) -> None:
@@ -214,7 +217,7 @@ def _warn(message: str) -> None:
 
 
 class _Setting(NamedTuple):
-    order: float
+    order: tuple[int, float]  # no seed missing, then the return
     words: str
 
 

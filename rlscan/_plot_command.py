@@ -19,7 +19,7 @@ def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
         description="Draws metrics of runs over environment steps. Runs that differ in their seeds "
-        "alone are one curve: their interquartile mean, in a band that is its 95 %% bootstrap "
+        "alone are one curve: their interquartile mean, in a band that is its 95 % bootstrap "
         "interval; of the audit, the worst of them.",
     )
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="of `rlscan train`")

@@ -7,9 +7,11 @@ nothing but matplotlib.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 
 from ._episode import Episode
+from ._frame_stack import Stacked
 
 # Okabe and Ito's colours, which can be told apart by the colour-blind.
 BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -66,6 +68,8 @@ def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
     - `ax`: empty axes.
     - `episode`: on the host, cut to its length.
     """
+    while isinstance(episode.env_state, Stacked):  # what is drawn is the environment inside
+        episode = eqx.tree_at(lambda e: e.env_state, episode, episode.env_state.env_state)
     if name in _SCENES:
         return _SCENES[name](ax, episode)
     if isinstance(episode.observation, np.ndarray) and episode.observation.ndim >= 3:
@@ -98,7 +102,7 @@ def _cart_pole(ax: Any, episode: Episode) -> Scene:
 
 def _pendulum(ax: Any, episode: Episode) -> Scene:
     theta = episode.env_state.theta
-    torque = np.clip(np.ravel(episode.action), -2, 2)
+    torque = np.ravel(episode.action)
     ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[])
     ax.plot([0], [0], "o", color="0.3", markersize=7)
     (rod,) = ax.plot([], [], color=BLUE, linewidth=7, solid_capstyle="round", animated=True)

@@ -22,7 +22,7 @@ PENDULUM = rlscan.make("Pendulum-v1")
 
 
 def live(policy: Any, stochastic: bool, space: Any):
-    """The policy itself, in a batch: the definition, written anew, for a box within ± 2."""
+    """The policy itself, in a batch: the definition, written anew; tanh and Beta fill ± 2."""
 
     def one(observation, state, key):
         policy_key, action_key = jax.random.split(key)
@@ -34,7 +34,7 @@ def live(policy: Any, stochastic: bool, space: Any):
         elif isinstance(distribution, Beta):
             sent = 4 * action - 2
         elif hasattr(space, "low"):
-            sent = jnp.clip(action, -2, 2)
+            sent = jnp.clip(action, space.low, space.high)
         return sent, distribution.log_prob(action), value, state
 
     return jax.jit(jax.vmap(one))

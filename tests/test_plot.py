@@ -82,6 +82,23 @@ def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path):
         rlscan.read_metrics(run)
 
 
+def test_a_run_without_a_row_is_refused(tmp_path: Path):
+    """Also beside others: it would be missing in the picture without a word."""
+    runs = [run_dirs.with_metrics(tmp_path / name, rows([1.0])) for name in "ab"]
+    header = (runs[1] / "metrics.csv").read_text().splitlines(keepends=True)[0]
+    (runs[1] / "metrics.csv").write_text(header)
+    with pytest.raises(ValueError, match=f"{runs[1]}/metrics.csv has no rows yet; wait"):
+        read_groups(runs)
+
+
+def test_a_seed_that_was_run_again_to_debug_it_is_of_the_same_curve(tmp_path: Path):
+    runs = [
+        run_dirs.with_metrics(tmp_path / str(debug), rows([1.0]), seed=i, debug=debug)
+        for i, debug in enumerate((False, True))
+    ]
+    assert labels(read_groups(runs)) == ["CartPole-v1 (2 seeds)"]
+
+
 def test_runs_that_differ_in_their_seed_are_one_curve(tmp_path: Path):
     runs = [[1.0, 5.0], [2.0, 6.0], [3.0, 70.0], [40.0, 80.0]]
     group = a_group(tmp_path, *map(rows, runs))

@@ -104,6 +104,31 @@ def test_what_is_drawn_moves(name: str):
     )
 
 
+def test_under_a_wrapper_the_environment_inside_is_drawn():
+    from matplotlib.figure import Figure
+
+    env = rlscan.FrameStack(rlscan.make("CartPole-v1"), num_frames=2)
+    policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
+    episode = recorded(policy, env)
+    cart: Any = make_scene("CartPole-v1", Figure().subplots(), episode)(1)[0]
+    assert cart.get_x() == pytest.approx(float(episode.env_state.env_state.x[1]) - 0.25)
+
+
+@pytest.mark.parametrize("continuous", ["gaussian", "tanh", "beta"])
+def test_actions_are_those_that_the_environment_was_sent(continuous: Any):
+    """Each leads from a state to the next."""
+    env = rlscan.make("Pendulum-v1")
+    policy = rlscan.ActorCritic(
+        env, hidden_sizes=(4,), continuous=continuous, dropout=0.5, key=rlscan.key(0)
+    )
+    episode = recorded(policy, env, action="sample")
+    assert np.abs(episode.action).max() <= 2
+    for t in range(7):
+        state = map_arrays(lambda x, t=t: jnp.asarray(x[t]), episode.env_state)
+        _, after, *_ = env.step(rlscan.key(0), state, episode.action[t])
+        assert after.theta_dot == pytest.approx(episode.env_state.theta_dot[t + 1], abs=1e-4)
+
+
 def test_of_an_environment_that_is_not_known_the_observation_is_drawn():
     from matplotlib.figure import Figure
 

@@ -4,6 +4,7 @@ import csv
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import rlscan
 from rlscan import _run
 from rlscan._checkpoint import checkpoint_files, read_checkpoint
 from rlscan._cli import main
+from rlscan._log import Log
 from rlscan._parse import parse
 from rlscan._run_dir import COLUMNS
 from rlscan._sweep import SWEEPABLE, members_of
@@ -200,6 +202,16 @@ def test_over_two_devices_and_resumed(swept: tuple[Path, int], tmp_path: Path, m
         np.testing.assert_allclose(numbers(ours), numbers(of_one), rtol=1e-3, atol=1e-4)
     bodies = [read_checkpoint(checkpoint_files(d)[0]).body for d in (run, whole)]
     assert bodies[0] == bodies[1]
+
+
+def test_a_setting_whose_seeds_diverged_is_ranked_last_and_says_so():
+    rates = [SimpleNamespace(swept={"ppo.learning_rate": x}) for x in (0.01, 0.01, 0.001, 0.001)]
+    log: Any = SimpleNamespace(_config=SimpleNamespace(num_seeds=2), _members=rates)
+    found = Log._settings(log, [500.0, math.nan, 480.0, 480.0], 100)
+    assert [one.words for one in sorted(found, key=lambda one: one.order, reverse=True)] == [
+        "IQM 480 [480, 480] at ppo.learning_rate 0.001",
+        "500 (1 of 2 seeds) at ppo.learning_rate 0.01",
+    ]
 
 
 def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monkeypatch, capsys):
