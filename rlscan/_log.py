@@ -115,7 +115,7 @@ class Log:
         speed = first["steps_per_second"] * len(self._members)
         returns = [row["episode_return"] for row in self._unseen]
         shown = {**first, "steps_per_second": speed}
-        self._progress.update(shown, lambda: self._in_words(returns, num_resamples=1000))
+        self._progress.update(shown, lambda: self._in_words(returns))
         self._unseen = []
 
     def sync(self) -> None:
@@ -157,11 +157,12 @@ class Log:
         member = self._members[run]
         return {} if self._is_single else {"run": run, "seed": member.seed, **member.swept}
 
-    def _in_words(self, returns: Sequence[float], *, num_resamples: int = 10_000) -> str:
-        """The return of a run; of several that of the best setting, over its seeds."""
+    def _in_words(self, returns: Sequence[float]) -> str:
+        """The return of a run, as it goes; of several that of the best setting, over its seeds."""
         if self._is_single:
             return f"return {format_return(returns[0])}"
-        best = max(self._settings(returns, num_resamples), key=lambda one: one.order)
+        # By the return alone: in a few updates a seed may well end no episode.
+        best = max(self._settings(returns, 1000), key=lambda one: one.order[1])
         return f"return {best.words}"
 
     def _settings(self, returns: Sequence[float], num_resamples: int) -> list["_Setting"]:

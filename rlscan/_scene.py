@@ -72,9 +72,14 @@ def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
         episode = eqx.tree_at(lambda e: e.env_state, episode, episode.env_state.env_state)
     if name in _SCENES:
         return _SCENES[name](ax, episode)
-    if isinstance(episode.observation, np.ndarray) and episode.observation.ndim >= 3:
-        return _grid(ax, episode.observation, _CHANNELS.get(name, ()))
-    return _bars(ax, episode.observation)
+    observation = episode.observation
+    if isinstance(observation, dict):  # with the last action and reward beside it
+        observation = observation.get("observation", observation)
+    if isinstance(observation, np.ndarray) and observation.ndim >= 3:
+        channels = _CHANNELS.get(name, ())
+        # Of stacked frames the last is the newest.
+        return _grid(ax, observation[..., -len(channels) :] if channels else observation, channels)
+    return _bars(ax, observation)
 
 
 def _cart_pole(ax: Any, episode: Episode) -> Scene:

@@ -91,6 +91,15 @@ def test_a_run_without_a_row_is_refused(tmp_path: Path):
         read_groups(runs)
 
 
+@pytest.mark.parametrize("command", ["plot", "evaluate"])
+def test_the_help_has_no_doubled_percent_sign(command: str, capsys: Any):
+    """argparse undoes it in the help of an option, but not in the description."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    words = " ".join(capsys.readouterr().out.split())  # wherever its lines are broken
+    assert "95 % bootstrap interval" in words
+
+
 def test_a_seed_that_was_run_again_to_debug_it_is_of_the_same_curve(tmp_path: Path):
     runs = [
         run_dirs.with_metrics(tmp_path / str(debug), rows([1.0]), seed=i, debug=debug)

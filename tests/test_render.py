@@ -114,6 +114,23 @@ def test_under_a_wrapper_the_environment_inside_is_drawn():
     assert cart.get_x() == pytest.approx(float(episode.env_state.env_state.x[1]) - 0.25)
 
 
+def test_of_a_game_under_wrappers_the_newest_frame_is_drawn():
+    from matplotlib.figure import Figure
+
+    plain = rlscan.make("Breakout-MinAtar")
+    env = rlscan.LastActionReward(rlscan.FrameStack(plain, num_frames=3))
+    policy = rlscan.ActorCritic(env, num_channels=(), hidden_sizes=(4,), key=rlscan.key(0))
+    episode = recorded(policy, env, max_steps=4)
+    newest = episode.observation["observation"][..., -4:]
+    alone = Episode((), newest, episode.action, jnp.zeros(4), None, jnp.array(4))
+    pictures = [
+        make_scene("Breakout-MinAtar", Figure().subplots(), shown)(3)[0]
+        for shown in (episode, alone)
+    ]
+    first, second = (np.asarray(picture.get_array()) for picture in pictures)  # pyright: ignore
+    assert np.array_equal(first, second) and first.min() < 1
+
+
 @pytest.mark.parametrize("continuous", ["gaussian", "tanh", "beta"])
 def test_actions_are_those_that_the_environment_was_sent(continuous: Any):
     """Each leads from a state to the next."""
