@@ -117,7 +117,7 @@ def _start(config: Config) -> tuple[Environment, TrainState]:
         policy = build_policy(config, env, key=policy_key)
         return init_train(policy, env, config.ppo, key=train_key)
 
-    # One program: as a dozen small ones it took 3.9 s and not 3.3, of a cold start of 20 s.
+    # One program, as the dozen small ones that it would be take longer to compile.
     if len(seeds) == 1:
         state = eqx.filter_jit(start)(make(seeds[0]))
         return env, state if mesh is None else over_devices(state, mesh, config.ppo)
