@@ -199,6 +199,16 @@ def test_a_missed_claim_is_an_exit_status(capsys, monkeypatch):
     assert [settings.env for settings in ran] == [None, "my:own"]
 
 
+def test_what_needs_two_devices_is_left_out_where_there_is_one(capsys, monkeypatch, tmp_path):
+    suite(monkeypatch, [line("a", [1.0])])
+    both = {"devices": _registry.BENCHMARKS["devices"], **command.BENCHMARKS}
+    monkeypatch.setattr(command, "BENCHMARKS", both)
+    monkeypatch.setattr("benchmarks.devices.jax.devices", lambda: jax.local_devices()[:1])
+    assert command.main(["--json", str(tmp_path / "x.json")]) == 0
+    assert "devices: left out, as it needs two devices" in capsys.readouterr().out
+    assert [*json.loads((tmp_path / "x.json").read_text())["figures"]] == ["fake"]
+
+
 def test_a_file_is_not_overwritten_and_nothing_runs(capsys, monkeypatch, tmp_path):
     ran = suite(monkeypatch, [line("a", [1.0])])
     path = tmp_path / "x.json"

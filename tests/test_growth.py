@@ -197,6 +197,14 @@ def test_numbers_have_three_digits(x: float, written: str) -> None:
     assert report.number(x) == written
 
 
+def test_a_report_of_some_axes_is_refused(tmp_path, capsys) -> None:
+    """It would be in the place of that of all."""
+    arguments = ["--report", "--only", "width", "--results", str(tmp_path)]
+    assert command.main(arguments) == command.BAD_INPUT
+    assert "leave out --only" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_report_tells_what_is_there(tmp_path) -> None:
     points = AXES["num_envs"][:3]
     for point, speed in zip(points, (1e6, 3e6, 4e6), strict=True):
