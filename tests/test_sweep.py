@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -212,6 +213,31 @@ def test_a_setting_whose_seeds_diverged_is_ranked_last_and_says_so():
         "IQM 480 [480, 480] at ppo.learning_rate 0.001",
         "500 (1 of 2 seeds) at ppo.learning_rate 0.01",
     ]
+
+
+@pytest.mark.parametrize(
+    "rates, failed",
+    [
+        (["--ppo.learning_rate", "1e-2"], ""),
+        (["--sweep", "ppo.learning_rate=1e-3,1e-2", "--seed", "3"], "run 1, of seed 3: "),
+    ],
+    ids=["one run", "the second of two"],
+)
+def test_strict_stops_where_an_audit_fails(
+    rates: list[str], failed: str, tmp_path: Path, monkeypatch, capsys
+):
+    """Of updates that only say that they are off, so that no cause is found."""
+    from test_cli import fake_update
+
+    def off(state, env, config, *, num_updates, mesh=None):
+        after, metrics = fake_update(state, env, config, num_updates=num_updates)
+        return after, {**metrics, "audit_error": 1.0 * (jnp.asarray(config.learning_rate) > 5e-3)}
+
+    monkeypatch.setattr(_run, "update", off)
+    assert main(arguments(tmp_path / "lax", *rates)) == 0
+    assert main(arguments(tmp_path / "strict", "--strict", *rates)) == 1
+    error = capsys.readouterr().err
+    assert f"error: {failed}update 1: before its first gradient step log π is off by 1 " in error
 
 
 def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monkeypatch, capsys):
