@@ -3,7 +3,7 @@
 All contestants run the same network in the same environment for T steps in N environments. `plain`
 is the usual pattern: `lax.scan` over gymnax's own `step`, a vmapped policy with `eqx.nn.Dropout`,
 one threefry key split at every step. It records no keys, so that its noise cannot be replayed. It
-records values, which rlscan leaves to `replay`; one contestant adds them, to be judged by the same.
+records values, which rlscan leaves to `replay`; two contestants add them, to be judged by the same.
 The floor is a rollout of ours whose random bits cost next to nothing and are worth as little.
 """
 
@@ -28,12 +28,13 @@ from benchmarks._time_rollouts import rollout_lines
 SIZES = (4, 64, 1024)
 
 MEANINGS = {
-    "plain, no dropout": "the hand-written loop, of the policy in inference mode",
+    "plain, no dropout": "the hand-written loop, of the policy in inference mode, values recorded",
     "plain, dropout": "the hand-written loop with threefry, values recorded",
     "rlscan, no dropout": "rlscan.rollout, of the policy in inference mode",
     "rlscan, dropout": "rlscan.rollout with rlscan's own generator",
     "rlscan, dropout, threefry": "the same with JAX's generator, threefry2x32",
     "rlscan, dropout, values": "rlscan's own generator, then replay for the values",
+    "no dropout, values": "rlscan in inference mode, then replay for the values",
     "floor, no dropout": "random bits for almost nothing: a bound, not fit for use",
 }
 
@@ -58,6 +59,7 @@ COMPARISONS = (
         "what rlscan gains without",
         {"N = 64": 1.6, "N = 1024": 1.6},
     ),
+    Comparison("no dropout, values", "plain, no dropout", "the same, values included"),
     Comparison(
         "rlscan, no dropout",
         "floor, no dropout",
@@ -105,6 +107,7 @@ def contestants(subject: Subject, num_envs: int, num_steps: int) -> dict[str, tu
         "rlscan, dropout": ours(noisy, default),
         "rlscan, dropout, threefry": ours(noisy, threefry),
         "rlscan, dropout, values": ours(noisy, default, with_values=True),
+        "no dropout, values": ours(quiet, default, with_values=True),
         "floor, no dropout": ours(quiet, free),
     }
 
@@ -164,9 +167,8 @@ def _free_word(key: Array, counter: Array) -> Array:
 
 
 def _free_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
-    if bit_width != 32:
-        raise ValueError(f"the floor's generator draws words of 32 bits, got {bit_width}")
-    return _free_word(key, lax.iota(np.uint32, math.prod(shape))).reshape(shape)
+    words = _free_word(key, lax.iota(np.uint32, math.prod(shape))).reshape(shape)
+    return words.astype({8: np.uint8, 16: np.uint16, 32: np.uint32}[bit_width])
 
 
 def _free_fold_in(key: Array, data: Any) -> Array:

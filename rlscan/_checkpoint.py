@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._config import Config, to_dict
-from ._file import encode, read, write_whole
+from ._disk import write_whole
+from ._file import encode, read
 from ._pytree import is_key
 from ._random import KeyData, generator_of, key_data, keys_from_data
 from ._types import PyTree

@@ -12,8 +12,7 @@ from jaxtyping import Float, Shaped
 
 from ._config import to_dict
 from ._envs import did_you_mean
-from ._interval import interval
-from ._iqm import iqm
+from ._iqm import bootstrap_interval, iqm
 from ._metrics import METRICS
 from ._run_dir import METRICS_FILES
 from ._trained import load_config
@@ -162,7 +161,7 @@ def curve(group: Group, metric: str) -> Curve:
         scores = values[pattern][:, here]
         middle[here] = scores.max(axis=0) if is_audit else iqm(scores, axis=0)
         if not is_audit:
-            low[here], high[here] = interval(scores)
+            low[here], high[here] = bootstrap_interval(scores)
     return Curve(edges[1:], middle, low, high)
 
 

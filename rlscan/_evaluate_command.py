@@ -4,17 +4,19 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from ._compile_cache import use_compile_cache
-from ._evaluate import Action, Evaluation, Network, evaluate
+from ._disk import write_whole
+from ._evaluate import Evaluation, Network, evaluate
 from ._evaluations import evaluation_key, summarize
-from ._terminal import Parser, check_new_file, report, write_whole
-from ._trained import Trained, load_trained
+from ._player import load_player, player_parser
+from ._terminal import Parser, check_new_file, report
+from ._trained import Trained
 
 
 def evaluate_main(argv: Sequence[str] | None = None, *, prog: str = "evaluate.py") -> int:
@@ -24,20 +26,12 @@ def evaluate_main(argv: Sequence[str] | None = None, *, prog: str = "evaluate.py
 
 
 def _parser(prog: str) -> Parser:
-    parser = Parser(
-        prog=prog,
-        description="Plays whole episodes with the policy of a run, on other seeds than any that "
-        "it was trained on, and prints its return with 95 % bootstrap intervals.",
+    parser = player_parser(
+        prog,
+        "Plays whole episodes with the policy of a run, and prints its return with 95 % bootstrap "
+        "intervals.",
     )
-    parser.add_argument("run_dir", help="of `rlscan train`")
-    parser.add_argument("--run", type=int, help="which, of several that were trained together")
     parser.add_argument("--episodes", type=int, default=100, help="how many (default 100)")
-    parser.add_argument(
-        "--action",
-        choices=get_args(Action),
-        default="mode",
-        help="of the distribution (default mode)",
-    )
     parser.add_argument(
         "--network",
         choices=get_args(Network),
@@ -51,7 +45,6 @@ def _parser(prog: str) -> Parser:
         type=int,
         help="after which an episode is cut (default: the environment's time limit)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the evaluation (default 0)")
     parser.add_argument("--json", metavar="FILE", help="writes the figures and every return there")
     parser.add_argument("--overwrite", action="store_true", help="of FILE, if it exists")
     return parser
@@ -60,11 +53,7 @@ def _parser(prog: str) -> Parser:
 def _evaluate(options: Namespace) -> None:
     if options.json is not None:
         check_new_file(options.json, [".json"], overwrite=options.overwrite, option="--json")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
-    trained = load_trained(options.run_dir, run=options.run)
-    if trained.config.compile_cache:
-        use_compile_cache()
+    trained = load_player(options)
     result = _play(trained, options)
     figures = summarize(result)
     if result.spread is not None:
@@ -74,7 +63,7 @@ def _evaluate(options: Namespace) -> None:
         returns = np.asarray(result.episode_return).tolist()
         settings = {k: v for k, v in vars(options).items() if k not in ("json", "overwrite")}
         written = {**settings, **figures, "episode_returns": returns}
-        write_whole(options.json, json.dumps(written, indent=1).encode() + b"\n")
+        write_whole(Path(options.json), json.dumps(written, indent=1).encode() + b"\n")
 
 
 def _play(trained: Trained, options: Namespace) -> Evaluation:

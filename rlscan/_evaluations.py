@@ -1,9 +1,7 @@
 """Evaluations of a run: their keys, their summaries, and `evaluations.csv`."""
 
 import csv
-import errno
 import io
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -17,13 +15,15 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ._config import Config
+from ._disk import append, write_whole
 from ._evaluate import Evaluation, evaluate
-from ._interval import interval
-from ._iqm import iqm
+from ._iqm import bootstrap_interval, iqm
 from ._random import key as make_key
 from ._types import Environment, Policy
 
 EVALUATIONS_FILE = "evaluations.csv"
+
+_NUM_RESAMPLES = 2000  # of as many episodes as there were, which may be very many
 
 _DOMAINS = {"after": 0x6576616C, "during": 0x76616C69}
 
@@ -56,11 +56,12 @@ def summarize(evaluation: Evaluation) -> dict[str, float | int]:
     """
     returns = np.asarray(evaluation.episode_return, np.float64)
 
-    def pooled(statistic: Any, rows: np.ndarray) -> Any:
-        return statistic(rows.reshape(-1))
+    def bounds(statistic: Any) -> tuple[float, float]:
+        pooled = lambda sets: statistic(sets.reshape(len(sets), -1), axis=1)  # noqa: E731
+        return bootstrap_interval(returns, statistic=pooled, num_resamples=_NUM_RESAMPLES)
 
-    low, high = interval(returns, partial(pooled, iqm))
-    mean_low, mean_high = interval(returns, partial(pooled, np.mean))
+    low, high = bounds(iqm)
+    mean_low, mean_high = bounds(np.mean)
     return {
         "num_episodes": returns.size,
         "episode_return": float(returns.mean()),
@@ -145,17 +146,10 @@ class Evaluations:
         text = io.StringIO()
         table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         with open(self._file, "ab", buffering=0) as file:
-            end = file.tell()
-            if end == 0:
+            if file.tell() == 0:
                 table.writeheader()
             table.writerows(rows)
-            content = text.getvalue().encode()
-            try:
-                if file.write(content) != len(content):  # a disk that fills up takes what fits
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
-            except BaseException:
-                file.truncate(end)
-                raise
+            append([file], [text.getvalue().encode()])
 
     def _forget_after(self, num_updates: int) -> None:
         if not self._file.exists():
@@ -170,6 +164,4 @@ class Evaluations:
             for line in lines
             if line.endswith("\n") and int(line.split(",")[column]) <= num_updates
         ]
-        temporary = self._file.with_name(f".{self._file.name}.tmp")
-        temporary.write_text("".join([header, *kept]))
-        os.replace(temporary, self._file)
+        write_whole(self._file, "".join([header, *kept]).encode())

@@ -1,10 +1,8 @@
 """Policies as programs: `export` and `load_exported`."""
 
 import dataclasses
-import hashlib
 import importlib.util
 import io
-import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -18,14 +16,15 @@ import numpy as np
 from jaxtyping import Array, Key, PRNGKeyArray
 
 from ._dataflow import flow, union
+from ._disk import write_whole
+from ._file import encode, read
 from ._pytree import strong
 from ._random import KeyData, key as make_key, key_data, keys_from_data
 from ._spaces import legal_action
 from ._types import Environment, Policy, PyTree
-from ._version import __version__
 
 FORMAT = "rlscan exported policy"
-FORMAT_VERSION = 1  # raised when a reader of this one could no longer read it
+FORMAT_VERSION = 2  # raised when a reader of this one could no longer read it
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -66,24 +65,13 @@ def export(
     state = io.BytesIO()
     for leaf in initial:
         np.save(state, np.asarray(leaf))
-    body = state.getvalue() + program
     header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "rlscan_version": __version__,
         "jax_version": jax.__version__,
         "stochastic": stochastic,
         "generator": generator if stochastic else None,
         "num_state_leaves": len(initial),
-        "sha256": hashlib.sha256(body).hexdigest(),
     }
-    with open(path, "xb") as file:
-        try:
-            file.write(json.dumps(header).encode() + b"\n" + body)
-            file.flush()
-        except OSError:  # the disk is full
-            Path(path).unlink()
-            raise
+    write_whole(Path(path), encode(FORMAT, FORMAT_VERSION, header, state.getvalue() + program))
 
 
 def _program(
@@ -170,8 +158,7 @@ def load_exported(path: str | os.PathLike) -> "ExportedPolicy":
     _require_flatbuffers()
     from jax import export as jax_export
 
-    content = Path(path).read_bytes()
-    header, body = _read(path, content)
+    header, body = read(Path(path), {FORMAT: FORMAT_VERSION})
     stream = io.BytesIO(body)
     initial = [np.load(stream) for _ in range(header["num_state_leaves"])]
     program = jax_export.deserialize(bytearray(body[stream.tell() :]))
@@ -231,26 +218,6 @@ class ExportedPolicy:
                 )
             given.append(jax.random.key_data(keys))
         return self._program.call(*given)
-
-
-def _read(path: str | os.PathLike, content: bytes) -> tuple[dict[str, Any], bytes]:
-    """`(header, body)`, the body as it was written."""
-    first_line, _, body = content.partition(b"\n")
-    try:
-        header = json.loads(first_line)
-    except ValueError:  # UnicodeDecodeError is one, too
-        header = None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{path} is no policy exported by rlscan, or its first line is damaged")
-    version = header.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format {version}, exported by rlscan {header.get('rlscan_version')}; "
-            f"rlscan {__version__} reads formats up to {FORMAT_VERSION}: pip install -U rlscan"
-        )
-    if header.get("sha256") != hashlib.sha256(body).hexdigest():
-        raise ValueError(f"{path} is cut short or damaged: its content does not match its checksum")
-    return header, body
 
 
 def _require_flatbuffers() -> None:

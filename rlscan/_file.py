@@ -1,9 +1,7 @@
-"""Files that are there whole or not at all: one line of JSON, then bytes."""
+"""Files of one line of JSON, then bytes: they say what they are, and whether they are whole."""
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,67 +46,11 @@ def read(file: Path, formats: Mapping[str, int]) -> tuple[dict[str, Any], bytes]
     return header, body
 
 
-def write_whole(file: Path, content: bytes, *, room: Path | None = None) -> None:
-    """Writes a file: what was there before stays until the new one is on the disk.
-
-    **Arguments:**
-
-    - `file`, `content`: what, and where.
-    - `room`: from `reserve`. It is written over, so that a full disk has room; and gone after.
-
-    **Raises:** `OSError`, which names the file.
-    """
-    temporary = _temporary(file) if room is None else room
-    try:
-        with open(temporary, "r+b" if temporary.exists() else "wb") as stream:
-            stream.write(content)
-            stream.truncate()
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-        _sync(file.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def reserve(file: Path, num_bytes: int) -> Path:
-    """Takes the room on the disk that `write_whole` will need for `file`, by this process, later.
-
-    **Returns:** the file that holds the room, which is none that could be read by mistake.
-    """
-    temporary = _temporary(file)
-    try:
-        temporary.write_bytes(bytes(num_bytes))
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def remove_temporaries(directory: Path) -> None:
-    """What processes that were killed have left of their files."""
-    for left in directory.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
-
-
-def _temporary(file: Path) -> Path:
-    return file.with_name(f".{file.name}.{os.getpid()}.tmp")
-
-
-def _sync(directory: Path) -> None:
-    """The names in a directory on the disk, too; where a file system cannot, it does so itself."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _checksum(header: dict[str, Any], body: bytes) -> str:
     told = {name: value for name, value in header.items() if name != "sha256"}
-    if header["format"] == "rlscan policy" and header.get("format_version") in (1, 2):
-        told = header.get("config")  # all that these covered
+    match header["format"], header.get("format_version"):  # what older ones covered
+        case "rlscan policy", 1 | 2:
+            told = header.get("config")
+        case "rlscan exported policy", 1:
+            return hashlib.sha256(body).hexdigest()
     return hashlib.sha256(json.dumps(told).encode() + body).hexdigest()

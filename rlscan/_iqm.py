@@ -1,10 +1,12 @@
 """Scores of several runs in one number: the interquartile mean, and how sure it is."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 _CUT = 0.25  # of the scores on either side
+_MOST_NUMBERS = 2**20  # that resamples hold at a time
 
 
 def iqm(scores: Any, axis: int = -1) -> np.ndarray:
@@ -31,24 +33,41 @@ def iqm(scores: Any, axis: int = -1) -> np.ndarray:
 
 
 def bootstrap_interval(
-    scores: Any, *, level: float = 0.95, num_resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """A percentile bootstrap interval of the `iqm` over runs.
+    scores: Any,
+    *,
+    statistic: Callable[[np.ndarray], Any] | None = None,
+    level: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[Any, Any]:
+    """A percentile bootstrap interval, of the `iqm` over runs if nothing else is asked for.
 
     **Arguments:**
 
-    - `scores`: one for each run, `[R]`.
-    - `level`: how probable it is to hold the IQM of runs without end.
-    - `num_resamples`: of R runs each, drawn with replacement.
+    - `scores`: `[R]`, one for each run, or `[R, …]`. What is drawn anew are entries of the first
+        axis, so it is to count what is independent, such as seeds or episodes.
+    - `statistic`: of many sets of R entries at once, `[sets, R, …]`: it gives `[sets, …]`.
+        The IQM if not given.
+    - `level`: how probable it is to hold the statistic of runs without end.
+    - `num_resamples`: of R entries each, drawn with replacement.
     - `seed`: of these draws.
 
-    **Returns:** `(low, high)`.
+    **Returns:** `(low, high)`, floats or arrays, as the statistic; NaN for R = 1, which says
+    nothing of other runs.
 
     Source: Efron, Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13.
     """
     scores = np.asarray(scores)
-    rng = np.random.default_rng(seed)
-    resamples = scores[rng.integers(0, len(scores), (num_resamples, len(scores)))]
+    of_each = (lambda sets: iqm(sets, axis=1)) if statistic is None else statistic
+    rng, num_runs = np.random.default_rng(seed), len(scores)
+    if num_runs == 1:
+        unknown = np.full_like(of_each(scores[None])[0], np.nan, dtype=float)[()]
+        return unknown, unknown
+    most = max(_MOST_NUMBERS // scores.size, 1)
+    found = [
+        of_each(scores[rng.integers(num_runs, size=(min(most, num_resamples - done), num_runs))])
+        for done in range(0, num_resamples, most)
+    ]
     tail = 50 * (1 - level)
-    low, high = np.percentile(iqm(resamples), [tail, 100 - tail])
-    return float(low), float(high)
+    low, high = np.percentile(np.concatenate(found), [tail, 100 - tail], axis=0)
+    return low, high

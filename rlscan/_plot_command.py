@@ -5,8 +5,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from ._disk import write_whole
 from ._plot import plot
-from ._terminal import Parser, check_new_file, report, write_whole
+from ._terminal import Parser, check_new_file, report
 
 
 def plot_main(argv: Sequence[str] | None = None, *, prog: str = "plot.py") -> int:
@@ -37,6 +38,6 @@ def _parser(prog: str) -> Parser:
 def _plot(options: Namespace) -> None:
     check_new_file(options.output, [".png", ".svg"], overwrite=options.overwrite)
     metrics = [name.strip() for name in options.metrics.split(",")]
-    suffix = Path(options.output).suffix.lower()
-    write_whole(options.output, plot(options.run_dirs, metrics, suffix=suffix))
+    output = Path(options.output)
+    write_whole(output, plot(options.run_dirs, metrics, suffix=output.suffix.lower()))
     print(options.output)

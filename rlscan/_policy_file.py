@@ -17,7 +17,8 @@ from ._checkpoint import (
     restore,
 )
 from ._config import Config, from_dict, to_dict
-from ._file import encode, read, write_whole
+from ._disk import write_whole
+from ._file import encode, read
 from ._pytree import map_arrays
 from ._random import key as make_key
 from ._types import Policy

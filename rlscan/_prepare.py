@@ -18,7 +18,7 @@ from ._checkpoint import DIRECTORY, checkpoint_content, keep_as_own, mark_best, 
 from ._config import Config, to_yaml
 from ._counts import Counts, counts_from_dict, new_counts, none_yet
 from ._devices import FIRST, make_mesh, place
-from ._file import write_whole
+from ._disk import write_whole
 from ._footprint import check_memory
 from ._loggers import check_loggers
 from ._policy_file import POLICY_FILE, policy_content

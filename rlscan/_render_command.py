@@ -3,19 +3,20 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from ._compile_cache import use_compile_cache
+from ._disk import write_whole
 from ._episode import Episode, record
-from ._evaluate import Action
 from ._evaluations import evaluation_key
+from ._player import load_player, player_parser
 from ._render import MOST_FRAMES, render
-from ._terminal import Parser, check_new_file, report, write_whole
-from ._trained import Trained, load_trained
+from ._terminal import Parser, check_new_file, report
+from ._trained import Trained
 
 
 def render_main(argv: Sequence[str] | None = None, *, prog: str = "render.py") -> int:
@@ -25,20 +26,8 @@ def render_main(argv: Sequence[str] | None = None, *, prog: str = "render.py") -
 
 
 def _parser(prog: str) -> Parser:
-    parser = Parser(
-        prog=prog,
-        description="Draws an episode of a run's policy as a GIF, on other seeds than any that it "
-        "was trained on.",
-    )
-    parser.add_argument("run_dir", help="of `rlscan train`")
+    parser = player_parser(prog, "Draws an episode of a run's policy as a GIF.")
     parser.add_argument("--output", required=True, help="the picture, .gif")
-    parser.add_argument("--run", type=int, help="which, of several that were trained together")
-    parser.add_argument(
-        "--action",
-        choices=get_args(Action),
-        default="mode",
-        help="of the distribution (default mode)",
-    )
     parser.add_argument(
         "--network",
         choices=["inference", "train"],
@@ -51,7 +40,6 @@ def _parser(prog: str) -> Parser:
         help="draws beside it how far the networks of MC-dropout disagree",
     )
     parser.add_argument("--masks", type=int, default=16, help="of MC-dropout (default 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the episode (default 0)")
     parser.add_argument(
         "--max-frames", type=int, default=MOST_FRAMES, help="of the picture (default %(default)s)"
     )
@@ -64,11 +52,7 @@ def _render(options: Namespace) -> None:
     for name in ("masks", "max_frames"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be a positive integer")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
-    trained = load_trained(options.run_dir, run=options.run)
-    if trained.config.compile_cache:
-        use_compile_cache()
+    trained = load_player(options)
     episode = _play(trained, options)
     if episode.opinions is not None and np.ptp(episode.opinions.policy, axis=1).max() == 0:
         raise ValueError(
@@ -77,7 +61,7 @@ def _render(options: Namespace) -> None:
         )
     name = trained.config.env.name
     content, num_steps = render(episode, name, max_frames=options.max_frames)
-    write_whole(options.output, content)
+    write_whole(Path(options.output), content)
     length, total = int(episode.length), float(episode.reward[: int(episode.length)].sum())
     shown = "" if num_steps == length else f", of which the first {num_steps:,} are drawn"
     print(f"{options.output}: {length:,} steps{shown}, return {total:.4g}")

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ._checkpoint import DIRECTORY, checkpoint_files
 from ._config import Config, to_yaml
-from ._file import remove_temporaries, reserve
+from ._disk import append, remove_temporaries, reserve
 from ._metrics import METRICS
 from ._policy_file import POLICY_FILE
 from ._run_info import INFO_FILE
@@ -190,7 +190,7 @@ class MetricsFiles:
         self._files = [open(directory / n, "r+b" if ends else "xb", 0) for n in METRICS_FILES]
         try:
             if not ends:
-                _append(self._files, [_csv_line(list(columns)), b""])
+                append(self._files, [_csv_line(list(columns)), b""])
             for name, file in zip(METRICS_FILES, self._files, strict=True):
                 file.seek(file.truncate((ends or self.ends())[name]))
         except OSError:
@@ -206,7 +206,7 @@ class MetricsFiles:
             # JSON has no NaN
             finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
             as_json.append(json.dumps(finite).encode() + b"\n")
-        _append(self._files, [b"".join(as_csv), b"".join(as_json)])
+        append(self._files, [b"".join(as_csv), b"".join(as_json)])
 
     def ends(self) -> dict[str, int]:
         """How long the files are, in bytes."""
@@ -225,24 +225,3 @@ def _csv_line(values: list[Any]) -> bytes:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(values)
     return line.getvalue().encode()
-
-
-def _append(files: Sequence[io.FileIO], lines: Sequence[bytes]) -> None:
-    """Writes to each file, or nothing to any."""
-    ends = [file.tell() for file in files]
-    try:
-        for file, line in zip(files, lines, strict=True):
-            _write_whole(file, line)
-    except BaseException:  # a second Ctrl-C, too
-        for file, end in zip(files, ends, strict=True):
-            file.truncate(end)
-            file.seek(end)
-        raise
-
-
-def _write_whole(file: io.FileIO, line: bytes) -> None:
-    try:
-        if file.write(line) != len(line):  # a disk that fills up takes what fits
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file.name)) from None

@@ -13,7 +13,7 @@ import jax
 
 from ._build import members
 from ._config import Config
-from ._file import write_whole
+from ._disk import write_whole
 
 INFO_FILE = "run.json"
 _PACKAGES = ("rlscan", "jax", "jaxlib", "equinox", "optax", "gymnax", "distrax", "numpy")

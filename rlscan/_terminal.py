@@ -51,16 +51,3 @@ def check_new_file(
         raise ValueError(f"{option} {path} is in no directory that exists; make {file.parent}")
     if file.is_dir() or (os.path.lexists(file) and not overwrite):
         raise ValueError(f"{path} exists already; choose another {option}, or say --overwrite")
-
-
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file that is there whole or not at all. `OSError` names it."""
-    file = Path(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
-    finally:
-        temporary.unlink(missing_ok=True)

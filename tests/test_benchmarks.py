@@ -413,3 +413,10 @@ def test_time_rollouts_refuses_what_cannot_be(settings, message):
     arguments = {"contestants": {"a": (lambda: 0, ())}, "num_steps": 1, "num_envs": 1, **settings}
     with pytest.raises(ValueError, match=message):
         benchmarks.time_rollouts(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_the_floor_draws_for_policies_of_any_width(dtype):
+    key = jax.random.key(0, impl=rollout.free_bits)
+    drawn = jax.random.normal(key, (1000,), dtype)
+    assert drawn.dtype == dtype and len(jnp.unique(drawn)) > 20

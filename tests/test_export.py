@@ -1,6 +1,9 @@
 """Policies as programs: what comes back does what the policy did, without its class."""
 
+import errno
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -172,10 +175,10 @@ def test_the_first_line_says_what_the_file_is(small: Path):
     "change, message",
     [
         (lambda c: c[:-1], "is cut short or damaged"),
-        (lambda c: c[:40], "is no policy exported by rlscan"),
-        (lambda c: b"", "is no policy exported by rlscan"),
+        (lambda c: c[:40], "is no exported policy saved by rlscan"),
+        (lambda c: b"", "is no exported policy saved by rlscan"),
         (lambda c: c[:-9] + bytes([c[-9] ^ 1]) + c[-8:], "is cut short or damaged"),
-        (lambda c: c.replace(b'_version": 1', b'_version": 9', 1), "has format 9, exported by"),
+        (lambda c: c.replace(b'_version": 2', b'_version": 9', 1), "has format 9, saved by"),
     ],
 )
 def test_a_file_that_is_not_whole(small: Path, tmp_path: Path, change: Any, message: str):
@@ -183,6 +186,27 @@ def test_a_file_that_is_not_whole(small: Path, tmp_path: Path, change: Any, mess
     file.write_bytes(change(small.read_bytes()))
     with pytest.raises(ValueError, match=f"{file} {message}"):
         rlscan.load_exported(file)
+
+
+def test_a_file_of_the_format_before_is_read(small: Path, tmp_path: Path):
+    first_line, _, body = small.read_bytes().partition(b"\n")
+    header = {**json.loads(first_line), "format_version": 1}
+    header["sha256"] = hashlib.sha256(body).hexdigest()  # all that it covered
+    file = tmp_path / "old"
+    file.write_bytes(json.dumps(header).encode() + b"\n" + body)
+    observation, _ = batch(2, (4,))
+    assert_close(rlscan.load_exported(file)(observation), rlscan.load_exported(small)(observation))
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    policy = rlscan.ActorCritic(CARTPOLE, key=rlscan.key(2))
+    with pytest.raises(OSError, match="No space left on device.*policy"):
+        rlscan.export(policy, CARTPOLE, tmp_path / "policy", platforms=["cpu"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_flatbuffers_the_extra_is_named(small: Path, monkeypatch: pytest.MonkeyPatch):

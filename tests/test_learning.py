@@ -5,7 +5,8 @@ import pytest
 
 import rlscan
 from benchmarks.learning import __main__ as learning, report
-from benchmarks.learning.training import last_tenth
+from benchmarks.learning.training import last_tenth, train
+from rlscan._parse import parse
 
 
 def test_the_last_tenth_weighs_by_episodes():
@@ -45,6 +46,24 @@ def test_what_was_kept_is_a_row_beside_what_others_published(tmp_path, monkeypat
 )
 def test_published_returns_are_of_the_longest_name_that_fits(name, found):
     assert found in report.published(name)
+
+
+@pytest.mark.slow
+def test_the_generator_is_the_one_of_the_config():
+    def first_returns(generator: str) -> np.ndarray:
+        small = "--total-steps 1024 --ppo.num-envs 4 --ppo.num-steps 64"
+        config = parse([*small.split(), "--generator", generator])
+        return train(config, np.arange(2))[0]["episode_return"]
+
+    assert not np.array_equal(first_returns("mix32"), first_returns("threefry2x32"))
+
+
+@pytest.mark.parametrize("option", ["--seed 3", "--num_seeds 2", "--num-devices 2", "--strict"])
+def test_what_would_do_nothing_is_refused(option: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        learning.main(option.split())
+    name = option.split()[0].replace("_", "-")
+    assert f"{name} has no effect on what is measured here" in capsys.readouterr().err
 
 
 def test_seeds_that_agree_have_an_interval_of_nothing():

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import run_dirs
-from scipy import stats
 
 import rlscan
 from rlscan._cli import main
 from rlscan._curves import NUM_POINTS, curve, labels, read_groups
-from rlscan._interval import interval
-from rlscan._iqm import iqm
 
 REPOSITORY = Path(__file__).parent.parent
 RATES = [dataclasses.replace(run_dirs.CONFIG.ppo, learning_rate=x) for x in (1e-3, 1e-4)]
@@ -38,26 +35,6 @@ def a_group(tmp_path: Path, *runs: list[dict[str, Any]]) -> Any:
     ]
     (group,) = read_groups(directories)
     return group
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 10])
-def test_iqm_is_the_trimmed_mean(n: int):
-    scores = np.random.default_rng(n).normal(size=(n, 3))
-    np.testing.assert_allclose(iqm(scores, axis=0), stats.trim_mean(scores, 0.25, axis=0))
-
-
-def test_the_interval_is_a_percentile_bootstrap():
-    scores = np.random.default_rng(0).normal(size=30)
-    low, high = interval(scores)
-    theirs = stats.bootstrap(
-        (scores,), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), method="percentile",
-        n_resamples=20_000, rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
-    assert abs(low - theirs.low) < 0.03 and abs(high - theirs.high) < 0.03
-    assert np.isnan(interval(scores[:1])).all()
-    # Of several at once, each as if it were alone.
-    both = interval(np.stack([scores, 2 * scores], axis=1))
-    np.testing.assert_allclose(both, [[low, 2 * low], [high, 2 * high]])
 
 
 def test_metrics_are_read_with_and_without_runs(tmp_path: Path):

@@ -15,7 +15,7 @@ import rlscan
 from rlscan import _file, _policy_file
 from rlscan._build import build_policy
 from rlscan._config import Config, EnvConfig, PolicyConfig
-from rlscan._file import reserve
+from rlscan._disk import reserve
 from rlscan._policy_file import POLICY_FILE, policy_content, save_policy
 
 CONFIG = Config(

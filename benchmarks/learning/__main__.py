@@ -4,7 +4,8 @@
     python -m benchmarks.learning --config configs/cartpole.yaml --keep cartpole   in results/
     python -m benchmarks.learning --report                                all that was kept there
 
-Seeds are trained side by side in one compiled program, each as `scripts/train.py --seed` would. The
+Seeds are trained side by side in one compiled program, each as `scripts/train.py --seed SEED
+--num-devices 1` would. The
 score of a seed is the mean return of the episodes that ended in the last tenth of its updates: of
 the policy that learns, sampling its actions, dropout on. Tune on other seeds than those reported
 (`--first-seed 1000`).
@@ -25,6 +26,9 @@ from rlscan._config import Config
 from rlscan._parse import parse
 
 RESULTS = Path(__file__).parent / "results"
+
+# Of the command line of a run: seeds are those of `--num-seeds`, side by side on one device.
+WITHOUT_EFFECT = ("seed", "num_seeds", "num_devices", "sweep", "num_samples", "strict", "debug")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,6 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.smoke:
         args.num_seeds, overrides = 2, [*overrides, "--total-steps", "4096"]
     config = parse(["--config", args.config, *overrides])
+    for name in WITHOUT_EFFECT:
+        if getattr(config, name) != getattr(parse(["--config", args.config]), name):
+            option = name.replace("_", "-")
+            parser.error(f"--{option} has no effect on what is measured here; leave it out")
 
     seeds = np.arange(args.first_seed, args.first_seed + args.num_seeds)
     metrics, seconds = train(config, seeds)

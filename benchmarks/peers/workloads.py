@@ -27,7 +27,7 @@ class Workload:
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     clips_values: bool = True
-    """Where a library has a switch for it; rejax and purejaxrl always do."""
+    """rlscan; rejax and purejaxrl always do, and the others are left as they ship, without."""
 
     @property
     def seed_steps(self) -> int:

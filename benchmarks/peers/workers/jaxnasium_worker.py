@@ -56,7 +56,12 @@ def make(workload: dict) -> Program:
         jit=eqx.filter_jit,
         vmap=eqx.filter_vmap,
         network="2 x 64 tanh each",
-        notes=["normalisation is off", "one more step of each environment, to warm up"],
+        notes=[
+            "normalisation is off",
+            "one more step of each environment, to warm up",
+            "its own environments where it has them",
+            "Adam's ε is 1e-4",
+        ],
     )
 
 

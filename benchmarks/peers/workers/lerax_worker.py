@@ -52,7 +52,11 @@ def make(workload: dict) -> Program:
         jit=eqx.filter_jit,
         vmap=eqx.filter_vmap,
         network="2 x 64 tanh each, behind a shared linear layer of at most 64",
-        notes=["its own environments, with Euler's steps", "the class TimeLimit is mended"],
+        notes=[
+            "its own environments, with Euler's steps",
+            "the class TimeLimit is mended",
+            "Adam's ε is 1e-8",
+        ],
     )
 
 

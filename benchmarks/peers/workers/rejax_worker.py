@@ -46,6 +46,8 @@ def make(workload: dict) -> Program:
             "an optimiser each for actor and critic",
             "clips each number of the gradient, not its norm",
             "clips values",
+            "Adam's ε is 1e-8",
+            "initialises as flax does",
         ],
     )
 

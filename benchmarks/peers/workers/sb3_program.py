@@ -29,7 +29,7 @@ def sb3_program(workload: dict, algorithm: Any, activation: Any, **settings: Any
             gamma=workload["gamma"],
             gae_lambda=workload["gae_lambda"],
             clip_range=workload["clip_range"],
-            vf_coef=workload["vf_coef"],
+            vf_coef=workload["vf_coef"] / 2,  # its value loss lacks the factor of 1/2
             ent_coef=workload["ent_coef"],
             max_grad_norm=workload["max_grad_norm"],
             policy_kwargs={

@@ -9,7 +9,11 @@ from sbx import PPO
 
 def make(workload: dict) -> Program:
     program = sb3_program(workload, PPO, nn.tanh)
-    program.notes += ["an optimiser each for actor and critic", "compiles in every run"]
+    program.notes += [
+        "an optimiser each for actor and critic",
+        "compiles in every run",
+        "initialises as flax does",
+    ]
     return program
 
 
