@@ -218,7 +218,8 @@ def _continuous(space: Any, kind: Continuous, state_dependent_std: bool) -> "_Co
         )
     with np.errstate(invalid="ignore"):  # inf − inf, not used
         center = np.where(bounded, (low + high) / 2, 0.0)
-        half_width = np.where(bounded, (high - low) / 2, 1.0)
+        # A side of no width has one legal action, which clipping to the space sees to.
+        half_width = np.where(bounded & (low < high), (high - low) / 2, 1.0)
     shape = tuple(map(int, space.shape))
     has_parameter = kind != "beta" and not state_dependent_std
     return _Continuous(

@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 from ._dataflow import Sources, first_difference, flow, union
 from ._scan import describe, merge_arrays, split_arrays
 from ._types import PyTree
-from ._with_statistics import WithStatistics
+from ._with_statistics import WithStatistics, has_index
 
 
 class CallInputs(NamedTuple):
@@ -62,7 +62,7 @@ def check_layers(policy: Any) -> None:
                 "rlscan.nn.AnnealedDropout"
             )
         is_inside = any(path[: len(outer)] == outer for outer in with_statistics)
-        if inference is False and not is_inside and _has_state_index(node):
+        if inference is False and not is_inside and has_index(node):
             raise ValueError(
                 f"{name} is a {type(node).__name__} in training mode, but statistics must not "
                 f"move between a rollout and its update, as the ratio would not start at 1; "
@@ -237,16 +237,6 @@ def _walk(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         return
     for key, child in children:
         yield from _walk(child, (*path, key))
-
-
-def _has_state_index(node: Any) -> bool:
-    """In a field of its own, or in a list, tuple or dict there."""
-
-    def is_module(x: Any) -> bool:
-        return isinstance(x, eqx.Module)
-
-    leaves = jax.tree.leaves(vars(node), is_leaf=is_module)
-    return any(isinstance(leaf, eqx.nn.StateIndex) for leaf in leaves)
 
 
 def _at(eqn: JaxprEqn) -> str:

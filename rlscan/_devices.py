@@ -48,7 +48,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 _WIDE_VECTORS = "--xla_cpu_prefer_vector_width=512"
 
 
-def configure_cpu(num_devices: int = 1) -> None:
+def configure_cpu(num_devices: int | None = None) -> None:
     """Sets JAX up for the CPU; the scripts and the benchmarks do. Call it before JAX first runs.
 
     Its vectors are 512 bits wide where the CPU has them (XLA would take 256): a rollout without
@@ -57,11 +57,14 @@ def configure_cpu(num_devices: int = 1) -> None:
 
     **Arguments:**
 
-    - `num_devices`: how many devices the host's cores are, for `make_mesh`.
+    - `num_devices`: how many devices the host's cores are, for `make_mesh`; if not given, as many
+        as JAX was told by other means, and else one.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _WIDE_VECTORS.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_WIDE_VECTORS}".strip()
+    if num_devices is None:
+        return
     # Once JAX runs it is too late, and `make_mesh` says what there is.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", num_devices)
@@ -119,6 +122,11 @@ def on_devices(f: Callable, mesh: Mesh) -> Callable:
 
     def split(*arguments: PyTree) -> PyTree:
         for leaf in jax.tree.leaves(eqx.filter(arguments, eqx.is_array)):
+            if leaf.ndim == 0:
+                raise ValueError(
+                    f"each array that is split over devices must have a first axis, got a scalar "
+                    f"{leaf.dtype}; close over what is the same for all"
+                )
             require_divisible(mesh, "the first axis of each argument", leaf.shape[0])
         return sharded(f, mesh, (FIRST,) * len(arguments), FIRST)(*arguments)
 

@@ -102,7 +102,13 @@ def _in_rollout(batch: Minibatch) -> str | None:
     at = _not_finite(batch.advantage)  # from which GAE goes backwards
     if len(at):
         t, n = at[-1]
-        return f"the value of what followed step {t} of environment {n} is not finite"
+        found = f"the value of what followed step {t} of environment {n} is not finite"
+        if steps.truncated[t, n] and not steps.terminated[t, n]:
+            found += (
+                "; it was truncated there: if the environment declares a time_limit, none of its "
+                "episodes may be truncated earlier"
+            )
+        return found
     return "the value target overflows" if len(_not_finite(batch.target)) else None
 
 

@@ -225,7 +225,9 @@ def _is_boolean(env: Any) -> bool:
     return is_own and env.name in BOOLEAN_ENVIRONMENTS
 
 
-def reset_where(done: Bool[Array, ""], reset: Callable[[], PyTree], stepped: PyTree) -> PyTree:
+def reset_where(
+    done: bool | Bool[Array, ""], reset: Callable[[], PyTree], stepped: PyTree
+) -> PyTree:
     """`reset()` where an episode is done, else `stepped`; for environments with auto-reset.
 
     Written for one environment. Mapped over N (and over seeds), `reset` is computed only in a step
@@ -237,6 +239,8 @@ def reset_where(done: Bool[Array, ""], reset: Callable[[], PyTree], stepped: PyT
     - `reset`: draws `(observation, state)`, of the structure and shapes of `stepped`.
     - `stepped`: `(observation, state)` after the step.
     """
+
+    done, stepped = jnp.asarray(done, bool), strong(stepped)
 
     def fresh() -> PyTree:
         return where(done, in_dtypes_of(stepped, strong(reset())), stepped)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ._evaluate import Action
+from ._evaluate import Action, with_noise
 from ._pytree import map_arrays, strong
 from ._random import KeyLike, as_key
 from ._rollout import RolloutState, act, init_rollout
@@ -60,7 +60,7 @@ def record(
     env_key, masks_key = jax.random.split(as_key(key))
     state = init_rollout(policy, env, num_envs=1, key=env_key)
     masks = None if num_masks is None else jax.random.split(masks_key, num_masks)
-    noisy = eqx.nn.inference_mode(policy, value=False)
+    noisy = with_noise(policy)
     one_step = partial(act, policy, env, key_schedule="episode", is_mode=action == "mode")
 
     def sent(before: RolloutState, action: PyTree) -> PyTree:

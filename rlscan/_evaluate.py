@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ._pytree import map_arrays, strong, where
 from ._random import KeyLike, as_key
 from ._rollout import (
+    KEY_SCHEDULES,
     KeySchedule,
     RolloutState,
     act,
@@ -89,6 +90,7 @@ def evaluate(
     require_one_of("action", action, ("sample", "mode"))
     require_one_of("network", network, ("train", "inference", "mc-dropout"))
     require_positive("num_episodes", num_episodes)
+    require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
     max_steps = _max_steps(env, max_steps)
     is_mc = network == "mc-dropout"
     if is_mc:
@@ -99,7 +101,7 @@ def evaluate(
     noise_key, masks_key = jax.random.split(
         own_noise_key if noise_key is None else as_key(noise_key)
     )
-    policy = eqx.nn.inference_mode(policy, value=network == "inference")
+    policy = eqx.nn.inference_mode(policy) if network == "inference" else with_noise(policy)
     state = init_rollout(policy, env, num_envs=num_episodes, key=env_key, noise_key=noise_key)
     masks = None
     if is_mc:
@@ -110,6 +112,20 @@ def evaluate(
     one_step = partial(act, policy, env, key_schedule=key_schedule, is_mode=action == "mode")
     played = _play(one_step, policy, state, masks, max_steps)
     return played if masks is None else _by_mask(played, num_masks)
+
+
+def with_noise(policy: Policy) -> Policy:
+    """The policy as it is, if any of its noise is on; else with all of it.
+
+    So one that was trained with some layers switched off, or with frozen statistics, is as it was.
+    """
+
+    def has_flag(node: Any) -> bool:
+        return hasattr(node, "inference")
+
+    nodes = jax.tree.leaves(policy, is_leaf=has_flag)
+    is_quiet = all(node.inference for node in nodes if has_flag(node))
+    return eqx.nn.inference_mode(policy, value=False) if is_quiet else policy
 
 
 def _play(

@@ -83,8 +83,12 @@ def check_num_frames(name: str, number: Any) -> None:
 def _stacked_space(space: Any, num_frames: int) -> Any:
     parts = parts_of(space)
     if isinstance(parts, dict):
-        stacked = {name: _stacked_space(part, num_frames) for name, part in parts.items()}
-        return Nested({**stacked, **{name: parts[name] for name in parts if name == ACTION_MASK}})
+        return Nested(
+            {
+                name: part if name == ACTION_MASK else _stacked_space(part, num_frames)
+                for name, part in parts.items()
+            }
+        )
     if parts is not None:
         return Nested(tuple(_stacked_space(part, num_frames) for part in parts))
     if is_discrete(space):

@@ -78,7 +78,7 @@ def gradient_step(
     *,
     config: PPOConfig,
     loss: Loss,
-    num_gradient_steps: int | Int[Array, ""],
+    num_gradient_steps: Float[Array, ""],
     axis: str | None,
     judge: Callable[..., PyTree],
 ) -> tuple[Learner, dict[str, PyTree]]:

@@ -188,7 +188,10 @@ def attempt(
     """
     policy, rollout_state, batch, reward_scaling = act_and_judge(state, env, config, axis)
     shuffle_key, next_key = jax.random.split(state.key)
-    num_gradient_steps = num_updates * config.num_epochs * config.num_minibatches
+    # In float32, as the product may well be more than 2^31; the learning rate needs no more digits.
+    num_gradient_steps = jnp.asarray(num_updates, jnp.float32) * (
+        config.num_epochs * config.num_minibatches
+    )
     take_step = partial(
         gradient_step,
         config=config,

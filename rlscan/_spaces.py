@@ -83,8 +83,8 @@ def legal_action(space: Any, action: PyTree, distribution: Any) -> PyTree:
     The one place where the two part. A trajectory holds the sample, as it is the sample's
     log-probability that was recorded. First the distribution's own mapping, `legal`, where it has
     one: a Gaussian's sample goes through a tanh, a Beta's from (0, 1) to the box. Then the space's,
-    in each part of a Dict or Tuple: what lies outside of a box is clipped, and a category counts
-    from 0, where the integers of a space may begin elsewhere.
+    in each part of a Dict or Tuple: what lies outside of a box is clipped, and in a box of integers
+    rounded; a category counts from 0, where the integers of a space may begin elsewhere.
     """
     legal = getattr(distribution, "legal", None)
     return _into(space, action if legal is None else legal(action))
@@ -97,7 +97,9 @@ def _into(space: Any, action: PyTree) -> PyTree:
             return {name: _into(child, action[name]) for name, child in inner.items()}
         return tuple(_into(*pair) for pair in zip(inner, action, strict=True))
     if is_box(space):
-        return jnp.clip(action, space.low, space.high)
+        legal = jnp.clip(action, space.low, space.high)
+        whole = jnp.issubdtype(space_dtype(space), jnp.integer)
+        return jnp.round(legal).astype(space_dtype(space)) if whole else legal
     if is_discrete(space) or num_categories(space) is not None:
         return action + getattr(space, "start", 0)  # Gymnasium's may begin elsewhere than at 0
     return action

@@ -69,7 +69,8 @@ def train(
     require_positive("updates_per_call", updates_per_call)
     state = init_train(policy, env, config, key=key, mesh=mesh)
     numbers = config.as_arrays()
-    tolerance = audit_tolerance(policy, env) if strict is True else float(strict)
+    is_switch = isinstance(strict, bool | np.bool_)
+    tolerance = audit_tolerance(policy, env) if is_switch and strict else float(strict)
 
     def several(state: TrainState, num_updates: Array, length: int) -> tuple[TrainState, Metrics]:
         one = partial(

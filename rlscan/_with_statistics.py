@@ -68,7 +68,7 @@ def stateful_layers(network: PyTree) -> list[tuple[Any, eqx.Module]]:
     """`(path, layer)` of each layer that has an `eqx.nn.StateIndex` and a flag `inference`."""
 
     def is_stateful(node: Any) -> bool:
-        return isinstance(node, eqx.Module) and hasattr(node, "inference") and _has_index(node)
+        return isinstance(node, eqx.Module) and hasattr(node, "inference") and has_index(node)
 
     nodes, _ = tree_flatten_with_path(network, is_leaf=is_stateful)
     return [(path, node) for path, node in nodes if is_stateful(node)]
@@ -87,8 +87,14 @@ def copy(statistics: eqx.nn.State) -> eqx.nn.State:
     return jax.tree.unflatten(structure, leaves)
 
 
-def _has_index(layer: eqx.Module) -> bool:
-    return any(isinstance(value, eqx.nn.StateIndex) for value in vars(layer).values())
+def has_index(node: Any) -> bool:
+    """Whether a module has an `eqx.nn.StateIndex`, in a field or in a list, tuple or dict there."""
+
+    def is_module(x: Any) -> bool:
+        return isinstance(x, eqx.Module)
+
+    leaves = jax.tree.leaves(vars(node), is_leaf=is_module)
+    return any(isinstance(leaf, eqx.nn.StateIndex) for leaf in leaves)
 
 
 def _axis_name(network: Any) -> Any:

@@ -452,3 +452,20 @@ def test_masks_that_do_not_fit_are_refused(name: str, mask: Any, told: str) -> N
     with pytest.raises(ValueError) as error:
         head(jnp.zeros(head.num_outputs), mask=jax.tree.map(jnp.asarray, mask), key=rlscan.key(0))
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("continuous", ["gaussian", "tanh", "beta"])
+def test_a_side_of_no_width_has_one_action(continuous):
+    space = gymnasium.Box(np.array([0, 1], np.float32), np.array([1, 1], np.float32))
+    head: Any = ActionHead(space, continuous=continuous)
+    distribution = head(jnp.ones(head.num_outputs), key=rlscan.key(1))
+    sample = distribution.sample(seed=rlscan.key(0))
+    assert jnp.isfinite(distribution.log_prob(sample)) and jnp.isfinite(distribution.entropy())
+    assert legal_action(space, sample, distribution)[1] == 1
+
+
+def test_a_box_of_integers_is_sent_integers():
+    space = gymnax.Box(0, 10, (3,), jnp.int32)
+    distribution = ActionHead(space)(jnp.zeros(3), key=rlscan.key(1))
+    sent = legal_action(space, jnp.array([3.7, -2.0, 11.0]), distribution)
+    assert sent.dtype == jnp.int32 and sent.tolist() == [4, 0, 10]

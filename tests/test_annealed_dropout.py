@@ -106,3 +106,14 @@ def test_actor_critic_takes_a_schedule():
 def test_a_rate_that_cannot_be_is_refused(p):
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\)"):
         AnnealedDropout(p)
+
+
+@pytest.mark.parametrize("p", [jnp.float32(1.5), optax.linear_schedule(1.5, 0.0, 10), jnp.nan])
+def test_a_rate_that_cannot_be_is_refused_whatever_its_type(p):
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\)"):
+        rlscan.nn.AnnealedDropout(p)
+
+
+def test_narrow_activations_stay_narrow():
+    layer = rlscan.nn.AnnealedDropout(0.5)
+    assert layer(jnp.ones(4, jnp.bfloat16), key=rlscan.key(0)).dtype == jnp.bfloat16

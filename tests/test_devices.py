@@ -1,6 +1,9 @@
 """Several devices: the host's cores, two of them (see conftest.py)."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -238,3 +241,17 @@ def test_a_run_is_split_unless_told_otherwise(
     ppo = rlscan.PPOConfig(num_envs=100, num_steps=128, num_minibatches=4)
     with_memory = on_this_machine(Config(policy=PolicyConfig(kind="gru"), ppo=ppo))
     assert with_memory.num_devices == 1  # of two each has 50, which 4 minibatches do not divide
+
+
+def test_a_scalar_cannot_be_split():
+    with pytest.raises(ValueError, match="first axis, got a scalar float32; close over"):
+        rlscan.on_devices(lambda x, y: x * y, rlscan.make_mesh(2))(jnp.ones(4), jnp.float32(3))
+
+
+def test_devices_that_were_asked_for_otherwise_stay():
+    program = "import jax, rlscan; rlscan.configure_cpu(); print(len(jax.devices()))"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **flags}, capture_output=True, text=True
+    )
+    assert done.stdout == "2\n", done.stderr

@@ -404,3 +404,10 @@ def test_importing_the_library_is_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_reset_where_takes_python_numbers():
+    fresh = lambda: (jnp.zeros(2), 0)  # noqa: E731
+    for done, expected in ((True, 0), (jnp.asarray(False), 3)):
+        _, state = reset_where(done, fresh, (jnp.ones(2), 3))
+        assert state == expected

@@ -1,5 +1,6 @@
 """Evaluation: whole episodes, and three switches that do not touch each other."""
 
+import inspect
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import pytest
 
 import rlscan
 from rlscan import evaluate
+from rlscan._evaluate import with_noise
 
 E = 8
 
@@ -184,4 +186,36 @@ def test_an_environment_that_might_never_end_wants_a_number_of_steps():
             probes.Wander(time_limit=None),
             num_episodes=1,
             key=rlscan.key(0),
+        )
+
+
+def test_what_was_trained_switched_off_stays_off():
+    policy = rlscan.ActorCritic(rlscan.make("CartPole-v1"), dropout=0.5, key=rlscan.key(0))
+    flags = lambda p: [  # noqa: E731
+        x.inference for x in jax.tree.leaves(p, is_leaf=_has_flag) if _has_flag(x)
+    ]
+    partly = eqx.nn.inference_mode(policy)
+    one = next(x for x in jax.tree.leaves(partly, is_leaf=_has_flag) if _has_flag(x))
+    partly = eqx.tree_at(
+        lambda p: next(x for x in jax.tree.leaves(p, is_leaf=_has_flag) if _has_flag(x)).inference,
+        partly,
+        not one.inference,
+    )
+    assert sorted(set(flags(partly))) == [False, True]
+    assert flags(with_noise(partly)) == flags(partly)
+    assert flags(with_noise(eqx.nn.inference_mode(policy))) == flags(policy)
+
+
+def _has_flag(node: Any) -> bool:
+    return hasattr(node, "inference")
+
+
+def test_an_unknown_key_schedule_is_refused():
+    with pytest.raises(ValueError, match="key_schedule must be one of step, episode, rollout"):
+        inspect.unwrap(evaluate)(  # past the type checks of the suite
+            probes.dropout_policy(),
+            probes.Wander(),
+            num_episodes=1,
+            key=rlscan.key(0),
+            key_schedule="episodes",
         )

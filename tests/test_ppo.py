@@ -677,3 +677,13 @@ def test_a_value_that_is_no_scalar_is_refused():
     policy = ValueOfOne(probes.dropout_policy())
     with pytest.raises(ValueError, match=r"value is a float of shape \(\).*value\[0\]"):
         init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0))
+
+
+def test_a_run_without_end_learns_on():
+    """More gradient steps than 2^31: counted in 32 bits, the rate would be 0 from the second on."""
+    env = rlscan.make("CartPole-v1")
+    config = rlscan.PPOConfig(num_envs=4, num_steps=4, num_epochs=4, num_minibatches=4)
+    policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
+    state = rlscan.init_train(policy, env, config, key=rlscan.key(1))
+    _, metrics = eqx.filter_jit(rlscan.update)(state, env, config, num_updates=10**9)
+    assert metrics["learning_rate"] == pytest.approx(config.learning_rate)

@@ -174,3 +174,12 @@ def test_arrays_of_unequal_shapes_are_refused():
     unchecked = getattr(gae, "__wrapped__", gae)
     with pytest.raises(ValueError, match=r"one shape \[T\], got .* value \(4, 1\)"):
         unchecked(jnp.ones(4), column, column, flags, flags, gamma=0.9, gae_lambda=0.9)
+
+
+@pytest.mark.parametrize("target", [0.1, -3.3, 1e-30, 0.0])
+def test_equal_targets_explain_nothing(target: float):
+    value = jnp.linspace(0, 1, 128)
+    equal = jnp.full(128, target)
+    # As `gae` gives them: A + V, which is not R to the last digit.
+    for targets in (equal, (equal - value) + value):
+        assert jnp.isnan(explained_variance(value, targets))

@@ -5,6 +5,7 @@ from typing import Any
 
 import distrax
 import equinox as eqx
+import gymnasium.spaces as gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +13,12 @@ import probes
 import pytest
 
 import rlscan
+from rlscan import _frame_stack
 from rlscan._build import build_env, build_policy
 from rlscan._config import Config, EnvConfig, check, from_dict, to_dict
 from rlscan._parse import parse
 from rlscan._policy_file import save_policy
-from rlscan._spaces import is_box, is_discrete, parts_of
+from rlscan._spaces import Box, Nested, is_box, is_discrete, parts_of
 
 T = 40
 
@@ -393,3 +395,11 @@ def test_a_policy_of_a_config_fits_a_stack_and_comes_back_from_a_file(tmp_path: 
     rlscan.check_policy(policy, env)
     save_policy(tmp_path / "policy.eqx", policy, config)
     assert eqx.tree_equal(rlscan.load_policy(tmp_path / "policy.eqx", inference=False), policy)
+
+
+def test_a_mask_of_any_space_is_not_stacked():
+    parts = {"observation": Box(-1, 1, (2,), jnp.float32), "action_mask": gymnasium.MultiBinary(3)}
+    space = _frame_stack._stacked_space(Nested(parts), 2)
+    stacked: Any = parts_of(space)
+    assert stacked["action_mask"] is parts["action_mask"]
+    assert stacked["observation"].shape == (4,)

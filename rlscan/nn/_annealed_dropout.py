@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._trainable import NonTrainable
@@ -32,15 +33,15 @@ class AnnealedDropout(eqx.Module):
 
         - `p`: the rate, in [0, 1); or a schedule, a function from the number of updates made so
             far to the rate, such as `optax.linear_schedule(0.5, 0.0, 400)`. `rlscan.train` follows
-            it; a loop of one's own calls `rlscan.nn.anneal`.
+            it; a loop of one's own calls `rlscan.nn.anneal`. It must stay below 1 to its end.
         - `inference`: whether it is switched off, as `eqx.nn.inference_mode` does.
 
-        **Raises:** `ValueError` for a rate outside [0, 1).
+        **Raises:** `ValueError` for a rate, or a first one of a schedule, outside [0, 1).
         """
         self.schedule = p if callable(p) else None
         start: Any = p(0) if callable(p) else p
-        if isinstance(start, int | float) and not 0 <= start < 1:
-            raise ValueError(f"p must be in [0, 1), got {start!r}; 0 drops nothing")
+        if not isinstance(start, Tracer) and not 0 <= start < 1:
+            raise ValueError(f"p must be in [0, 1), got {start}; 0 drops nothing")
         self.rate = NonTrainable(jnp.asarray(start, jnp.float32))
         self.inference = inference
 
@@ -55,7 +56,8 @@ class AnnealedDropout(eqx.Module):
         """As `eqx.nn.Dropout`: each element is 0 with probability p, else x / (1 − p)."""
         inference = self.inference if inference is None else inference
         rate: Any = self.p  # annotated as a Python float, but made for arrays, too
-        return eqx.nn.Dropout(rate, inference)(x, key=key)
+        # The rate is float32, and what is scaled by it would be, too.
+        return eqx.nn.Dropout(rate, inference)(x, key=key).astype(x.dtype)
 
 
 def anneal(policy: PyTree, num_updates: int | Int[Array, ""]) -> PyTree:
