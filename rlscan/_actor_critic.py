@@ -120,7 +120,7 @@ def check_settings(
     for name, rate in (("dropout", dropout), ("critic_dropout", critic_dropout)):
         if not (callable(rate) or _is_rate(rate)):
             raise ValueError(
-                f"{name} must be in [0, 1), a Python number, got {rate!r}; 0 switches it off"
+                f"{name} must be in [0, 1), got {rate!r}; 0 switches it off"
             )
     if shared_masks and (critic_dropout != dropout or dropout == 0):
         raise ValueError(

@@ -330,11 +330,11 @@ def test_actor_and_critic_have_masks_of_their_own() -> None:
     [
         (
             {"dropout": 1.0},
-            "dropout must be in [0, 1), a Python number, got 1.0; 0 switches it off",
+            "dropout must be in [0, 1), got 1.0; 0 switches it off",
         ),
-        ({"dropout": -0.1}, "dropout must be in [0, 1), a Python number, got -0.1"),
-        ({"dropout": math.nan}, "dropout must be in [0, 1), a Python number, got nan"),
-        ({"critic_dropout": 1.5}, "critic_dropout must be in [0, 1), a Python number, got 1.5"),
+        ({"dropout": -0.1}, "dropout must be in [0, 1), got -0.1"),
+        ({"dropout": math.nan}, "dropout must be in [0, 1), got nan"),
+        ({"critic_dropout": 1.5}, "critic_dropout must be in [0, 1), got 1.5"),
         ({"hidden_sizes": (64, 0)}, "hidden_sizes must be positive integers, got [64, 0]"),
         ({"hidden_sizes": (-1,)}, "got [-1]; such as [64, 64]"),
         ({"activation": "tnah"}, "the name of one in jax.nn, got 'tnah'"),
