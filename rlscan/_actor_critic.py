@@ -119,9 +119,7 @@ def check_settings(
     """Raises `ValueError` for a setting that `ActorCritic` does not take."""
     for name, rate in (("dropout", dropout), ("critic_dropout", critic_dropout)):
         if not (callable(rate) or _is_rate(rate)):
-            raise ValueError(
-                f"{name} must be in [0, 1), got {rate!r}; 0 switches it off"
-            )
+            raise ValueError(f"{name} must be in [0, 1), got {rate!r}; 0 switches it off")
     if shared_masks and (critic_dropout != dropout or dropout == 0):
         raise ValueError(
             "shared_masks gives the critic the actor's masks, which takes the actor's rate, above "
