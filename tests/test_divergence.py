@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import inspect
 import os
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +22,7 @@ from test_statistics import make_policy as statistics_policy
 import rlscan
 from rlscan import DivergenceError, PPOConfig, _ppo as ppo, explain_divergence, ppo_loss
 from rlscan._cli import BAD_INPUT, DIVERGED, main
+from rlscan._divergence import _in_rollout
 from rlscan._parse import parse
 from rlscan._sentinel import first_divergence, no_divergence, stay_finite
 
@@ -408,3 +411,17 @@ def test_a_switch_needs_no_value():
     assert not parse(["--debug", "false"]).debug and not parse([]).debug
     assert parse(["--debug", "--strict", "false", "--compile-cache"]).compile_cache
     assert main(["train", "--debug", "maybe"]) == BAD_INPUT
+
+
+@pytest.mark.parametrize("is_truncated", [True, False])
+def test_a_time_limit_that_is_not_kept_is_named(is_truncated: bool):
+    """NaN is what `next_value` gives for a truncation that found no slot."""
+    zeros, flags = jnp.zeros((2, 1)), jnp.zeros((2, 1), bool)
+    steps = SimpleNamespace(
+        observation=zeros, action=zeros, log_prob=zeros, reward=zeros,
+        terminated=flags, truncated=flags.at[1].set(is_truncated),
+    )  # fmt: skip
+    batch = SimpleNamespace(trajectory=steps, value=zeros, advantage=zeros + jnp.nan, target=zeros)
+    found = inspect.unwrap(_in_rollout)(batch)
+    assert found.startswith("the value of what followed step 1 of environment 0 is not finite")
+    assert ("time_limit" in found) == is_truncated

@@ -14,6 +14,7 @@ import pytest
 import rlscan
 from rlscan._replay import policy_states
 from rlscan._statistics import move_statistics
+from rlscan._with_statistics import with_frozen_statistics
 
 N, T, MOMENTUM = 4, 8, 0.9
 CONFIG = rlscan.PPOConfig(
@@ -230,3 +231,13 @@ def test_they_are_saved_and_loaded_as_leaves(tmp_path):
     eqx.tree_serialise_leaves(tmp_path / "policy.eqx", moved)
     loaded = eqx.tree_deserialise_leaves(tmp_path / "policy.eqx", policy)
     assert eqx.tree_equal(loaded, moved)
+
+
+def test_a_layer_with_its_indices_in_a_list_is_frozen():
+    class Several(eqx.Module):
+        indices: list[eqx.nn.StateIndex]
+        inference: bool = False
+
+    network = {"layer": Several([eqx.nn.StateIndex(jnp.zeros(2))])}
+    assert not network["layer"].inference
+    assert with_frozen_statistics(network)["layer"].inference
