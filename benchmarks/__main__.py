@@ -22,7 +22,7 @@ import rlscan
 from benchmarks import _table
 from benchmarks._benchmark import Benchmark, Settings
 from benchmarks._compare import compare
-from benchmarks._figures import Line, Ratio, ratios, to_json
+from benchmarks._figures import Comparison, Line, Ratio, ratios, to_json
 from benchmarks._registry import BENCHMARKS, studies
 from benchmarks._subject import subject
 from benchmarks._timing import circumstances, write_json
@@ -68,9 +68,10 @@ def run(chosen: Sequence[Benchmark], settings: Settings, json: str | None) -> in
             if not lines:
                 print(f"\n{benchmark.name}: {setting}", flush=True)
                 continue
-            compared = ratios(lines, benchmark.comparisons)
+            comparisons = benchmark.comparisons
             if settings.env or settings.policy:  # of which nothing is claimed
-                compared = [ratio._replace(at_least=None) for ratio in compared]
+                comparisons = unclaimed(comparisons, lines)
+            compared = ratios(lines, comparisons)
             _table.show(benchmark.name, setting, lines, compared)
             figures[benchmark.name] = to_json(setting, lines, compared)
             all_lines, all_ratios = all_lines + lines, all_ratios + compared
@@ -79,6 +80,12 @@ def run(chosen: Sequence[Benchmark], settings: Settings, json: str | None) -> in
             _table.explain_columns(all_lines)
             write_json(json, "suite", settings._asdict(), figures)
     return conclude(all_ratios)
+
+
+def unclaimed(comparisons: Sequence[Comparison], lines: Sequence[Line]) -> list[Comparison]:
+    """Those of whom did run, without claims."""
+    ran = {line.name for line in lines}
+    return [c._replace(at_least={}) for c in comparisons if {c.of, c.over} <= ran]
 
 
 def introduce(chosen: Sequence[Benchmark], settings: Settings) -> None:

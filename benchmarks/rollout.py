@@ -100,7 +100,7 @@ def contestants(subject: Subject, num_envs: int, num_steps: int) -> dict[str, tu
 
         return rollout, (policy, state)
 
-    return {
+    all_of_them = {
         "plain, no dropout": plain(quiet, env, num_envs, num_steps),
         "plain, dropout": plain(noisy, env, num_envs, num_steps),
         "rlscan, no dropout": ours(quiet, default),
@@ -109,6 +109,11 @@ def contestants(subject: Subject, num_envs: int, num_steps: int) -> dict[str, tu
         "rlscan, dropout, values": ours(noisy, default, with_values=True),
         "no dropout, values": ours(quiet, default, with_values=True),
         "floor, no dropout": ours(quiet, free),
+    }
+    return {
+        name: contestant
+        for name, contestant in all_of_them.items()
+        if subject.has_switch or "no dropout" not in name
     }
 
 

@@ -35,7 +35,8 @@ COMPARISONS = (
 
 def run(settings: Settings) -> Result:
     ours = subject(settings)
-    policies = {"no dropout": eqx.nn.inference_mode(ours.policy), "dropout": ours.policy}
+    quiet = {"no dropout": eqx.nn.inference_mode(ours.policy)} if ours.has_switch else {}
+    policies = {**quiet, "dropout": ours.policy}
     minibatches = "4 minibatches" if settings.smoke else "4 minibatches (8 at N = 1024)"
     lines = []
     for size, config in (SMOKE_SIZES if settings.smoke else SIZES).items():

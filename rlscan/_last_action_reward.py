@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ._pytree import in_dtypes_of, strong, where
-from ._spaces import Box, Nested, is_discrete, parts_of, space_dtype
+from ._spaces import Box, Nested, is_box, is_discrete, parts_of, space_dtype
 from ._types import Environment, PyTree, StepResult
 
 
@@ -18,7 +18,8 @@ class LastActionReward(eqx.Module):
     An observation is a dict: `{"observation": …, "last_action": …, "last_reward": …}`; one that is
     a dict already gets the last two beside its own. The action is the one that was sent to the
     environment, in the space of its actions; the reward is a number as it came. An episode begins
-    with an action and a reward of 0 (the first action, if they are Discrete).
+    with an action and a reward of 0 (the first action, where they are integers that count from
+    another `start`).
 
     Source: Duan et al., *RL²: Fast Reinforcement Learning via Slow Reinforcement Learning*, 2016,
     arXiv:1611.02779, §2.2; without their flag of termination, as a policy's memory is reset here.
@@ -72,6 +73,6 @@ def _zero(space: Any) -> PyTree:
         return {name: _zero(part) for name, part in parts.items()}
     if parts is not None:
         return tuple(map(_zero, parts))
-    if is_discrete(space):
-        return jnp.asarray(getattr(space, "start", 0), jnp.int32)
-    return jnp.zeros(getattr(space, "shape", ()), space_dtype(space))
+    dtype = jnp.int32 if is_discrete(space) else space_dtype(space)
+    start = 0 if is_box(space) else getattr(space, "start", 0)
+    return jnp.broadcast_to(jnp.asarray(start, dtype), getattr(space, "shape", ()))

@@ -22,7 +22,7 @@ METRICS = {
     "approx_kl": "estimate of the same (k3), never negative",
     "clip_fraction": "of the ratios, how many were outside 1 ± clip_range",
     "grad_norm": "global norm of the gradient before clipping",
-    "learning_rate": "at the last gradient step",
+    "learning_rate": "at the last gradient step that was applied",
     "num_gradient_steps": "applied in this update; fewer than all where target_kl ended it",
     "audit_log_ratio": "max |log ratio| of the first minibatch, before any step: 0 up to rounding",
     "audit_error": "the same, relative to |log π| where that is above 1; what `strict` looks at",
@@ -62,13 +62,14 @@ def gradient_metrics(steps: Metrics, axis: str | None = None) -> Metrics:
     steps = dict(steps)
     evaluated, applied = steps.pop("evaluated"), steps.pop("applied")
     max_log_ratio, error = steps.pop("max_log_ratio"), steps.pop("error")
-    learning_rate = steps.pop("learning_rate")
+    learning_rate, num_applied = steps.pop("learning_rate"), applied.sum(dtype=jnp.int32)
     steps = mean_over(axis, steps)
     means = {name: jnp.mean(values, where=evaluated) for name, values in steps.items()}
     return {
         **means,
-        "learning_rate": learning_rate[-1, -1],
-        "num_gradient_steps": applied.sum(dtype=jnp.int32),
+        # Those applied come first, as a stop lasts. Where there is none: that of the first try.
+        "learning_rate": learning_rate.ravel()[jnp.maximum(num_applied - 1, 0)],
+        "num_gradient_steps": num_applied,
         "audit_log_ratio": max_over(axis, max_log_ratio[0, 0]),
         "audit_error": max_over(axis, error[0, 0]),
         "audit_clip_fraction": steps["clip_fraction"][0, 0],

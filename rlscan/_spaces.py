@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -151,5 +152,5 @@ def parts_of(space: Any) -> dict[str, Any] | tuple[Any, ...] | None:
 
 
 def space_dtype(space: Any) -> Any:
-    """What it declares, or float32."""
-    return getattr(space, "dtype", jnp.float32)
+    """What it declares, or float32; as JAX has it, which is 32 bits wide by default."""
+    return jax.dtypes.canonicalize_dtype(getattr(space, "dtype", jnp.float32))

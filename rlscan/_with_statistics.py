@@ -64,21 +64,26 @@ class WithStatistics(eqx.Module):
         return dataclasses.replace(self, statistics=moved)
 
 
-def stateful_layers(network: PyTree) -> list[tuple[Any, eqx.Module]]:
-    """`(path, layer)` of each layer that has an `eqx.nn.StateIndex` and a flag `inference`."""
+def stateful_layers(network: PyTree) -> list[tuple[Any, Any]]:
+    """`(path, layer)` of each layer that has an `eqx.nn.StateIndex` and a flag `inference`; a layer
+    may stand inside of another."""
 
     def is_stateful(node: Any) -> bool:
         return isinstance(node, eqx.Module) and hasattr(node, "inference") and has_index(node)
 
-    nodes, _ = tree_flatten_with_path(network, is_leaf=is_stateful)
-    return [(path, node) for path, node in nodes if is_stateful(node)]
+    def inside(path: tuple, node: PyTree) -> list[tuple[Any, Any]]:
+        is_next = lambda x: x is not node and is_stateful(x)  # noqa: E731
+        nodes, _ = tree_flatten_with_path(node, is_leaf=is_next)
+        layers = [((*path, *below), layer) for below, layer in nodes if is_next(layer)]
+        return [found for layer in layers for found in (layer, *inside(*layer))]
+
+    return [*([((), network)] if is_stateful(network) else []), *inside((), network)]
 
 
 def with_frozen_statistics(network: PyTree) -> PyTree:
     """The network with its stateful layers in inference mode, and no other."""
-    layers = lambda tree: [layer for _, layer in stateful_layers(tree)]  # noqa: E731
-    frozen = [eqx.tree_at(lambda m: m.inference, layer, True) for layer in layers(network)]
-    return eqx.tree_at(layers, network, frozen) if frozen else network
+    flags = lambda tree: [layer.inference for _, layer in stateful_layers(tree)]  # noqa: E731
+    return eqx.tree_at(flags, network, replace_fn=lambda _: True)
 
 
 def copy(statistics: eqx.nn.State) -> eqx.nn.State:

@@ -12,6 +12,9 @@ FLAGS = (
     "--xla_llvm_disable_expensive_passes=true",
 )
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
+# A location for each frame of each operation takes a tenth of the suite's time.
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
+
 # Nothing is left in the user's cache; tests of the cache have one of their own.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 jax.config.update("jax_enable_compilation_cache", False)

@@ -464,8 +464,10 @@ def test_a_side_of_no_width_has_one_action(continuous):
     assert legal_action(space, sample, distribution)[1] == 1
 
 
-def test_a_box_of_integers_is_sent_integers():
-    space = gymnax.Box(0, 10, (3,), jnp.int32)
+@pytest.mark.parametrize(
+    "space", [gymnax.Box(0, 10, (3,), jnp.int32), gymnasium.Box(0, 10, (3,), np.int64)]
+)
+def test_a_box_of_integers_is_sent_integers(space):
     distribution = ActionHead(space)(jnp.zeros(3), key=rlscan.key(1))
     sent = legal_action(space, jnp.array([3.7, -2.0, 11.0]), distribution)
     assert sent.dtype == jnp.int32 and sent.tolist() == [4, 0, 10]

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import distrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,37 @@ def test_every_claim_is_judged_at_full_size_and_none_at_smoke_size(module, monke
         claimed = sum(len(comparison.at_least) for comparison in module.COMPARISONS)
         assert claimed >= 2
         assert len(judged) == (0 if smoke else claimed)
+
+
+class Unswitched(eqx.Module):
+    noise: eqx.nn.Linear
+
+    def __call__(self, observation, state, *, key):
+        logits = self.noise(observation) + jax.random.normal(key, (2,))
+        return distrax.Categorical(logits), logits[0], state
+
+    def initial_state(self):
+        return ()
+
+
+def unswitched(env, *, key):
+    return Unswitched(eqx.nn.Linear(4, 2, key=key))
+
+
+@pytest.mark.slow
+def test_a_policy_that_has_no_switch_is_not_compared_with_itself(capsys, monkeypatch):
+    def untimed(contestants, *, repeats):
+        return {name: Timing(1, 1, 1, [1.0] * repeats, 0) for name in contestants}
+
+    monkeypatch.setattr("benchmarks._time_rollouts.interleaved", untimed)
+    monkeypatch.setattr(training, "interleaved", untimed)
+    only = ["--only", "rollout", "training", "--smoke"]
+    assert command.main([*only, "--policy", "test_benchmarks:unswitched"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("unswitched, which inference mode leaves as it is") == 2
+    assert "no dropout" not in shown and "rlscan, dropout / plain, dropout" in shown
+    assert command.main([*only, "--env", "Pendulum-v1"]) == 0
+    assert "rlscan, dropout / rlscan, no dropout" in capsys.readouterr().out
 
 
 # The command line

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import cold, report
+from benchmarks.peers import cold, report, steady
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.contest import Contestant, Entry, contest
 from benchmarks.peers.environments import BuildError, constraints_without, find_python
@@ -235,6 +235,23 @@ def test_a_python_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("PYENV_ROOT", "/no/such/folder")
     with pytest.raises(BuildError, match=r"needs Python 3\.99; put `python3\.99` on the PATH"):
         find_python((3, 99))
+
+
+def test_a_run_that_answers_nothing_says_so_by_its_status(monkeypatch, capsys):
+    ours, peer = entry("rlscan", 1.0, 1.0), entry("rejax", 2.0, 2.0)
+    ran: dict[str, Entry] = {}
+    monkeypatch.setattr("benchmarks.peers.__main__.contest", lambda *args, **kwargs: ran)
+    monkeypatch.setattr("benchmarks.peers.steady.contestants", lambda *args: [])
+
+    def status(*entries: Entry, smoke: bool = False) -> int:
+        ran.clear()
+        ran.update({e.name: e for e in (entry(steady.WITH_DROPOUT, 1.0, 1.0), *entries)})
+        return main(["run", "--only", "pendulum", *["--smoke"] * smoke])
+
+    assert status(ours, peer) == 0  # the bar is missed, and an answer too
+    assert status(ours, entry("rejax")) == status(entry("rlscan"), entry("rejax")) == 1
+    assert status(ours, entry("rejax"), smoke=True) == 0
+    assert status(entry("rlscan"), peer, smoke=True) == 1
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def reference_update(state, config, adam, num_updates):
     batch = [jnp.asarray(x, jnp.float32) for x in (value, advantage, target)]
     arrays, rest = eqx.partition(state.policy, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)
-    rows, applied, numbers = [], 0, config.as_arrays()
+    rows, applied, last_rate, numbers = [], 0, np.nan, config.as_arrays()
     for _ in range(config.num_epochs):
         policy = eqx.combine(jax.tree.unflatten(structure, leaves), rest)
         (loss, (log_ratio, parts)), gradient = reference_loss(policy, steps, *batch, config=numbers)
@@ -304,11 +304,14 @@ def reference_update(state, config, adam, num_updates):
         _, moves = adam.steps(gradient, learning_rate, config.max_grad_norm)
         leaves = [x + jnp.asarray(move, jnp.float32) for x, move in zip(leaves, moves, strict=True)]
         applied += 1
+        last_rate = learning_rate
     names = ["loss", "policy_loss", "value_loss", "entropy", "kl_k1", "approx_kl"]
     names += ["clip_fraction", "grad_norm"]
     metrics = dict(zip(names, np.mean(rows, axis=0), strict=True))
     residual = (target - value).var()
     metrics |= {"num_gradient_steps": applied, "explained_variance": 1 - residual / target.var()}
+    if applied:
+        metrics["learning_rate"] = last_rate
     return leaves, metrics
 
 

@@ -233,11 +233,21 @@ def test_they_are_saved_and_loaded_as_leaves(tmp_path):
     assert eqx.tree_equal(loaded, moved)
 
 
-def test_a_layer_with_its_indices_in_a_list_is_frozen():
-    class Several(eqx.Module):
-        indices: list[eqx.nn.StateIndex]
-        inference: bool = False
+class Several(eqx.Module):
+    indices: list[eqx.nn.StateIndex]
+    inside: Any = None
+    inference: bool = False
 
+
+def test_a_layer_with_its_indices_in_a_list_is_frozen():
     network = {"layer": Several([eqx.nn.StateIndex(jnp.zeros(2))])}
     assert not network["layer"].inference
     assert with_frozen_statistics(network)["layer"].inference
+
+
+def test_a_layer_inside_of_another_is_frozen_and_no_other():
+    index = [eqx.nn.StateIndex(jnp.zeros(2))]
+    inner = [Several(index), eqx.nn.Dropout()]
+    frozen = with_frozen_statistics(Several(index, inside=inner))
+    assert frozen.inference and frozen.inside[0].inference and not frozen.inside[1].inference
+    assert with_frozen_statistics(eqx.nn.Dropout()) == eqx.nn.Dropout()

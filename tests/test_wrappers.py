@@ -1,6 +1,5 @@
 """Environments around others, against stacks made by hand in NumPy from what the inner one gave."""
 
-import dataclasses
 from typing import Any
 
 import distrax
@@ -253,24 +252,28 @@ def test_the_action_that_is_seen_is_the_one_that_was_sent() -> None:
     np.testing.assert_array_equal(trajectory.observation["last_reward"][1:], trajectory.reward[:-1])
 
 
-def test_actions_that_begin_elsewhere_than_at_0() -> None:
-    @dataclasses.dataclass
-    class Space:
-        n: int = 3
-        start: int = -1
-
+@pytest.mark.parametrize(
+    "space, first_action",
+    [
+        (gymnasium.Discrete(3, start=-1), -1),
+        (gymnasium.MultiDiscrete([3, 4], start=[2, -5]), [2, -5]),
+        (gymnasium.MultiBinary(2), [0, 0]),
+        (gymnasium.Box(1, 2, (2,)), [0, 0]),
+    ],
+)
+def test_an_episode_begins_with_the_first_action(space: Any, first_action: Any) -> None:
     class Shifted(eqx.Module):
         inner: Any = probes.Wander()
 
         def action_space(self) -> Any:
-            return Space()
+            return space
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.inner, name)
 
     shifted: Any = Shifted()
     first, _ = rlscan.LastActionReward(shifted).reset(jax.random.key(0))
-    assert first["last_action"] == -1
+    np.testing.assert_array_equal(first["last_action"], first_action)
 
 
 # A part of what there is.

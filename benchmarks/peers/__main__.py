@@ -10,7 +10,9 @@ already are kept. `run`, which is meant if no command is given, times whole trai
 processes are alive and have compiled, and one at a time runs, A B C A B C …. A peer that cannot do
 a workload says why in its cell. purejaxrl is no package: give the path of a checkout. The return is
 that of 128 whole episodes after training, actions sampled, and is measured outside of the clock; in
-`cold-start` it is the one that the library itself hands over.
+`cold-start` it is the one that the library itself hands over. Exit status: 0, whatever the bars; 1
+if a workload has nothing to compare (with `--smoke`: if rlscan did not run), or a peer was not
+built; 2 for bad input.
 """
 
 import argparse
@@ -79,7 +81,7 @@ def run_command(parser: "_Parser", argv: Sequence[str]) -> int:
         with args.json.open("x") as file:  # another one may have been written meanwhile
             file.write(json.dumps({**content, "figures": figures}, indent=2) + "\n")
         print(f"written to {args.json}")
-    return 0
+    return 0 if all(_is_answered(figure, args.smoke) for figure in figures.values()) else FAILED
 
 
 def list_command(parser: "_Parser", argv: Sequence[str]) -> int:
@@ -141,6 +143,12 @@ def _answer(
         ],
         "verdicts": [verdict._asdict() for verdict in report.verdicts(question, entries)],
     }
+
+
+def _is_answered(figure: dict[str, Any], is_smoke: bool) -> bool:
+    if not is_smoke:
+        return bool(figure["verdicts"])
+    return all(e["runs"] for e in figure["entries"] if e["name"].startswith(steady.OURS))
 
 
 def _known(parser: "_Parser", what: str, names: Iterable[str], known: Iterable[str]) -> None:
