@@ -1,9 +1,11 @@
 """Settings of the whole suite."""
 
+import gc
 import os
 import signal
 
 import jax
+import pytest
 
 # Tests compile much and run little: without these passes the suite takes half as long.
 FLAGS = (
@@ -25,3 +27,20 @@ jax.config.update("jax_num_cpu_devices", 2)
 # A shell lets its background jobs ignore Ctrl-C, and they pass that on to what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a slow test with several cases the first is enough to land a change, where the mark does
+    not say otherwise."""
+    seen = set()
+    for item in items:
+        function, marker = item.nodeid.partition("[")[0], item.get_closest_marker("slow")
+        if marker and marker.kwargs.get("cases") != "all":
+            if function in seen:
+                item.add_marker("exhaustive")
+            seen.add(function)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # else each full collection goes through all that was imported, a tenth of the time

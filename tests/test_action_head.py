@@ -361,15 +361,15 @@ class Masked(eqx.Module):
         return self.space
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, is_flat",
     [
-        ("discrete", True),
         ("tuple of discrete", False),
-        *(
-            pytest.param(name, is_flat, marks=pytest.mark.slow)
-            for name, is_flat in [("multi-discrete", True), ("dict", False), ("dict", True)]
-        ),
+        ("discrete", True),
+        ("multi-discrete", True),
+        ("dict", False),
+        ("dict", True),
     ],
 )
 def test_masks_are_honoured(name: str, is_flat: bool) -> None:

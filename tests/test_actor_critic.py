@@ -209,6 +209,7 @@ def test_discrete_observations_are_one_hot() -> None:
 # Images and masks.
 
 
+@pytest.mark.slow
 def test_images_go_through_convolutions_of_actor_and_critic() -> None:
     env = rlscan.make("Breakout-MinAtar")
     policy = build(env, hidden_sizes=(8,))

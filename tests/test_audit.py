@@ -59,7 +59,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("cause", FAULTS)
 def test_a_loss_at_fault_stops_the_run_with_its_cause(cause):
     loss, is_continuous = FAULTS[cause]

@@ -47,6 +47,7 @@ def rows_of(directory: Path) -> list[dict[str, str]]:
 # What does not need training.
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_for_help_and_errors(tmp_path: Path):
     program = """
 import contextlib, sys
@@ -231,6 +232,7 @@ def test_a_second_run_there_is_refused_and_the_first_is_untouched(
     assert files_in(directory) == before and before
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_learned(
     finished: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
 ):
@@ -377,7 +379,7 @@ def test_a_full_disk_has_room_for_the_policy(
     assert bias[0] == 32  # all the updates that are in the metrics, and no more
 
 
-@pytest.mark.slow
+@pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("room", [0, 4096, 8192])
 def test_a_disk_too_full_to_start_is_left_as_it_was(
     room: int,

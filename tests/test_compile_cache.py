@@ -56,6 +56,7 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_directory_of_the_users_own_stands(tmp_path: Path) -> None:
     own = tmp_path / "own"
     end(start(tmp_path / "cache", tmp_path / "run", JAX_COMPILATION_CACHE_DIR=str(own)))
@@ -63,6 +64,7 @@ def test_a_directory_of_the_users_own_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_runs_share_it_and_damage_is_compiled_anew(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     both = [start(cache, tmp_path / name) for name in ("a", "b")]
@@ -76,6 +78,7 @@ def test_runs_share_it_and_damage_is_compiled_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_where_no_cache_can_be_written_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     end(start(tmp_path / "cache", tmp_path / "run"))

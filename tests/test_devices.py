@@ -45,9 +45,8 @@ def rolled_out(policy: Any, schedule: Any, mesh: Any) -> Any:
     return roll(policy, env, state, 6, key_schedule=schedule, mesh=mesh)
 
 
-@pytest.mark.parametrize(
-    "schedule", ["step", *(pytest.param(s, marks=pytest.mark.slow) for s in ("episode", "rollout"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["step", "episode", "rollout"])
 def test_a_rollout_is_that_of_one_device(schedule: str) -> None:
     policy = probes.dropout_policy()
     on_two, on_one = (rolled_out(policy, schedule, mesh) for mesh in (MESH, None))
@@ -248,6 +247,7 @@ def test_a_scalar_cannot_be_split():
         rlscan.on_devices(lambda x, y: x * y, rlscan.make_mesh(2))(jnp.ones(4), jnp.float32(3))
 
 
+@pytest.mark.slow
 def test_devices_that_were_asked_for_otherwise_stay():
     program = "import jax, rlscan; rlscan.configure_cpu(); print(len(jax.devices()))"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

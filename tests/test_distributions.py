@@ -72,6 +72,7 @@ def test_its_density_over_the_box_integrates_to_one() -> None:
     )
 
 
+@pytest.mark.slow
 def test_its_entropy_and_the_gradient_are_right_on_average() -> None:
     loc, scale = (0.8, -0.4), (1.2, 0.5)
 
@@ -126,6 +127,7 @@ def test_it_samples_the_gaussian_and_sends_its_tanh() -> None:
     np.testing.assert_allclose(d.legal(d.mode()), [2 + 4 * np.tanh(0.5), 1.25 - 0.25 * np.tanh(1)])
 
 
+@pytest.mark.slow
 def test_a_squashed_gaussian_is_finite_wherever_it_is() -> None:
     def numbers(loc: Any, scale: Any, key: Any) -> Any:
         d = tanh_normal(loc, scale)
@@ -171,6 +173,7 @@ def test_density_and_entropy_of_a_beta() -> None:
     np.testing.assert_allclose(d.stddev(), std, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over, under", [(0.0, 0.0), (30, 30), (1e7, 0.0), (1e-9, 1e-30)])
 def test_a_beta_is_finite_wherever_it_is(over: float, under: float) -> None:
     """Samples next to a bound, which float32 rounds to 0 or 1, included."""

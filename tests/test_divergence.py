@@ -112,6 +112,7 @@ def of_seed(tree: Any, i: int) -> Any:
     return jax.tree.map(lambda x: x[i] if eqx.is_array(x) else x, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_kl", [np.inf, 1e-4])
 def test_a_seed_is_frozen_and_the_others_are_bitwise_as_without_it(target_kl):
     config = dataclasses.replace(CONFIG, target_kl=target_kl)
@@ -136,7 +137,7 @@ def test_a_seed_is_frozen_and_the_others_are_bitwise_as_without_it(target_kl):
     assert np.isnan(metrics["learning_rate"][3:, 1]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(cases="all")
 @pytest.mark.parametrize(
     "what, at, number, update, named",
     [
@@ -208,7 +209,7 @@ def climb(what: str, **changes: Any) -> tuple:
     return config, loss, list(train(loss=loss))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("what", HARM)
 def test_a_gradient_step_is_taken_back_with_its_update_and_named(what):
     config, loss, updates = climb(what)
@@ -220,6 +221,7 @@ def test_a_gradient_step_is_taken_back_with_its_update_and_named(what):
     assert explain(first, probes.leak, config) is None
 
 
+@pytest.mark.slow
 def test_a_parameter_that_overflows():
     config, loss, updates = climb("nothing", learning_rate=3e38)
     ((state, _),) = updates
@@ -258,6 +260,7 @@ def test_watching_changes_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_watching_changes_no_bit():
     """By the compiler as users have it: the suite's flags leave other roundings open."""
     program = """
@@ -361,6 +364,7 @@ def test_a_failed_audit_is_told_first():
 SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_debugged", [False, True])
 def test_a_run_that_diverges_ends_with_a_status_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture, is_debugged: bool

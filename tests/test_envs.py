@@ -236,17 +236,8 @@ def test_the_adapter_changes_dtypes_and_nothing_else(name: str) -> None:
         assert theirs[0].dtype != declared.dtype
 
 
-SLOW_TO_COMPILE = {"Freeway-MinAtar", "Seaquest-MinAtar"}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_COMPILE else ())
-        for name in BOOLEAN_ENVIRONMENTS
-    ],
-)
+@pytest.mark.parametrize("name", BOOLEAN_ENVIRONMENTS)
 def test_pixels_that_are_booleans_are_0_or_1_to_gymnax(name: str) -> None:
     """Over episodes of random actions, cut short so that many end; final observations as well."""
     space: Any = make(name).observation_space()
@@ -292,6 +283,7 @@ def steps_mapped_over(env: Any, shape: tuple[int, ...], step: Callable, *, ended
     return step, (keys, state, jnp.ones(shape, jnp.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8,), (2, 4)])
 @pytest.mark.parametrize("ended", [0, 3, 8])
 def test_environments_that_end_together_are_reset_as_gymnax_does(shape: tuple, ended: int) -> None:
@@ -392,6 +384,7 @@ def test_time_limits() -> None:
 # What is imported when.
 
 
+@pytest.mark.slow
 def test_importing_the_library_is_light() -> None:
     code = (
         "import sys, rlscan\n"

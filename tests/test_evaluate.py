@@ -73,6 +73,7 @@ def test_sampling_is_a_switch_of_its_own(action, matters):
     assert bool((a.episode_return != b.episode_return).any()) == matters
 
 
+@pytest.mark.slow
 def test_a_policy_in_either_mode_is_evaluated_as_asked():
     """`rlscan.load_policy` returns it in inference mode; "train" is with its noise all the same."""
     policy = probes.dropout_policy()
@@ -115,6 +116,7 @@ def test_networks_without_noise_agree():
     assert (jax.tree.leaves(result.spread.distribution)[0] == 0).all()
 
 
+@pytest.mark.slow
 def test_of_a_recurrent_policy_each_network_has_a_memory_of_its_own():
     """Without dropout all memories are one, and with it they part."""
     for rate, disagree in ((0.0, False), (0.5, True)):
@@ -123,6 +125,7 @@ def test_of_a_recurrent_policy_each_network_has_a_memory_of_its_own():
         assert result.spread.value.shape == (4, 2)
 
 
+@pytest.mark.slow
 def test_each_memory_goes_on_from_step_to_step():
     """Episodes of two steps, whose observations are 0 and ½: the networks by hand."""
     policy, num_masks = probes.Recurrent(num_inputs=1, num_actions=2, rate=0.5), 3

@@ -195,6 +195,7 @@ def evaluations(tmp_path: Path, **settings: Any) -> tuple[Evaluations, Any]:
     return Evaluations(config, env, tmp_path, **settings), policy
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
     first, policy = evaluations(tmp_path)
     assert [u for u in range(1, 10) if first.is_due(u)] == [3, 6, 9]
@@ -209,6 +210,7 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
     assert (tmp_path / "evaluations.csv").read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 5, None, -1])
 def test_a_run_that_begins_anew_has_no_row_of_before(cut: int | None, tmp_path: Path):
     """Killed before its first checkpoint, or on a disk that was full at its first evaluation."""

@@ -169,6 +169,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @linux
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_estimate_is_the_peak_within_a_quarter(tmp_path: Path):
     """The difference of two runs, so that the program itself does not count."""
     units = ["--policy.hidden-sizes", "[256, 256]", "--ppo.num-steps", "128"]
@@ -182,6 +183,7 @@ def test_the_estimate_is_the_peak_within_a_quarter(tmp_path: Path):
 
 @linux
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_long_run_takes_no_more_than_a_short_one(tmp_path: Path):
     """Of 20,000 rows and some hundred checkpoints none stays in memory."""
     small = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]

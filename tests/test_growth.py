@@ -81,6 +81,7 @@ def test_bytes_are_told_to_the_last() -> None:
     assert told == 1024 * (128 * 46 + 28)
 
 
+@pytest.mark.slow
 def test_seeds_are_mapped_over() -> None:
     functions, (state,) = measure.programs(Point(4, 8, width=4, num_seeds=3))
     assert state.policy.actor.layers[0].weight.shape == (3, 4, 4)
@@ -89,6 +90,7 @@ def test_seeds_are_mapped_over() -> None:
     assert shapes[1].reward.shape == (3, 8, 4)
 
 
+@pytest.mark.slow
 def test_without_dropout_is_another_program() -> None:
     functions, args = measure.programs(Point(4, 8, dropout=0.5, width=4))
     jaxprs = {name: str(eqx.filter_make_jaxpr(f)(*args)[0]) for name, f in functions.items()}

@@ -94,6 +94,7 @@ class Twice(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_a_policy_that_draws_twice_from_its_key_is_found():
     with pytest.raises(KeyReuseError):
         rlscan.init_rollout(

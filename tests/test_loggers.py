@@ -91,6 +91,7 @@ def test_ctrl_c_is_not_a_failure_of_a_logger():
         rlscan.Loggers([Failing(KeyboardInterrupt(), at=1)]).log(ROW)  # type: ignore
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: Any):
     broken, kept = Failing(OSError(28, "No space left on device")), Kept()
     monkeypatch.setattr(_log, "make_loggers", lambda names, directory, config: [broken, kept])

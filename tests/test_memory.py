@@ -79,6 +79,7 @@ def test_keys_are_of_the_generator_that_is_given() -> None:
     assert rlscan.transition_bytes(policy, env, 7, key=key) < told
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_the_network() -> None:
     """What is stored is the key, and not the masks that it makes."""
     env = rlscan.make("CartPole-v1")

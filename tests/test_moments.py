@@ -132,6 +132,7 @@ def test_a_mesh_merges_what_its_devices_have() -> None:
     np.testing.assert_allclose(split.variance, whole.variance, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_mapped_moments_are_single_ones() -> None:
     batches = np.random.default_rng(5).normal(2, 1, (3, 16, 2)).astype(np.float32)
     mapped = jax.vmap(merge, (None, 0))(no_moments((2,)), jnp.asarray(batches))

@@ -516,6 +516,7 @@ def test_what_is_no_linear_layer_is_refused():
             nn.NoisyLinear(*sizes, key=rlscan.key(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_keys_of_any_generator(impl):
     one, two = jax.random.split(jax.random.key(7, impl=impl))

@@ -147,6 +147,7 @@ def test_the_policy_inside_sees_them_normalised_and_clipped(run: Any) -> None:
         np.testing.assert_allclose(inside, outside, atol=0.02)
 
 
+@pytest.mark.slow
 def test_final_observations_are_normalised_as_all_others(run: Any) -> None:
     states, _ = run
     policy, seen = states[2].policy, seen_until(states[:2])
@@ -252,6 +253,7 @@ def test_the_optimiser_does_not_see_them() -> None:
     assert eqx.tree_equal(eqx.combine(params, rest), policy)
 
 
+@pytest.mark.slow
 def test_an_evaluation_uses_those_that_were_learned(run: Any) -> None:
     """It is that of the policy inside, in an environment that shows what that one should see."""
     states, _ = run
@@ -324,6 +326,7 @@ def test_a_mesh_moves_them_as_one_device_does() -> None:
 # One in another.
 
 
+@pytest.mark.slow
 def test_layers_with_statistics_inside_move_by_what_they_saw() -> None:
     env = probes.Wander()
     inner = statistics_policy()
@@ -359,6 +362,7 @@ class Mindful(Outer):
         return Mindful(rlscan.move_statistics(self.inner, steps, axis))
 
 
+@pytest.mark.slow
 def test_a_wrapper_of_ones_own_moves_what_is_inside() -> None:
     policy = Mindful(make_policy(recurrent=True))
     assert isinstance(policy, rlscan.KeepsStatistics)

@@ -422,6 +422,7 @@ def test_every_sample_comes_once_in_each_epoch_and_a_loss_of_ones_own_is_used():
     assert metrics["approx_kl"] == pytest.approx((np.e - 2) / 3, rel=1e-5)  # of three looked at
 
 
+@pytest.mark.slow
 def test_minibatches_of_a_recurrent_policy_are_whole_environments():
     def rolled(key):
         policy, env = probes.Recurrent(1, 2), probes.memory
@@ -567,6 +568,7 @@ def test_ppo_finds_the_values_of_a_probe(trained_on_probes, name):
         assert metrics["episode_return"][i, -1] > 0.95
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_learns_to_remember_at_a_ratio_of_1():
     config = PPOConfig(num_envs=32, num_steps=12, learning_rate=0.01, gamma=0.9, entropy_coef=0.003)
     run = eqx.filter_jit(partial(train_scan, config=config, total_steps=50 * 384))
@@ -682,6 +684,7 @@ def test_a_value_that_is_no_scalar_is_refused():
         init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0))
 
 
+@pytest.mark.slow
 def test_a_run_without_end_learns_on():
     """More gradient steps than 2^31: counted in 32 bits, the rate would be 0 from the second on."""
     env = rlscan.make("CartPole-v1")

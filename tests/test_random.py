@@ -267,7 +267,7 @@ class Dice(eqx.Module):
 
 
 # Not threefry4x32, which is exact, but whose batched split of a split XLA does not compile on CPU.
-@pytest.mark.slow
+@pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.mix32], ids=str)
 def test_rollouts_keep_the_generator(impl: str) -> None:
     key = jax.random.key(2, impl=impl)

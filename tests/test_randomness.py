@@ -146,7 +146,7 @@ def few(key: jax.Array) -> list[int]:
     return jax.random.bits(key, (4,)).tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("generator", ["mix32", "philox4x32", "threefry2x32"])
 def test_streams_are_what_jax_draws(generator: str) -> None:
     key = jax.random.key(3, impl=streams.GENERATORS[generator])

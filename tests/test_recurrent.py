@@ -143,7 +143,8 @@ def loss_by_hand(told: Told, old_log_prob: Any, advantage: np.ndarray, target: n
     return -surrogate + 0.5 * ((told.value - target) ** 2 / 2).mean() - 0.01 * told.entropy.mean()
 
 
-@pytest.mark.parametrize("name", ["gru", slow("lstm")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_against_a_float64_loop_by_hand(name):
     """Log-probabilities, values, advantages, and the gradient of PPO's loss, in the second of two
     rollouts: it starts in the middle of episodes, of which some are cut within it."""
@@ -213,7 +214,7 @@ def nudged(policy: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm", "noise everywhere", slow("gru"), slow("lstm, noise everywhere")]
+    "name", ["noise everywhere", slow("gru"), slow("lstm"), slow("lstm, noise everywhere")]
 )
 def test_the_ratio_is_1(name):
     """And is not with other resets, states or keys."""
@@ -255,6 +256,7 @@ def test_the_ratio_is_1_late_in_training():
     assert max(m["approx_kl"] for m in metrics) > 1e-3  # it did move
 
 
+@pytest.mark.slow
 def test_minibatches_of_environments_only():
     with pytest.raises(ValueError, match=r"num_envs \(the policy is recurrent\) = 3 is not div"):
         config = dataclasses.replace(CONFIG, num_minibatches=2)
@@ -266,6 +268,7 @@ def test_minibatches_of_environments_only():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_vmapped_seeds_are_single_runs():
     config = dataclasses.replace(CONFIG, num_minibatches=3)
 
@@ -324,6 +327,7 @@ def test_without_noise_in_inference_mode():
 # How it starts, what it takes, and what it refuses.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, num_gates", [("gru", 3), ("lstm", 4)])
 def test_gates_are_orthogonal(name, num_gates):
     cell: Any = RecurrentActorCritic(ENV, cell=name, hidden_size=8, key=rlscan.key(0)).cell
@@ -375,6 +379,7 @@ def test_another_cell_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_only_memory_solves_a_task_that_asks_for_it():
     """V = 1 of `probes.memory` with a GRU; 0 without a state."""
     config = PPOConfig(num_envs=16, num_steps=32, learning_rate=3e-3)

@@ -37,6 +37,7 @@ def recorded(policy: Any, env: Any, **settings: Any) -> Episode:
     return jax.device_get(eqx.filter_jit(record)(policy, env, **settings))
 
 
+@pytest.mark.slow
 def test_it_is_the_first_episode_of_a_rollout():
     policy, env = probes.dropout_policy(), probes.Wander()
     episode = recorded(policy, env, action="sample")
@@ -56,6 +57,7 @@ def test_it_is_the_first_episode_of_a_rollout():
     assert eqx.tree_equal(*map(jax.tree.leaves, first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [probes.dropout_policy(), probes.Recurrent()], ids=type)
 def test_the_opinions_are_those_of_networks_of_one_mask_each(policy: Any):
     episode = recorded(eqx.nn.inference_mode(policy), probes.Wander(), num_masks=3)
@@ -114,6 +116,7 @@ def test_under_a_wrapper_the_environment_inside_is_drawn():
     assert cart.get_x() == pytest.approx(float(episode.env_state.env_state.x[1]) - 0.25)
 
 
+@pytest.mark.slow
 def test_of_a_game_under_wrappers_the_newest_frame_is_drawn():
     from matplotlib.figure import Figure
 
@@ -131,6 +134,7 @@ def test_of_a_game_under_wrappers_the_newest_frame_is_drawn():
     assert np.array_equal(first, second) and first.min() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("continuous", ["gaussian", "tanh", "beta"])
 def test_actions_are_those_that_the_environment_was_sent(continuous: Any):
     """Each leads from a state to the next."""

@@ -168,6 +168,7 @@ def test_a_flat_minibatch_of_a_recurrent_policy_is_refused():
         replay(policy, flat)
 
 
+@pytest.mark.slow
 def test_under_vmap_over_seeds():
     make_policy, env = POLICIES["recurrent"]
     policy = make_policy()
@@ -258,6 +259,7 @@ def test_value_and_gradient_against_a_float64_network():
     np.testing.assert_allclose(gradient.hidden, hidden_gradient, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_through_time_against_finite_differences():
     """Along a random direction, of a recurrent policy with its resets."""
     policy, _, trajectory = roll("recurrent")

@@ -114,6 +114,7 @@ NUM_KILLS = int(os.environ.get("RLSCAN_NUM_KILLS", "6"))
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_at_random_moments(whole: Path, tmp_path: Path, environment: dict[str, str]):
     """New runs and resumed ones; after four kills a run is let through."""
     rng, num_kills = random.Random(NUM_KILLS), 0
@@ -250,6 +251,7 @@ def test_the_same_rows_as_without_the_stop(
     assert_same_run(tmp_path / "run", fast_whole)
 
 
+@pytest.mark.slow
 def test_rows_after_the_checkpoint_are_made_again(fast: None, run: Path, fast_whole: Path):
     for name in ("metrics.csv", "metrics.jsonl"):  # as of a run that was killed later
         with open(run / name, "a") as file:
@@ -258,6 +260,7 @@ def test_rows_after_the_checkpoint_are_made_again(fast: None, run: Path, fast_wh
     assert_same_run(run, fast_whole)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_it_begins_anew(
     fast: None, finished: Path, fast_whole: Path
 ):
@@ -274,6 +277,7 @@ def test_killed_before_the_policy_was_written(finished: Path, fast_whole: Path):
     assert rlscan.load_policy(finished / "checkpoints" / BEST) is not None
 
 
+@pytest.mark.slow
 def test_from_the_best_and_killed_before_its_first_checkpoint(
     fast: None, finished: Path, fast_whole: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -385,6 +389,7 @@ def test_a_run_of_an_rlscan_without_checkpoints(finished: Path, capsys):
 LONGER = ["--ppo.anneal-learning-rate", "false", "--policy.dropout-end", "null"]
 
 
+@pytest.mark.slow
 def test_a_run_without_annealing_can_be_longer(fast: None, tmp_path: Path, capsys):
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert main(["train", *new(whole, 12), *LONGER]) == 0

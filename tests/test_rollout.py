@@ -295,6 +295,7 @@ def test_it_runs_without_jit():
     assert_equal_trees(rollout(policy, env, before, T), (after, trajectory))
 
 
+@pytest.mark.slow
 def test_mapped_over_seeds():
     policy, env = CASES["dropout"]
     keys = jax.random.split(rlscan.key(5), 2)

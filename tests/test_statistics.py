@@ -124,6 +124,7 @@ def test_they_move_by_the_batch_of_the_rollout(run):
     )
 
 
+@pytest.mark.slow
 def test_the_states_that_steps_began_with(run):
     """Each gives its step's own log-probability, across resets."""
     (before, *_), _ = run

@@ -151,9 +151,8 @@ def test_a_row_of_each_run_names_it(swept: tuple[Path, int]):
     assert told == [(*run, str(u)) for u in range(1, NUM_UPDATES + 1) for run in runs]
 
 
-@pytest.mark.parametrize(
-    "run, seed, rate", [(3, 4, "1e-2"), pytest.param(0, 3, "1e-3", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("run, seed, rate", [(3, 4, "1e-2"), (0, 3, "1e-3")])
 def test_a_run_is_what_it_would_be_alone(
     run: int, seed: int, rate: str, swept: tuple[Path, int], tmp_path: Path
 ):
@@ -185,6 +184,7 @@ def test_which_policy_is_to_be_said(swept: tuple[Path, int], tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_over_two_devices_and_resumed(swept: tuple[Path, int], tmp_path: Path, monkeypatch):
     """Stopped in the middle: then every run goes on as it was."""
     from test_resume import stopped_after
@@ -215,6 +215,7 @@ def test_a_setting_whose_seeds_diverged_is_ranked_last_and_says_so():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rates, failed",
     [
@@ -240,6 +241,7 @@ def test_strict_stops_where_an_audit_fails(
     assert f"error: {failed}update 1: before its first gradient step log π is off by 1 " in error
 
 
+@pytest.mark.slow
 def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monkeypatch, capsys):
     from test_cli import fake_update
 

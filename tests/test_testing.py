@@ -44,14 +44,17 @@ def test_gae():
     testing.check_gae(jax.jit(rlscan.gae))
 
 
+@pytest.mark.slow
 def test_rollout():
     testing.check_rollout(rlscan.rollout)
 
 
+@pytest.mark.slow
 def test_truncation():
     testing.check_truncation(rlscan.next_value)
 
 
+@pytest.mark.slow
 def test_replay():
     testing.check_replay()
 
@@ -234,6 +237,7 @@ def test_a_rollout_of_a_strangers():
     testing.check_rollout(plain_rollout, init_fn=init_plain)
 
 
+@pytest.mark.slow
 def test_actions_drawn_by_the_policys_key():
     rollout = partial(plain_rollout, acts_by_policy_key=True)
     with pytest.raises(ConformanceError, match="actions must not be drawn by the policy's key"):

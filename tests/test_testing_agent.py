@@ -122,6 +122,7 @@ def trainers():
     return [trainer(0), trainer(1)]
 
 
+@pytest.mark.slow
 def test_a_strangers_agent_passes(trainers):
     check_agent(trainers[False], gamma=GAMMA)
 

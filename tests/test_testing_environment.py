@@ -14,12 +14,14 @@ from rlscan import testing
 from rlscan.testing import ConformanceError, Seen, check_environment
 
 
+@pytest.mark.slow
 def test_walk_passes():
     env = dataclasses.replace(testing.Walk(), time_limit=3)
     seen = check_environment(env, num_steps=32)
     assert seen.num_terminated > 4 and seen.num_truncated > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["truncation", "leak", "both_flags"])
 def test_a_probe_passes(name):
     seen = check_environment(testing.PROBES[name], num_steps=20, num_envs=4)
@@ -195,6 +197,7 @@ def test_spaces_of_spaces():
         sample(object(), rlscan.key(0))
 
 
+@pytest.mark.slow
 def test_an_action_of_ones_own():
     """Of a space that cannot be read; and a limit that is reached but by one action."""
     env = Changed(action_space=lambda: object())

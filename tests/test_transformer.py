@@ -141,7 +141,8 @@ def flags_and_steps(t: Any) -> tuple:
     return t.observation, t.action, t.terminated | t.truncated, t.policy_key
 
 
-@pytest.mark.parametrize("gated", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gated", [False, True])
 def test_cached_and_unrolled_are_a_naive_loop(gated):
     """Across resets, windows that slide, and the border of two rollouts; all dropouts on."""
     policy = make(gated=gated)
@@ -175,6 +176,7 @@ def test_the_ratio_is_1():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_unrolled_is_step_by_step():
     """All that replay says, and its gradient."""
     policy = make(gated=True)
@@ -192,6 +194,7 @@ def test_unrolled_is_step_by_step():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_normalised_observations_are_unrolled_too():
     """Where the policy inside can; after the statistics have moved."""
     policy = rlscan.NormalizedObservations(make(), ENV)
@@ -205,6 +208,7 @@ def test_normalised_observations_are_unrolled_too():
     assert not is_unrolled(rlscan.NormalizedObservations(probes.Recurrent(), ENV))
 
 
+@pytest.mark.slow
 def test_rollouts_chain():
     """Two rollouts of T steps are one of 2T: the cache goes on where it was."""
     policy = make()
@@ -229,6 +233,7 @@ def test_the_ratio_is_1_late_in_training(settings):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_vmapped_seeds_are_single_runs():
     def run(key):
         policy_key, train_key = jax.random.split(key)
@@ -262,6 +267,7 @@ def reach(policy: Any, done: Any, at: int) -> np.ndarray:
     return np.flatnonzero(np.abs(features[0] - features[1]).max(axis=1) > 0)
 
 
+@pytest.mark.slow
 def test_the_window_slides_and_ends_with_the_episode():
     done = jnp.zeros(24, bool)
     one, two = (make(num_layers=n, dropout=0.0, attention_dropout=0.0) for n in (1, 2))
@@ -304,6 +310,7 @@ def says(policy: Any, key: Any) -> Any:
     return np.append(distribution.logits, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5)], ids=["dropout", "attention"])
 def test_each_dropout_is_on_and_goes_off(rates):
     policy = make(dropout=rates[0], attention_dropout=rates[1])

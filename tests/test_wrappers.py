@@ -221,6 +221,7 @@ class Reader(eqx.Module):
         return self.inner.initial_state()
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_is_replayed_with_what_it_did() -> None:
     env = rlscan.LastActionReward(rlscan.FrameStack(rlscan.ObserveOnly(probes.Wander(), [0, 2]), 2))
     policy = Reader(probes.Recurrent(num_inputs=8))
