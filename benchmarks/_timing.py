@@ -34,7 +34,10 @@ class Timing(NamedTuple):
 
 
 def interleaved(
-    contestants: Mapping[str, tuple[Callable, tuple]], *, repeats: int
+    contestants: Mapping[str, tuple[Callable, tuple]],
+    *,
+    repeats: int,
+    options: Mapping[str, Mapping[str, str]] = {},
 ) -> dict[str, Timing]:
     """Times functions in turn, A B C A B C …, so that all of them see the machine's drift.
 
@@ -42,10 +45,11 @@ def interleaved(
 
     - `contestants`: by name, a function and its arguments; it is compiled by `eqx.filter_jit`.
     - `repeats`: how often each runs, after its first call.
+    - `options`: of XLA, for contestants that are compiled otherwise than `XLA_FLAGS` says.
     """
     compiled, timings = {}, {}
     for name, (function, args) in contestants.items():
-        program, trace, xla = compile_program(function, args)
+        program, trace, xla = compile_program(function, args, options.get(name))
         first_call = time_call(program, args)
         compiled[name] = program
         timings[name] = Timing(trace, xla, first_call, [], _temporary_bytes(program))
@@ -55,10 +59,13 @@ def interleaved(
     return timings
 
 
-def compile_program(function: Callable, args: tuple) -> tuple[Any, float, float]:
+def compile_program(
+    function: Callable, args: tuple, options: Mapping[str, str] | None = None
+) -> tuple[Any, float, float]:
     """The program, and how long tracing and compiling took."""
     jax.clear_caches()  # else the first contestant traces for the others what they share
-    jitted: Any = eqx.filter_jit(function)
+    filter_jit: Any = eqx.filter_jit  # takes what `jax.jit` does, which its overloads do not say
+    jitted = filter_jit(function, compiler_options=dict(options or {}))
     start = time.perf_counter()
     lowered = jitted.lower(*args)
     traced = time.perf_counter()

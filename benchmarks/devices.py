@@ -1,7 +1,7 @@
 """Steps per second with the environments on one device of the host, and split over all its cores.
 
-Cores become devices by `rlscan.configure_cpu(num_devices=…)`, which the suite calls at its start.
-XLA alone hardly uses a second core in a rollout: its loops are small.
+Each is compiled as `rlscan.configure_cpu(num_devices=…)` would have it: XLA splits loops over the
+cores, but not where each core is a device. Two contestants have it the other way round.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,20 @@ from benchmarks._benchmark import Benchmark, Result, Settings
 from benchmarks._figures import Comparison, Line, figures_of
 from benchmarks._subject import Subject, subject
 from benchmarks._timing import interleaved
+from rlscan._devices import WHOLE_LOOPS
 
 MEANINGS = {
     "rollout, one device": "rlscan.rollout with dropout, without a mesh",
     "rollout, two devices": "the same environments, keys and masks, half of them on each",
+    "one device, whole loops": "the first, with loops that are not split over the cores",
+    "two devices, split loops": "the second, with loops that are split over the cores",
     "update, one device": "a PPO update with dropout, 8 minibatches, without a mesh",
     "update, two devices": "the same; gradients are exchanged at each step",
+}
+
+OPTIONS = {
+    name: WHOLE_LOOPS
+    for name in ("rollout, two devices", "one device, whole loops", "update, two devices")
 }
 
 COMPARISONS = (
@@ -31,6 +39,8 @@ COMPARISONS = (
         "what a second core gains in a rollout",
         {"N = 1024": 1.8},
     ),
+    Comparison("rollout, two devices", "two devices, split loops", "what whole loops gain on two"),
+    Comparison("one device, whole loops", "rollout, one device", "what they gain on one"),
     Comparison("update, two devices", "update, one device", "what it gains in a whole update"),
 )
 
@@ -43,12 +53,19 @@ def run(settings: Settings) -> Result:
     lines = []
     for num_envs in sizes:
         # Each kind by itself: after an update a rollout finds nothing of its own in the caches.
-        for kind, make in {"rollout": rollout, "update": update}.items():
-            contestants = {
-                f"{kind}, one device": make(ours, num_envs, num_steps, None),
-                f"{kind}, two devices": make(ours, num_envs, num_steps, mesh),
-            }
-            for name, timing in interleaved(contestants, repeats=settings.repeats).items():
+        rollouts = {
+            "rollout, one device": rollout(ours, num_envs, num_steps, None),
+            "rollout, two devices": rollout(ours, num_envs, num_steps, mesh),
+            "one device, whole loops": rollout(ours, num_envs, num_steps, None),
+            "two devices, split loops": rollout(ours, num_envs, num_steps, mesh),
+        }
+        updates = {
+            "update, one device": update(ours, num_envs, num_steps, None),
+            "update, two devices": update(ours, num_envs, num_steps, mesh),
+        }
+        for contestants in (rollouts, updates):
+            timings = interleaved(contestants, repeats=settings.repeats, options=OPTIONS)
+            for name, timing in timings.items():
                 figures = figures_of(timing, num_steps=num_envs * num_steps)
                 lines.append(Line(name, f"N = {num_envs}", MEANINGS[name], figures))
     return Result(f"{ours.description}, T = {num_steps}", lines)

@@ -19,7 +19,7 @@ from test_statistics import make_policy as statistics_policy
 
 import rlscan
 from rlscan._config import Config, PolicyConfig
-from rlscan._devices import FIRST, WHOLE, own_key, sharded, worthwhile
+from rlscan._devices import FIRST, WHOLE, WHOLE_LOOPS, own_key, sharded, worthwhile
 from rlscan._ppo import act_and_judge, flat
 from rlscan._run import on_this_machine
 from rlscan._trainable import partition_trainable
@@ -255,3 +255,39 @@ def test_devices_that_were_asked_for_otherwise_stay():
         [sys.executable, "-c", program], env={**os.environ, **flags}, capture_output=True, text=True
     )
     assert done.stdout == "2\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "num_devices, given, expected",
+    [
+        (None, "", "--xla_cpu_prefer_vector_width=512"),
+        (1, "--other=1", "--other=1 --xla_cpu_prefer_vector_width=512"),
+        (
+            2,
+            "--xla_cpu_prefer_vector_width=256",
+            "--xla_cpu_prefer_vector_width=256 --xla_disable_hlo_passes=cpu-parallel-task-assigner",
+        ),
+        (
+            2,
+            "--xla_disable_hlo_passes=mine",
+            "--xla_disable_hlo_passes=mine --xla_cpu_prefer_vector_width=512",
+        ),
+    ],
+)
+def test_flags_that_are_given_stand(
+    num_devices: int | None, given: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", given)
+    rlscan.configure_cpu(num_devices)
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_loops_are_whole() -> None:
+    """XLA says nothing of the name of a pass that it does not have."""
+    x = jnp.ones((1024, 1024))
+
+    def program(options: dict[str, str]) -> str:
+        return jax.jit(jnp.tanh, compiler_options=options).lower(x).compile().as_text() or ""
+
+    assert "outer_dimension_partitions" in program({})
+    assert "outer_dimension_partitions" not in program(WHOLE_LOOPS)
