@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,17 +35,13 @@ from ._sweep import with_numbers
 from ._train import check_audit, count_updates
 from ._types import Environment
 
-_STACKS = "jax_include_full_tracebacks_in_locations"  # for profilers, and XLA's own errors
-
 
 def on_this_machine(config: Config) -> Config:
     """The config with `num_devices` set, and JAX told of them: of a CPU each core may be one. It is
-    also told where to keep what it compiles, and to compile no Python stack with each operation.
+    also told where to keep what it compiles.
 
     Where it is set already, the run is the same on any machine. It is to come before JAX runs.
     """
-    if _STACKS.upper() not in os.environ:  # half a second of the four that CartPole compiles
-        jax.config.update(_STACKS, False)
     if config.compile_cache:
         use_compile_cache()
     configure_cpu(config.num_devices or _worthwhile(num_cores(), config))

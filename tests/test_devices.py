@@ -21,7 +21,7 @@ import rlscan
 from rlscan._config import Config, PolicyConfig
 from rlscan._devices import FIRST, WHOLE, WHOLE_LOOPS, own_key, sharded, worthwhile
 from rlscan._ppo import act_and_judge, flat
-from rlscan._run import _STACKS, on_this_machine
+from rlscan._run import on_this_machine
 from rlscan._trainable import partition_trainable
 
 MESH = rlscan.make_mesh(2)
@@ -226,21 +226,6 @@ def test_as_many_devices_as_have_enough_to_do(
 ) -> None:
     sizes = {"num_envs": num_envs, "num_steps": num_steps, "num_minibatches": num_minibatches}
     assert worthwhile(cores, **sizes, recurrent=recurrent) == found
-
-
-@pytest.mark.parametrize("environ, kept", [({}, False), ({_STACKS.upper(): "1"}, True)])
-def test_a_run_compiles_no_stacks_unless_told_to(
-    environ: dict[str, str], kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = getattr(jax.config, _STACKS)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    jax.config.update(_STACKS, True)
-    try:
-        on_this_machine(Config())
-        assert getattr(jax.config, _STACKS) == kept
-    finally:
-        jax.config.update(_STACKS, before)
 
 
 @pytest.mark.parametrize("given, found", [(None, 2), (1, 1)])
