@@ -14,8 +14,6 @@ FLAGS = (
     "--xla_llvm_disable_expensive_passes=true",
 )
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
-# A location for each frame of each operation takes a tenth of the suite's time.
-jax.config.update("jax_include_full_tracebacks_in_locations", False)
 
 # Nothing is left in the user's cache; tests of the cache have one of their own.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
@@ -43,4 +41,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # else each full collection goes through all that was imported, a tenth of the time
+    # Else each full collection goes through all that was imported: 0.85 and 0.96 of the time.
+    gc.freeze()
