@@ -76,7 +76,8 @@ def run_command(parser: "_Parser", argv: Sequence[str]) -> int:
         name: _answer(name, peers, args.purejaxrl, repeats, args.smoke) for name in args.only
     }
     if args.json:
-        settings = {"repeats": repeats, "smoke": args.smoke, "purejaxrl": str(args.purejaxrl)}
+        checkout = args.purejaxrl and args.purejaxrl.name  # its path is of this machine
+        settings = {"repeats": repeats, "smoke": args.smoke, "purejaxrl": checkout}
         content = {"benchmark": "peers", "settings": settings, **circumstances()}
         with args.json.open("x") as file:  # another one may have been written meanwhile
             file.write(json.dumps({**content, "figures": figures}, indent=2) + "\n")
