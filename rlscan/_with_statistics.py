@@ -77,7 +77,7 @@ def stateful_layers(network: PyTree) -> list[tuple[Any, Any]]:
         layers = [((*path, *below), layer) for below, layer in nodes if is_next(layer)]
         return [found for layer in layers for found in (layer, *inside(*layer))]
 
-    return [*([((), network)] if is_stateful(network) else []), *inside((), network)]
+    return [(path[1:], layer) for path, layer in inside((), (network,))]
 
 
 def with_frozen_statistics(network: PyTree) -> PyTree:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import benchmarks
-from benchmarks import __main__ as command, _registry, _table, rollout, training
+from benchmarks import __main__ as command, _registry, _table, devices, rollout, training
 from benchmarks._benchmark import Benchmark, Result, Settings
 from benchmarks._compare import change, judged
 from benchmarks._figures import Comparison, Line, ratios, spread
@@ -86,6 +86,15 @@ def test_interleaved_takes_turns_and_keeps_the_stages_apart():
         assert len(timing.runs) == 2
         assert min(timing.trace, timing.xla, timing.first_call, *timing.runs) > 0
         assert timing.compile == timing.trace + timing.xla
+
+
+def test_each_is_compiled_with_its_own_options():
+    contestants = {name: (lambda x: x + 1, (jnp.zeros(3),)) for name in "ab"}
+    wrong = {"no_such_option": "1"}
+    interleaved(contestants, repeats=1, options={"c": wrong})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        interleaved(contestants, repeats=1, options={"b": wrong})
+    assert devices.OPTIONS.keys() <= devices.MEANINGS.keys()
 
 
 # The registry
