@@ -21,7 +21,7 @@ from ._resume import config_to_resume
 from ._run import on_this_machine, run
 from ._run_dir import check_output
 from ._sentinel import DivergenceError
-from ._terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, Parser, fail
+from ._terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, Parser, fail, seldom_collected
 from ._version import __version__
 
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """`rlscan train` and `scripts/train.py`. Returns the exit status."""
-    with _stop_signals() as signals:
+    with _stop_signals() as signals, seldom_collected():
         try:
             return _train(sys.argv[1:] if argv is None else argv, prog, signals)
         except OSError as error:

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from ._pytree import map_arrays
+from ._pytree import is_shape, map_arrays
 from ._types import PyTree
 
 AXIS = "envs"
@@ -161,9 +161,20 @@ def sharded(f: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any) -> Callabl
     return call
 
 
-def place(tree: PyTree, mesh: Mesh, specs: PyTree) -> PyTree:
-    """The arrays of a tree where a program over the mesh wants them: else it compiles twice."""
-    return map_arrays(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)), tree, specs)
+def place(tree: PyTree, mesh: Mesh | None, specs: PyTree) -> PyTree:
+    """The arrays of a tree where a program over the mesh wants them: else it compiles twice. Of
+    arrays that are not there yet, `jax.ShapeDtypeStruct`, it is noted."""
+
+    if mesh is None:
+        return tree
+
+    def one(x: Any, spec: Any) -> Any:  # of what is no array it says nothing
+        if not is_shape(x):
+            return x
+        sharding = NamedSharding(mesh, spec)
+        return jax.device_put(x, sharding) if eqx.is_array(x) else x.update(sharding=sharding)
+
+    return jax.tree.map(one, tree, specs)
 
 
 def require_divisible(mesh: Mesh, name: str, number: int) -> None:

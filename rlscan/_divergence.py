@@ -74,7 +74,7 @@ def check_divergence(
     mesh: Mesh | None = None,
 ) -> None:
     """Raises `DivergenceError` if a state has diverged; with its explanation, if `debug`."""
-    if not state.divergence.update > 0:
+    if int(state.divergence.update) == 0:
         return
     if not debug:
         raise DivergenceError(

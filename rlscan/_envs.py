@@ -84,7 +84,7 @@ def make(name: str, **params: Any) -> Environment:
         env, defaults = gymnax.make(name, **arguments)
         made = GymnaxEnvironment(env, defaults.replace(**given))
         # gymnax keeps what it is given, and trips over it later.
-        jax.eval_shape(lambda key: made.reset(key)[0], jax.random.key(0))
+        jax.eval_shape(lambda: made.reset(jax.random.key(0))[0])
     except Exception as error:
         raise ValueError(f"{name} does not take {params}: {error}") from error
     return made

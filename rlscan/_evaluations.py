@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from ._config import Config
 from ._disk import append, write_whole
@@ -101,9 +101,6 @@ class Evaluations:
         - `num_updates_done`: of a run that goes on; rows of later updates are taken away.
         """
         self._config, self._file, self._runs = config, directory / EVALUATIONS_FILE, runs
-        run_seeds = [config.seed] if runs is None else [run["seed"] for run in runs]
-        keys = [evaluation_key(s, "during", generator=config.generator) for s in run_seeds]
-        self._keys = keys[0] if runs is None else jnp.stack(keys)
         one = partial(evaluate, env=env, num_episodes=config.eval_episodes, action="mode")
 
         def evaluated(policy: Policy, key: PRNGKeyArray) -> Evaluation:
@@ -112,6 +109,15 @@ class Evaluations:
         mapped = eqx.filter_vmap(evaluated, in_axes=(eqx.if_array(0), 0))
         self._evaluate: Any = eqx.filter_jit(evaluated if runs is None else mapped)
         self._forget_after(num_updates_done)
+
+    @cached_property
+    def _keys(self) -> Key[Array, "*runs"]:
+        """Of each evaluation, `[runs]` of several. To compile them takes a tenth of a second, and
+        mostly there is none."""
+        runs = self._runs
+        run_seeds = [self._config.seed] if runs is None else [run["seed"] for run in runs]
+        keys = [evaluation_key(s, "during", generator=self._config.generator) for s in run_seeds]
+        return keys[0] if runs is None else jnp.stack(keys)
 
     def is_due(self, num_updates: int) -> bool:
         """Whether there is to be an evaluation after so many updates."""

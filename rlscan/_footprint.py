@@ -15,6 +15,7 @@ from ._build import build_env, build_policy, members
 from ._config import Config
 from ._policy_config import PolicyConfig, is_recurrent_kind
 from ._ppo import init_train
+from ._pytree import is_shape
 from ._random import key as make_key
 from ._rollout import rollout
 from ._train import count_updates
@@ -149,12 +150,8 @@ def format_bytes(number: int | float) -> str:
     return f"{number:,.3g} TB"
 
 
-def _is_shape(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
-
-
 def _num_bytes(tree: PyTree) -> int:
-    return sum(_leaf_bytes(x) for x in jax.tree.leaves(eqx.filter(tree, _is_shape)))
+    return sum(_leaf_bytes(x) for x in jax.tree.leaves(eqx.filter(tree, is_shape)))
 
 
 def _leaf_bytes(leaf: Any) -> int:
@@ -166,10 +163,10 @@ def _leaf_bytes(leaf: Any) -> int:
 def _call_bytes(state: Any) -> int:
     """Of all intermediate values of the policy's call for one observation."""
     one = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if _is_shape(x) else x,
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_shape(x) else x,
         state.rollout_state,
     )
-    arrays, rest = eqx.partition(state.policy, _is_shape)
+    arrays, rest = eqx.partition(state.policy, is_shape)
 
     def call(arrays: PyTree, observation: PyTree, policy_state: PyTree, key: Any) -> Any:
         policy = eqx.combine(arrays, rest)

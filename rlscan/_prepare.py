@@ -3,28 +3,19 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
-from jaxtyping import Array
-
-from ._build import build_env, build_policy, members
+from ._build import build_env, members
 from ._checkpoint import DIRECTORY, checkpoint_content, keep_as_own, mark_best, restore
 from ._config import Config, to_yaml
 from ._counts import Counts, counts_from_dict, new_counts, none_yet
-from ._devices import FIRST, make_mesh, place
 from ._disk import write_whole
 from ._footprint import check_memory
 from ._loggers import check_loggers
 from ._policy_file import POLICY_FILE, policy_content
-from ._ppo import TrainState, init_train, over_devices
-from ._pytree import map_arrays
-from ._random import key as make_key
+from ._ppo import TrainState
+from ._programs import Program, begin
 from ._resume import checkpoint_to_resume, set_aside
 from ._run_dir import (
     CONFIG_FILE,
@@ -52,6 +43,7 @@ class Prepared(NamedTuple):
 
     env: Environment
     reached: Reached
+    updates: Program  # from `begin`
     directory: Path
     rooms: Mapping[str, Path]  # on the disk, for what is saved at the end
 
@@ -84,11 +76,12 @@ def prepare(
     if resume is None:
         check_output(str(config.output))
         check_memory(config)
-        env, state = _start(config)
+        env = build_env(config.env)
+        state, updates = begin(config, env)
         reached = Reached(state, new_counts(len(members(config))))
         with claim(config, _sizes(config, reached)) as rooms:
             write_info(directory, config, command, 0)
-            yield Prepared(env, reached, directory, rooms)
+            yield Prepared(env, reached, updates, directory, rooms)
         return
     with ExitStack() as stack:
         try:
@@ -97,40 +90,22 @@ def prepare(
             raise ValueError(
                 f"the run in {directory} is under way in another process; stop that one first"
             ) from None
-        env, reached, file = _resumed(config, resume)
+        env, reached, updates, file = _resumed(config, resume)
         try:
             (directory / DIRECTORY).mkdir(exist_ok=True)
             rooms = stack.enter_context(reserved(directory, _sizes(config, reached)))
             _take_up(config, reached, file, directory, command)
         except OSError as error:
             raise ValueError(f"{directory} cannot be written: {error.strerror}") from None
-        yield Prepared(env, reached, directory, rooms)
+        yield Prepared(env, reached, updates, directory, rooms)
 
 
-def _start(config: Config) -> tuple[Environment, TrainState]:
-    env, mesh = build_env(config.env), mesh_of(config)
-    seeds = [member.seed for member in members(config)]
-    make = partial(make_key, generator=config.generator)
-
-    def start(key: Array) -> TrainState:
-        policy_key, train_key = jax.random.split(key)
-        policy = build_policy(config, env, key=policy_key)
-        return init_train(policy, env, config.ppo, key=train_key)
-
-    # One program, as the dozen small ones that it would be take longer to compile.
-    if len(seeds) == 1:
-        state = eqx.filter_jit(start)(make(seeds[0]))
-        return env, state if mesh is None else over_devices(state, mesh, config.ppo)
-    state = eqx.filter_jit(eqx.filter_vmap(start))(jax.vmap(make)(jnp.asarray(seeds, jnp.uint32)))
-    return env, state if mesh is None else place(state, mesh, map_arrays(lambda _: FIRST, state))
-
-
-def _resumed(config: Config, resume: str) -> tuple[Environment, Reached, Path | None]:
+def _resumed(config: Config, resume: str) -> tuple[Environment, Reached, Program, Path | None]:
     """What a run goes on from, and the checkpoint that holds it, if there is one."""
-    checkpoint = checkpoint_to_resume(resume, config)
-    env, state = _start(config)
+    checkpoint, env = checkpoint_to_resume(resume, config), build_env(config.env)
     if checkpoint is None:
-        return env, Reached(state, new_counts(len(members(config)))), None
+        state, updates = begin(config, env)
+        return env, Reached(state, new_counts(len(members(config)))), updates, None
     counts = counts_from_dict(checkpoint.header["counts"])
     num_updates = count_updates(config.total_steps, config.ppo)
     if counts.num_updates > num_updates:
@@ -141,7 +116,8 @@ def _resumed(config: Config, resume: str) -> tuple[Environment, Reached, Path | 
     if config.total_steps != checkpoint.header["config"]["total_steps"]:
         counts.last_tenth = none_yet(len(counts.row))  # it is another one
     check_metrics(Path(str(config.output)), counts.ends)
-    return env, Reached(restore(checkpoint, state), counts), checkpoint.file
+    state, updates = begin(config, env, num_updates_done=counts.num_updates)
+    return env, Reached(restore(checkpoint, state), counts), updates, checkpoint.file
 
 
 def _take_up(
@@ -168,8 +144,3 @@ def _sizes(config: Config, reached: Reached) -> dict[str, int]:
     checkpoint = checkpoint_content(reached.state, config, dataclasses.asdict(reached.counts))
     policy = policy_content(reached.state.policy, config)
     return {LAST: len(checkpoint) + _MARGIN, POLICY_FILE.name: len(policy)}
-
-
-def mesh_of(config: Config) -> Mesh | None:
-    """The devices that the environments are split over, or several runs; `None` for one."""
-    return None if config.num_devices in (None, 1) else make_mesh(config.num_devices)

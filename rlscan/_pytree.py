@@ -43,6 +43,11 @@ def is_key(leaf: Any) -> bool:
     return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def is_shape(leaf: Any) -> bool:
+    """Whether a leaf is an array, or stands for one."""
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 def strong(tree: PyTree) -> PyTree:
     """Numbers as arrays, and no weak types (gymnax's `time=0`): they would retrace a rollout."""
     arrays = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, tree)

@@ -1,35 +1,30 @@
 """`run`: a training run, from a config to a run directory."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from ._audit import LEAST_TOLERANCE, AuditError
 from ._build import members
 from ._checkpoint import checkpoint_content, save_checkpoint
 from ._compile_cache import use_compile_cache
 from ._config import Config
-from ._devices import configure_cpu, num_cores, on_devices, worthwhile
+from ._devices import configure_cpu, num_cores, worthwhile
 from ._divergence import check_divergence
 from ._evaluations import Evaluations
 from ._log import Log
 from ._metrics import Metrics, until_diverged
 from ._policy_config import is_recurrent_kind
 from ._policy_file import POLICY_FILE, save_policy
-from ._ppo import TrainState, update
-from ._prepare import LAST, Prepared, Reached, mesh_of
+from ._ppo import TrainState
+from ._prepare import LAST, Prepared, Reached
+from ._programs import mesh_of, numbers_of
 from ._pytree import map_arrays
 from ._run_info import changed_versions
-from ._scan import filter_scan
 from ._sentinel import DivergenceError
 from ._sweep import with_numbers
 from ._train import check_audit, count_updates
@@ -107,7 +102,7 @@ def _train(
     log.introduce()
     if changed := changed_versions(prepared.directory):
         log.say(f"warning: {', '.join(changed)} since the run was stopped: rounding may differ")
-    call = _compile(reached, env, config, num_updates, log)
+    call = _compile(config, prepared, log)
     _stop_if(signals)
     saver, done = _Saver(config, prepared, log), reached.counts.num_updates
     evaluations = Evaluations(
@@ -231,43 +226,10 @@ def _stop_if(signals: Sequence[int]) -> None:
 
 
 def _compile(
-    reached: Reached, env: Environment, config: Config, num_updates: int, log: Log
+    config: Config, prepared: Prepared, log: Log
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-    """The program that makes several updates. A resumed run has the one that it began with."""
-    # An evaluation is between two calls. (The greatest common divisor of n and 0 is n.)
-    common = math.gcd(num_updates, reached.counts.num_updates, config.eval_interval)
-    length = _updates_per_call(common, config.ppo.num_envs * config.ppo.num_steps)
-    runs, mesh = members(config), mesh_of(config)
-    is_single = len(runs) == 1
-
-    def several(
-        state: TrainState, num_updates: Array, swept: dict[str, Array]
-    ) -> tuple[TrainState, Metrics]:
-        numbers = with_numbers(config.ppo.as_arrays(), swept)
-        one = partial(
-            update,
-            env=env,
-            config=numbers,
-            num_updates=num_updates,
-            mesh=mesh if is_single else None,
-        )
-        return filter_scan(lambda state, _: one(state), state, length=length)
-
-    swept = {key: jnp.asarray([run.swept[key] for run in runs]) for key in runs[0].swept}
-    total = jnp.asarray(num_updates)
-    program: Callable = several
-    if not is_single:
-        program, total = eqx.filter_vmap(several), jnp.full(len(runs), num_updates)
-        program = program if mesh is None else on_devices(program, mesh)
-    started = time.monotonic()
-    jitted: Any = eqx.filter_jit(program)
-    call = jitted.lower(reached.state, total, swept).compile()
-    log.compiled(time.monotonic() - started)
-    return lambda state: call(state, total, swept)
-
-
-def _updates_per_call(num_updates: int, steps_per_update: int) -> int:
-    """A call costs about a millisecond, so it makes some updates; not so many that a bar would
-    stand still or Ctrl-C wait. It divides their number: another length is another program."""
-    most = min(16, max(1, 65_536 // steps_per_update))
-    return max(k for k in range(1, most + 1) if num_updates % k == 0)
+    """The program that makes several updates."""
+    call = prepared.updates.compile()
+    log.compiled(prepared.updates.seconds)
+    numbers = numbers_of(config)
+    return lambda state: call(state, *numbers)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import pytest
 
 import rlscan
-from rlscan import _prepare, _run
+from rlscan import _prepare, _programs
 from rlscan._build import build_policy
 from rlscan._cli import main
 from rlscan._parse import parse
@@ -294,7 +294,7 @@ def fake_update(state, env, config, *, num_updates, mesh=None):
 def test_rows_over_several_updates_weigh_every_episode_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
     argv = [*SMALL, "--total-steps", str(8 * 32), "--log-interval", "3"]
     assert main(["train", *argv, "--output", str(tmp_path / "run")]) == 0
     rows = rows_of(tmp_path / "run")
@@ -309,7 +309,7 @@ def test_rows_over_several_updates_weigh_every_episode_alike(
 
 
 def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
     argv = [*SMALL, "--total-steps", str(3 * 32), "--output", str(tmp_path / "run")]
     assert main(["train", *argv]) == 0
     assert rows_of(tmp_path / "run")[2]["episode_return"] == "nan"
@@ -318,7 +318,7 @@ def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch)
 
 
 def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("seed: 5\n")
     assert main(["train", "--config", "mine.yaml", *FOUR_UPDATES]) == 0
@@ -327,7 +327,7 @@ def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_saved_policy_is_that_of_the_last_update(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
     argv = [*FOUR_UPDATES, "--output", str(tmp_path / "run")]
     assert main(["train", *argv]) == 0
     config = parse(argv)
@@ -347,8 +347,8 @@ def test_a_full_disk_ends_the_run_in_one_line(
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
-    monkeypatch.setattr(_run, "update", fake_update)
-    monkeypatch.setattr(_run, "_updates_per_call", lambda *_: 1)
+    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_programs, "_updates_per_call", lambda *_: 1)
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     assert capsys.readouterr().err == (
         "error: cannot write metrics.csv: No space left on device; make room there, or write "
@@ -368,7 +368,7 @@ def test_a_full_disk_has_room_for_the_policy(
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
     run = small_disk / "run"
     argv = [*FOUR_UPDATES[:-1], str(64 * 32), "--output", str(run)]
     assert main(["train", *argv]) == 1
@@ -388,7 +388,7 @@ def test_a_disk_too_full_to_start_is_left_as_it_was(
     capsys: pytest.CaptureFixture,
 ):
     """With room for none of the files, or for the first, or the first two."""
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
     filler = fill(small_disk)
     os.truncate(filler, filler.stat().st_size - room)
     argv = ["train", *FOUR_UPDATES, "--output", str(small_disk / "new" / "run")]
@@ -460,10 +460,10 @@ def stop_at(event: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> 
             os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
-    owner, name = {"prepare": (_prepare, "init_train"), "row": (MetricsFiles, "write")}[event]
+    owner, name = {"prepare": (_programs, "init_train"), "row": (MetricsFiles, "write")}[event]
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, hook)
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
 
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
@@ -477,7 +477,7 @@ def test_a_signal_between_updates_keeps_what_was_learned(
     before = signal.getsignal(TERM), signal.getsignal(INT)
     try:
         signal.signal(TERM, lambda *_: pytest.fail("SIGTERM was not heard"))
-        monkeypatch.setattr(_run, "_updates_per_call", lambda *_: 1)
+        monkeypatch.setattr(_programs, "_updates_per_call", lambda *_: 1)
         argv = [*FOUR_UPDATES, "--output", str(tmp_path / "run")]
         assert main(["train", *argv]) == status
         assert signal.getsignal(INT) == before[1]
@@ -501,6 +501,28 @@ def test_a_signal_before_the_first_update_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+def test_garbage_is_seldom_searched_for_while_a_run_is_prepared_and_never_when_python_ends(
+    tmp_path: Path,
+):
+    """A search goes through all that was traced and imported."""
+    program = f"""
+import atexit, gc
+searches = []
+atexit.register(lambda: print(len(searches), gc.get_freeze_count() > 100_000))
+from rlscan._cli import main
+before = gc.get_threshold()
+gc.callbacks.append(lambda phase, _: searches.append(phase))
+status = main(["train", *{FOUR_UPDATES}, "--output", {str(tmp_path / "run")!r}])
+print(status, gc.get_threshold() == before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    *_, ended, left = result.stdout.splitlines()
+    assert ended == "0 True", result.stderr
+    searches, is_frozen = left.split()
+    assert is_frozen == "True"
+    assert int(searches) < 40  # hundreds with Python's threshold
+
+
 def test_ctrl_c_while_the_script_imports(tmp_path: Path):
     """In a callback of the garbage collector, where an exception would be printed and lost."""
     (tmp_path / "rlscan").mkdir()
@@ -520,13 +542,14 @@ time.sleep(5)
 def test_too_little_memory_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    init_train = _prepare.init_train
+    init_train = _programs.init_train
 
     def too_large(*args: Any, **kwargs: Any) -> Any:
         state = init_train(*args, **kwargs)
         return eqx.tree_at(lambda s: s.opt_state, state, jnp.zeros(2**46))
 
-    monkeypatch.setattr(_prepare, "init_train", too_large)
+    monkeypatch.setattr(_programs, "init_train", too_large)
+    monkeypatch.setattr(_programs, "update", fake_update)  # is traced before the memory is taken
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: not enough memory, ") and error.count("\n") == 1
@@ -540,7 +563,7 @@ def test_too_little_memory_is_said_in_one_line(
 )
 def test_updates_per_call(num_updates: int, steps_per_update: int, length: int):
     # 64 updates of 20,000 steps: three fit, two divide.
-    assert _run._updates_per_call(num_updates, steps_per_update) == length
+    assert _programs._updates_per_call(num_updates, steps_per_update) == length
 
 
 # The screen.

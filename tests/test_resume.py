@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import rlscan
-from rlscan import _run
+from rlscan import _programs, _run
 from rlscan._checkpoint import BEST, checkpoint_files, read_checkpoint
 from rlscan._cli import main
 from rlscan._log import Log
@@ -186,8 +186,8 @@ def stopped(directory: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> Non
 def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     from test_cli import fake_update
 
-    monkeypatch.setattr(_run, "update", fake_update)
-    monkeypatch.setattr(_run, "_updates_per_call", lambda *_: 1)
+    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_programs, "_updates_per_call", lambda *_: 1)
 
 
 @pytest.fixture

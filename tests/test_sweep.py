@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rlscan
-from rlscan import _run
+from rlscan import _programs
 from rlscan._checkpoint import checkpoint_files, read_checkpoint
 from rlscan._cli import main
 from rlscan._log import Log
@@ -122,10 +122,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
         traces += 1
         return update(*args, **kwargs)
 
-    update = _run.update
+    update = _programs.update
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(_run, "update", counted)
-        context.setattr(_run, "_updates_per_call", lambda *_: 1)
+        context.setattr(_programs, "update", counted)
+        context.setattr(_programs, "_updates_per_call", lambda *_: 1)
         assert main(arguments(directory, *SWEPT, "--num-devices", "1")) == 0
     return directory, traces
 
@@ -158,7 +158,7 @@ def test_a_run_is_what_it_would_be_alone(
 ):
     alone = ["--seed", str(seed), "--ppo.learning-rate", rate]
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(_run, "_updates_per_call", lambda *_: 1)
+        context.setattr(_programs, "_updates_per_call", lambda *_: 1)
         assert main(arguments(tmp_path / "run", *alone)) == 0
     (first, *_), ours = rows_of(tmp_path / "run"), rows_of(swept[0])[run]
     np.testing.assert_allclose(numbers(ours), numbers(first), rtol=1e-6, atol=1e-6)
@@ -189,7 +189,7 @@ def test_over_two_devices_and_resumed(swept: tuple[Path, int], tmp_path: Path, m
     """Stopped in the middle: then every run goes on as it was."""
     from test_resume import stopped_after
 
-    monkeypatch.setattr(_run, "_updates_per_call", lambda *_: 1)
+    monkeypatch.setattr(_programs, "_updates_per_call", lambda *_: 1)
     whole, run = tmp_path / "whole", tmp_path / "run"
     on_two = (*SWEPT, "--num-devices", "2")
     assert main(arguments(whole, *on_two)) == 0
@@ -234,7 +234,7 @@ def test_strict_stops_where_an_audit_fails(
         after, metrics = fake_update(state, env, config, num_updates=num_updates)
         return after, {**metrics, "audit_error": 1.0 * (jnp.asarray(config.learning_rate) > 5e-3)}
 
-    monkeypatch.setattr(_run, "update", off)
+    monkeypatch.setattr(_programs, "update", off)
     assert main(arguments(tmp_path / "lax", *rates)) == 0
     assert main(arguments(tmp_path / "strict", "--strict", *rates)) == 1
     error = capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_strict_stops_where_an_audit_fails(
 def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monkeypatch, capsys):
     from test_cli import fake_update
 
-    monkeypatch.setattr(_run, "update", fake_update)
+    monkeypatch.setattr(_programs, "update", fake_update)
     assert main(arguments(tmp_path / "run", *SWEPT)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("CartPole-v1: 4 runs of 4 updates of 32 steps")
