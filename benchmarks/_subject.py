@@ -9,6 +9,7 @@ import rlscan
 from benchmarks._benchmark import Settings
 
 RATE = 0.1
+WIDTH = 64  # of each hidden layer
 
 
 class Subject(NamedTuple):

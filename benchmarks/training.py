@@ -1,10 +1,11 @@
 """Steps per second of one whole PPO update: rollout, values, advantages, and the epochs over them.
 
 `rlscan.update` jitted, of the same policy with dropout and in inference mode. Each run starts from
-the same state.
+the same state. Loops are split over the cores, or not, as `scripts/train.py` would have it; one
+contestant has it the other way round.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import equinox as eqx
 import jax
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 import rlscan
 from benchmarks._benchmark import Benchmark, Result, Settings
 from benchmarks._figures import Comparison, Line, figures_of
-from benchmarks._subject import subject
+from benchmarks._subject import WIDTH, subject
 from benchmarks._timing import interleaved
+from rlscan._devices import WHOLE_LOOPS, splitting_pays
 
 # A size is its name, which claims are made of, and its settings.
 SIZES = {
+    "N = 4, T = 128": rlscan.PPOConfig(num_envs=4, num_steps=128),
     "N = 64, T = 128": rlscan.PPOConfig(num_envs=64, num_steps=128),
     "N = 1024, T = 32": rlscan.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8),
 }
@@ -26,25 +29,37 @@ SMOKE_SIZES = {"N = 4, T = 8": rlscan.PPOConfig(num_envs=4, num_steps=8)}
 MEANINGS = {
     "no dropout": "an update of the policy in inference mode",
     "dropout": "an update with dropout, its masks replayed in every epoch",
+    "dropout, otherwise": "the same, its loops split over the cores where they are whole, or whole",
 }
 
 COMPARISONS = (
     Comparison("dropout", "no dropout", "what dropout costs", dict.fromkeys(SIZES, 0.8)),
+    Comparison("dropout", "dropout, otherwise", "what loops gain that are split, or not, by size"),
 )
 
 
 def run(settings: Settings) -> Result:
     ours = subject(settings)
     quiet = {"no dropout": eqx.nn.inference_mode(ours.policy)} if ours.has_switch else {}
-    policies = {**quiet, "dropout": ours.policy}
+    policies = {**quiet, "dropout": ours.policy, "dropout, otherwise": ours.policy}
     minibatches = "4 minibatches" if settings.smoke else "4 minibatches (8 at N = 1024)"
     lines = []
     for size, config in (SMOKE_SIZES if settings.smoke else SIZES).items():
         updates = {name: one_update(p, ours.env, config) for name, p in policies.items()}
         num_steps = config.num_envs * config.num_steps
-        for name, timing in interleaved(updates, repeats=settings.repeats).items():
+        options = as_scripts_do(policies, config)
+        timings = interleaved(updates, repeats=settings.repeats, options=options)
+        for name, timing in timings.items():
             lines.append(Line(name, size, MEANINGS[name], figures_of(timing, num_steps=num_steps)))
     return Result(f"{ours.description}, 4 epochs of {minibatches}", lines)
+
+
+def as_scripts_do(names: Iterable[str], config: rlscan.PPOConfig) -> dict[str, dict[str, str]]:
+    """Options of XLA for each contestant."""
+    is_split = splitting_pays(config.num_envs * config.num_steps // config.num_minibatches, WIDTH)
+    return {
+        name: {} if is_split != (name == "dropout, otherwise") else WHOLE_LOOPS for name in names
+    }
 
 
 def one_update(
@@ -62,7 +77,7 @@ def one_update(
 BENCHMARK = Benchmark(
     name="training",
     measures="steps per second of a whole PPO update, with dropout and without",
-    minutes=1,
+    minutes=2,
     run=run,
     comparisons=COMPARISONS,
     takes_own=True,

@@ -109,3 +109,11 @@ def check_policy_config(policy: PolicyConfig) -> None:
 def is_recurrent_kind(policy: PolicyConfig) -> bool:
     """Whether the policy carries a state, so that minibatches are taken over environments."""
     return policy.kind != "mlp"
+
+
+def width_of(policy: PolicyConfig) -> int:
+    """Units of the widest layer, but for convolutions."""
+    if policy.kind == "transformer":
+        return policy.embed_size
+    core = (policy.hidden_size,) if is_recurrent_kind(policy) else ()
+    return max((*core, *policy.hidden_sizes), default=1)

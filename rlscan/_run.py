@@ -13,12 +13,12 @@ from ._build import members
 from ._checkpoint import checkpoint_content, save_checkpoint
 from ._compile_cache import use_compile_cache
 from ._config import Config
-from ._devices import configure_cpu, num_cores, worthwhile
+from ._devices import configure_cpu, num_cores, splitting_pays, worthwhile
 from ._divergence import check_divergence
 from ._evaluations import Evaluations
 from ._log import Log
 from ._metrics import Metrics, until_diverged
-from ._policy_config import is_recurrent_kind
+from ._policy_config import is_recurrent_kind, width_of
 from ._policy_file import POLICY_FILE, save_policy
 from ._ppo import TrainState
 from ._prepare import LAST, Prepared, Reached
@@ -39,7 +39,8 @@ def on_this_machine(config: Config) -> Config:
     """
     if config.compile_cache:
         use_compile_cache()
-    configure_cpu(config.num_devices or _worthwhile(num_cores(), config))
+    num_devices = config.num_devices or _worthwhile(num_cores(), config)
+    configure_cpu(num_devices, split_loops=_splitting_pays(config))
     if config.num_devices is not None:
         return config
     return dataclasses.replace(config, num_devices=_worthwhile(len(jax.devices()), config))
@@ -57,6 +58,12 @@ def _worthwhile(num_devices: int, config: Config) -> int:
         num_minibatches=config.ppo.num_minibatches,
         recurrent=is_recurrent_kind(config.policy),
     )
+
+
+def _splitting_pays(config: Config) -> bool:
+    """On one device, where several runs side by side are as one with as many more environments."""
+    num_steps = len(members(config)) * config.ppo.num_envs * config.ppo.num_steps
+    return splitting_pays(num_steps // config.ppo.num_minibatches, width_of(config.policy))
 
 
 def run(config: Config, prepared: Prepared, signals: Sequence[int] = ()) -> bool:

@@ -112,7 +112,7 @@ def test_every_file_is_registered_under_its_name():
 def test_every_claim_is_judged_at_full_size_and_none_at_smoke_size(module, monkeypatch):
     """A claim of a size that is never run would never fail."""
 
-    def untimed(contestants, *, repeats):
+    def untimed(contestants, *, repeats, options=None):
         return {name: Timing(1, 1, 1, [1.0] * repeats, 0) for name in contestants}
 
     def nothing(*args):
@@ -149,7 +149,7 @@ def unswitched(env, *, key):
 
 @pytest.mark.slow
 def test_a_policy_that_has_no_switch_is_not_compared_with_itself(capsys, monkeypatch):
-    def untimed(contestants, *, repeats):
+    def untimed(contestants, *, repeats, options=None):
         return {name: Timing(1, 1, 1, [1.0] * repeats, 0) for name in contestants}
 
     monkeypatch.setattr("benchmarks._time_rollouts.interleaved", untimed)

@@ -282,6 +282,35 @@ def test_flags_that_are_given_stand(
     assert os.environ["XLA_FLAGS"] == expected
 
 
+@pytest.mark.parametrize(
+    "policy, num_envs, num_runs, are_split",
+    [
+        (PolicyConfig(), 4, 1, False),  # minibatches of 128 steps, of 64 units
+        (PolicyConfig(), 8, 1, False),
+        (PolicyConfig(), 16, 1, True),
+        (PolicyConfig(hidden_sizes=(256, 64)), 4, 1, True),
+        (PolicyConfig(hidden_sizes=(16,)), 32, 1, False),
+        (PolicyConfig(hidden_sizes=()), 16, 1, False),
+        (PolicyConfig(), 4, 4, True),  # as one with 16 environments
+        (PolicyConfig(kind="gru", hidden_size=256), 4, 1, True),
+        (PolicyConfig(kind="lstm", hidden_size=16, hidden_sizes=()), 16, 1, False),
+        (PolicyConfig(kind="transformer", embed_size=256), 4, 1, True),
+        (PolicyConfig(kind="transformer", embed_size=32), 16, 1, False),
+    ],
+)
+def test_loops_are_split_where_they_are_long(
+    policy: PolicyConfig,
+    num_envs: int,
+    num_runs: int,
+    are_split: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")
+    ppo = rlscan.PPOConfig(num_envs=num_envs, num_steps=128, num_minibatches=4)
+    on_this_machine(Config(policy=policy, ppo=ppo, num_devices=1, num_seeds=num_runs))
+    assert ("cpu-parallel-task-assigner" not in os.environ["XLA_FLAGS"]) == are_split
+
+
 def test_loops_are_whole() -> None:
     """XLA says nothing of the name of a pass that it does not have."""
     x = jnp.ones((1024, 1024))

@@ -11,12 +11,15 @@ from jax_program import EPISODES, jax_program
 from protocol import Program, serve
 
 import rlscan
+from rlscan._devices import splitting_pays
 
 
 def make(workload: dict) -> Program:
     # As its scripts do. Seeds need no exchange, so they are split over the cores.
     num_devices = math.gcd(workload["num_seeds"], rlscan.num_cores())
-    rlscan.configure_cpu(num_devices=num_devices)
+    minibatch = workload["num_envs"] * workload["num_steps"] // workload["num_minibatches"]
+    split_loops = splitting_pays(minibatch, width=64)
+    rlscan.configure_cpu(num_devices=num_devices, split_loops=split_loops)
     dropout = workload.get("dropout", 0.0)
     env = rlscan.make(workload["env"])
     config = rlscan.PPOConfig(
