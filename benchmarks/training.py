@@ -1,8 +1,8 @@
 """Steps per second of one whole PPO update: rollout, values, advantages, and the epochs over them.
 
 `rlscan.update` jitted, of the same policy with dropout and in inference mode. Each run starts from
-the same state. Loops are split over the cores, or not, as `scripts/train.py` would have it; one
-contestant has it the other way round.
+the same state. Loops are split over the cores, or not, as in `scripts/train.py`, which does without
+by having one thread; one contestant has it the other way round.
 """
 
 from collections.abc import Callable, Iterable

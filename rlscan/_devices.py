@@ -50,7 +50,7 @@ _WIDE_VECTORS = {"xla_cpu_prefer_vector_width": "512"}
 WHOLE_LOOPS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 
 
-def configure_cpu(num_devices: int | None = None, *, split_loops: bool = True) -> None:
+def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -> None:
     """Sets JAX up for the CPU; the scripts and the benchmarks do. Call it before JAX first runs.
 
     Its vectors are 512 bits wide where the CPU has them (XLA would take 256): a rollout without
@@ -59,23 +59,27 @@ def configure_cpu(num_devices: int | None = None, *, split_loops: bool = True) -
     benchmarks --only devices`). What is in `XLA_FLAGS` already stands. Without effect on other
     accelerators.
 
-    XLA splits a loop over the cores sooner than it pays, with what draws random bits first: PPO on
+    XLA splits a loop over the cores sooner than it pays, what draws random bits first: PPO on
     CartPole with dropout loses a fifth by it at N = 4, and gains a tenth at N = 64 (`python -m
-    benchmarks --only training`).
+    benchmarks --only training`). Then, too, two threads may take a program from each other step by
+    step, in some of its calls and not in others: those took 1.2 times as long at N = 4.
 
     **Arguments:**
 
     - `num_devices`: how many devices the host's cores are, for `make_mesh`; if not given, as many
         as JAX was told by other means, and else one.
-    - `split_loops`: whether a loop may be split over the cores, where there is one device. The
-        scripts say no where a layer gives less than 2^15 numbers for a minibatch.
+    - `one_thread`: whether JAX computes with one thread, where there is one device; `NPROC`, which
+        says so, stands where it is given. The scripts do where a layer gives less than 2^15 numbers
+        for a minibatch. A program must have no host callbacks then: they would wait for ever.
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
     given = {flag.lstrip("-").partition("=")[0] for flag in flags}
-    are_whole = not split_loops or (num_devices or 1) > 1
-    wanted = _WIDE_VECTORS | (WHOLE_LOOPS if are_whole else {})
+    are_several = (num_devices or 1) > 1
+    wanted = _WIDE_VECTORS | (WHOLE_LOOPS if are_several else {})
     flags += [f"--{name}={value}" for name, value in wanted.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join(flags)
+    if one_thread and not are_several:
+        os.environ.setdefault("NPROC", "1")
     if num_devices is None:
         return
     # Once JAX runs it is too late, and `make_mesh` says what there is.
@@ -120,7 +124,7 @@ def worthwhile(
 
 
 def splitting_pays(minibatch: int, width: int) -> bool:
-    """Whether loops are so long that splitting them over the cores pays.
+    """Whether loops are so long that splitting them over the cores pays; else use one thread.
 
     On two cores PPO with dropout has with whole loops, of 64 units, 1.24 times the speed at 128
     steps, 1.2 at 256, 0.95 at 512 and 0.87 at 2,048; of 256 units, 1.05 at 128 (`python -m

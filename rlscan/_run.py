@@ -40,7 +40,7 @@ def on_this_machine(config: Config) -> Config:
     if config.compile_cache:
         use_compile_cache()
     num_devices = config.num_devices or _worthwhile(num_cores(), config)
-    configure_cpu(num_devices, split_loops=_splitting_pays(config))
+    configure_cpu(num_devices, one_thread=not _splitting_pays(config))
     if config.num_devices is not None:
         return config
     return dataclasses.replace(config, num_devices=_worthwhile(len(jax.devices()), config))

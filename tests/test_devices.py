@@ -282,6 +282,11 @@ def test_flags_that_are_given_stand(
     assert os.environ["XLA_FLAGS"] == expected
 
 
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPROC", "2")  # so that it is taken back afterwards
+    monkeypatch.delenv("NPROC")
+
+
 @pytest.mark.parametrize(
     "policy, num_envs, num_runs, are_split",
     [
@@ -305,10 +310,47 @@ def test_loops_are_split_where_they_are_long(
     are_split: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XLA_FLAGS", "")
+    without_threads(monkeypatch)
     ppo = rlscan.PPOConfig(num_envs=num_envs, num_steps=128, num_minibatches=4)
     on_this_machine(Config(policy=policy, ppo=ppo, num_devices=1, num_seeds=num_runs))
-    assert ("cpu-parallel-task-assigner" not in os.environ["XLA_FLAGS"]) == are_split
+    assert os.environ.get("NPROC") == (None if are_split else "1")
+
+
+@pytest.mark.parametrize("num_devices, given, expected", [(1, "3", "3"), (2, None, None)])
+def test_threads_that_are_given_stand_and_devices_have_theirs(
+    num_devices: int, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_threads(monkeypatch)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    if given is not None:
+        monkeypatch.setenv("NPROC", given)
+    rlscan.configure_cpu(num_devices, one_thread=True)
+    assert os.environ.get("NPROC") == expected
+
+
+@pytest.mark.slow
+def test_one_thread_computes() -> None:
+    """JAX says nothing of a variable that it does not know."""
+    program = """
+import time, jax, jax.numpy as jnp, rlscan
+rlscan.configure_cpu(one_thread={})
+x = jnp.ones((1500, 1500))
+f = jax.jit(lambda x: jax.lax.fori_loop(0, 30, lambda _, y: jnp.tanh(y @ x), x))
+jax.block_until_ready(f(x))
+wall, work = time.perf_counter(), time.process_time()
+jax.block_until_ready(f(x))
+print((time.process_time() - work) / (time.perf_counter() - wall))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "NPROC"}
+
+    def threads(one_thread: bool) -> float:
+        command = [sys.executable, "-c", program.format(one_thread)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    assert threads(True) < 1.15
+    if rlscan.num_cores() > 1:
+        assert threads(False) > 1.2
 
 
 def test_loops_are_whole() -> None:

@@ -18,8 +18,8 @@ def make(workload: dict) -> Program:
     # As its scripts do. Seeds need no exchange, so they are split over the cores.
     num_devices = math.gcd(workload["num_seeds"], rlscan.num_cores())
     minibatch = workload["num_envs"] * workload["num_steps"] // workload["num_minibatches"]
-    split_loops = splitting_pays(minibatch, width=64)
-    rlscan.configure_cpu(num_devices=num_devices, split_loops=split_loops)
+    one_thread = not splitting_pays(minibatch, width=64)
+    rlscan.configure_cpu(num_devices=num_devices, one_thread=one_thread)
     dropout = workload.get("dropout", 0.0)
     env = rlscan.make(workload["env"])
     config = rlscan.PPOConfig(
@@ -52,7 +52,7 @@ def make(workload: dict) -> Program:
         return rlscan.on_devices(eqx.filter_vmap(f), rlscan.make_mesh(num_devices))
 
     # By `configure_cpu`, which the scripts call; peers run with the flags that they ship.
-    notes = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
+    notes = [f"{name}={os.environ[name]}" for name in ("XLA_FLAGS", "NPROC") if name in os.environ]
     notes += ["dropout is off when the return is measured"] * bool(dropout)
     notes += [f"seeds split over {num_devices} devices of the host"] * (num_devices > 1)
     return jax_program(
