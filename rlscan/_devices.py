@@ -70,7 +70,7 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
         as JAX was told by other means, and else one.
     - `one_thread`: whether JAX computes with one thread, where there is one device; `NPROC`, which
         says so, stands where it is given. The scripts do where a layer gives less than 2^15 numbers
-        for a minibatch. A program must have no host callbacks then: they would wait for ever.
+        for a minibatch.
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
     given = {flag.lstrip("-").partition("=")[0] for flag in flags}
