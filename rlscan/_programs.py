@@ -47,7 +47,8 @@ class Program:
             result, self._rest = eqx.partition(function(*eqx.combine(arrays, rest)), eqx.is_array)
             return result
 
-        of_arrays.__name__ = getattr(function, "__name__", "program")
+        # In the names of kept programs, and in profiles.
+        of_arrays.__name__ = getattr(function, "func", function).__name__.removeprefix("_")
         self._lowered = jax.jit(of_arrays).lower(shapes)
         self.seconds = time.monotonic() - started
 
