@@ -69,7 +69,7 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
     - `num_devices`: how many devices the host's cores are, for `make_mesh`; if not given, as many
         as JAX was told by other means, and else one.
     - `one_thread`: whether JAX computes with one thread, where there is one device; `NPROC`, which
-        says so, stands where it is given. The scripts do where a layer gives less than 2^15 numbers
+        says so, stands where it is given. The scripts do where a layer gives less than 2^16 numbers
         for a minibatch.
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
@@ -126,16 +126,16 @@ def worthwhile(
 def splitting_pays(minibatch: int, width: int) -> bool:
     """Whether loops are so long that splitting them over the cores pays; else use one thread.
 
-    On two cores PPO with dropout has with whole loops, of 64 units, 1.24 times the speed at 128
-    steps, 1.2 at 256, 0.95 at 512 and 0.87 at 2,048; of 256 units, 1.05 at 128 (`python -m
-    benchmarks --only training` has those of 64 units at 128 and 2,048).
+    On two cores PPO with dropout and 64 units has with one thread 1.2 times the speed of two at 128
+    to 512 steps, 1.05 at 1,024; with loops that are whole it loses 0.87 at 2,048 (`python -m
+    benchmarks --only training` has whole loops beside split ones at 128 and 2,048).
 
     **Arguments:**
 
     - `minibatch`: steps in a minibatch.
     - `width`: units of the widest layer.
     """
-    return minibatch * width >= 2**15
+    return minibatch * width >= 2**16
 
 
 def on_devices(f: Callable, mesh: Mesh) -> Callable:

@@ -293,14 +293,15 @@ def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (PolicyConfig(), 4, 1, False),  # minibatches of 128 steps, of 64 units
         (PolicyConfig(), 8, 1, False),
-        (PolicyConfig(), 16, 1, True),
-        (PolicyConfig(hidden_sizes=(256, 64)), 4, 1, True),
+        (PolicyConfig(), 16, 1, False),
+        (PolicyConfig(), 32, 1, True),
+        (PolicyConfig(hidden_sizes=(256, 64)), 8, 1, True),
         (PolicyConfig(hidden_sizes=(16,)), 32, 1, False),
         (PolicyConfig(hidden_sizes=()), 16, 1, False),
-        (PolicyConfig(), 4, 4, True),  # as one with 16 environments
-        (PolicyConfig(kind="gru", hidden_size=256), 4, 1, True),
+        (PolicyConfig(), 4, 8, True),  # as one with 32 environments
+        (PolicyConfig(kind="gru", hidden_size=256), 8, 1, True),
         (PolicyConfig(kind="lstm", hidden_size=16, hidden_sizes=()), 16, 1, False),
-        (PolicyConfig(kind="transformer", embed_size=256), 4, 1, True),
+        (PolicyConfig(kind="transformer", embed_size=256), 8, 1, True),
         (PolicyConfig(kind="transformer", embed_size=32), 16, 1, False),
     ],
 )
