@@ -127,8 +127,8 @@ def splitting_pays(minibatch: int, width: int) -> bool:
     """Whether loops are so long that splitting them over the cores pays; else use one thread.
 
     On two cores PPO with dropout and 64 units has with one thread 1.2 times the speed of two at 128
-    to 512 steps, 1.05 at 1,024; with loops that are whole it loses 0.87 at 2,048 (`python -m
-    benchmarks --only training` has whole loops beside split ones at 128 and 2,048).
+    to 512 steps, 1.05 at 1,024; with whole loops over split ones it has 0.87 at 2,048 (`python -m
+    benchmarks --only training` compares those at 128 and 2,048).
 
     **Arguments:**
 
