@@ -59,10 +59,10 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
     benchmarks --only devices`). What is in `XLA_FLAGS` already stands. Without effect on other
     accelerators.
 
-    XLA splits a loop over the cores sooner than it pays, what draws random bits first: PPO on
-    CartPole with dropout loses a fifth by it at N = 4, and gains a tenth at N = 64 (`python -m
-    benchmarks --only training`). Then, too, two threads may take a program from each other step by
-    step, in some of its calls and not in others: those took 1.2 times as long at N = 4.
+    XLA splits a loop over the cores sooner than it pays, what draws random bits first: on two cores
+    an update of PPO on CartPole with dropout gains 1.09 without at N = 4, and 1.04 by it at N = 64
+    (`python -m benchmarks --only training`). Then, too, two threads may take a small program from
+    each other step by step, by chance in some of its calls; with one thread neither happens.
 
     **Arguments:**
 
@@ -126,9 +126,8 @@ def worthwhile(
 def splitting_pays(minibatch: int, width: int) -> bool:
     """Whether loops are so long that splitting them over the cores pays; else use one thread.
 
-    On two cores PPO with dropout and 64 units has with one thread 1.2 times the speed of two at 128
-    to 512 steps, 1.05 at 1,024; with whole loops over split ones it has 0.87 at 2,048 (`python -m
-    benchmarks --only training` compares those at 128 and 2,048).
+    With 64 units whole loops win at 128 steps, and split ones at 2,048 (`python -m benchmarks
+    --only training`, on two cores); the bound is where one thread and two were about as fast.
 
     **Arguments:**
 
@@ -190,7 +189,6 @@ def sharded(f: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any) -> Callabl
 def place(tree: PyTree, mesh: Mesh | None, specs: PyTree) -> PyTree:
     """The arrays of a tree where a program over the mesh wants them: else it compiles twice. Of
     arrays that are not there yet, `jax.ShapeDtypeStruct`, it is noted."""
-
     if mesh is None:
         return tree
 

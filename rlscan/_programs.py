@@ -76,8 +76,8 @@ def begin(
 ) -> tuple[TrainState, Program]:
     """The state before the first update, and the program that makes several updates.
 
-    That one is traced while XLA compiles the one that makes the state: 0.6 of the 10 s of a cold
-    start.
+    That one is traced while XLA compiles the one that makes the state, for a quicker cold start
+    (`python -m benchmarks.peers run --only cold-start`).
 
     **Arguments:**
 
@@ -119,7 +119,7 @@ def _seeds(config: Config) -> np.ndarray:
 def _start(
     config: Config, env: Environment, mesh: Mesh | None, seeds: Integer[Array, "*runs"]
 ) -> tuple[TrainState, PyTree]:
-    """The state, and what of it is where."""
+    """The state before the first update, `[runs, …]` of several, and what of it is where."""
 
     def one(seed: Array) -> TrainState:
         policy_key, train_key = jax.random.split(make_key(seed, generator=config.generator))
@@ -144,7 +144,8 @@ def _updates(
     num_updates: Integer[Array, "*runs"],
     swept: dict[str, Array],
 ) -> tuple[TrainState, Metrics]:
-    """Makes `length` updates."""
+    """Makes `length` updates: the state after them, and the metrics of each, `[length]`, with an
+    axis of runs in front of both where there are several."""
     is_single = num_updates.ndim == 0
 
     def one(

@@ -47,10 +47,8 @@ def report(work: Callable[[], object]) -> int:
 @contextmanager
 def seldom_collected() -> Iterator[None]:
     """Lets garbage in cycles lie, of which there is little, where a search for it goes through all
-    that was imported and traced.
-
-    Of a cold start of 10 s, hundreds of searches take 0.4 s, and 0.35 s the last one, when Python
-    ends, which is left out (`python -m benchmarks.peers run --only cold-start` times it all).
+    that was imported and traced: hundreds of times before the first update, and once more when
+    Python ends, which is left out (`python -m benchmarks.peers run --only cold-start` times all).
     """
     before = gc.get_threshold()
     gc.set_threshold(100_000, 20, 20)
