@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from operator import itemgetter
@@ -119,10 +120,10 @@ class Evaluations:
         keys = [evaluation_key(s, "during", generator=self._config.generator) for s in run_seeds]
         return keys[0] if runs is None else jnp.stack(keys)
 
-    def is_due(self, num_updates: int) -> bool:
-        """Whether there is to be an evaluation after so many updates."""
-        every = self._config.eval_interval
-        return every > 0 and num_updates % every == 0
+    def next_due(self, num_updates: int) -> int:
+        """After how many updates the next is to be, when so many were made."""
+        every = self._config.eval_interval or sys.maxsize
+        return num_updates - num_updates % every + every
 
     def add(self, num_updates: int, policy: Policy) -> list[dict[str, Any]]:
         """Evaluates, and appends a row for each run. `OSError` if the disk is full.

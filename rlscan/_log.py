@@ -78,7 +78,7 @@ class Log:
 
         **Arguments:**
 
-        - `metrics`: on the host, `[updates_per_call]`, or `[runs, updates_per_call]` of several.
+        - `metrics`: on the host, `[updates]`, or `[runs, updates]` of several.
 
         **Returns:** where the log stands now. `show` is to be called after it, and after the state
         that the call returned is kept: a screen that fails must not part the two.

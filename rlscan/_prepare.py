@@ -116,7 +116,7 @@ def _resumed(config: Config, resume: str) -> tuple[Environment, Reached, Program
     if config.total_steps != checkpoint.header["config"]["total_steps"]:
         counts.last_tenth = none_yet(len(counts.row))  # it is another one
     check_metrics(Path(str(config.output)), counts.ends)
-    state, updates = begin(config, env, num_updates_done=counts.num_updates)
+    state, updates = begin(config, env)
     return env, Reached(restore(checkpoint, state), counts), updates, checkpoint.file
 
 

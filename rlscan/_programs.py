@@ -1,6 +1,5 @@
 """The two programs of a run: one makes the state that it starts from, the other its updates."""
 
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from ._metrics import Metrics
 from ._ppo import TrainState, check_mesh, init_train, spread, update
 from ._pytree import is_shape, map_arrays
 from ._random import key as make_key
-from ._scan import filter_scan
+from ._repeat import filter_repeat
 from ._sweep import with_numbers
 from ._train import count_updates
 from ._types import Environment, PyTree
@@ -71,10 +70,12 @@ class Program:
         return call
 
 
-def begin(
-    config: Config, env: Environment, *, num_updates_done: int = 0
-) -> tuple[TrainState, Program]:
-    """The state before the first update, and the program that makes several updates.
+MOST_UPDATES = 256
+"""How many updates a call of a run's program makes at most."""
+
+
+def begin(config: Config, env: Environment) -> tuple[TrainState, Program]:
+    """The state before the first update, and the program that makes updates.
 
     That one is traced while XLA compiles the one that makes the state, for a quicker cold start
     (`python -m benchmarks.peers run --only cold-start`).
@@ -82,17 +83,18 @@ def begin(
     **Arguments:**
 
     - `config`, and the environment that was built of it.
-    - `num_updates_done`: of a run that goes on. It has the program that it began with.
 
-    **Returns:** `(state, program)`; the program takes the state and `numbers_of(config)`.
+    **Returns:** `(state, program)`; the program takes the state, how many updates are to be made,
+    and `numbers_of(config)`.
     """
     seeds, mesh = _seeds(config), mesh_of(config)
     start = Program(partial(_start, config, env, mesh), seeds)
     shapes, specs = start.result
     with ThreadPoolExecutor(1) as thread:
         making = thread.submit(lambda: start.compile()(seeds)[0])
-        several = partial(_updates, config, env, mesh, _length(config, num_updates_done))
-        updates = Program(several, place(shapes, mesh, specs), *numbers_of(config))
+        several = partial(_updates, config, env, mesh)
+        times = jax.ShapeDtypeStruct((), np.int32)
+        updates = Program(several, place(shapes, mesh, specs), times, *numbers_of(config))
         state = making.result()
     return place(state, mesh, specs), updates
 
@@ -139,17 +141,17 @@ def _updates(
     config: Config,
     env: Environment,
     mesh: Mesh | None,
-    length: int,
     state: TrainState,
+    times: Integer[Array, ""],
     num_updates: Integer[Array, "*runs"],
     swept: dict[str, Array],
 ) -> tuple[TrainState, Metrics]:
-    """Makes `length` updates: the state after them, and the metrics of each, `[length]`, with an
-    axis of runs in front of both where there are several."""
+    """Makes updates, `times` of them: the state after them, and the metrics of each,
+    `[MOST_UPDATES]`, with an axis of runs in front of both where there are several."""
     is_single = num_updates.ndim == 0
 
     def one(
-        state: TrainState, num_updates: Array, swept: dict[str, Array]
+        state: TrainState, times: Array, num_updates: Array, swept: dict[str, Array]
     ) -> tuple[TrainState, Metrics]:
         once = partial(
             update,
@@ -158,23 +160,17 @@ def _updates(
             num_updates=num_updates,
             mesh=mesh if is_single else None,
         )
-        return filter_scan(lambda state, _: once(state), state, length=length)
+        return filter_repeat(once, state, times, most=MOST_UPDATES)
 
     if is_single:
-        return one(state, num_updates, swept)
-    several = eqx.filter_vmap(one)
-    return (several if mesh is None else on_devices(several, mesh))(state, num_updates, swept)
+        return one(state, times, num_updates, swept)
 
+    def several(state: TrainState, times: Array, *numbers: PyTree) -> tuple[TrainState, Metrics]:
+        # The same for all, and not mapped over: else each update would be held against it anew.
+        return eqx.filter_vmap(one, in_axes=(eqx.if_array(0), None, 0, 0))(
+            state, times[0], *numbers
+        )
 
-def _length(config: Config, num_updates_done: int) -> int:
-    # An evaluation is between two calls. (The greatest common divisor of n and 0 is n.)
-    num_updates = count_updates(config.total_steps, config.ppo)
-    common = math.gcd(num_updates, num_updates_done, config.eval_interval)
-    return _updates_per_call(common, config.ppo.num_envs * config.ppo.num_steps)
-
-
-def _updates_per_call(num_updates: int, steps_per_update: int) -> int:
-    """A call costs about a millisecond, so it makes some updates; not so many that a bar would
-    stand still or Ctrl-C wait. It divides their number: another length is another program."""
-    most = min(16, max(1, 65_536 // steps_per_update))
-    return max(k for k in range(1, most + 1) if num_updates % k == 0)
+    of_each = jnp.broadcast_to(times, num_updates.shape)
+    split = several if mesh is None else on_devices(several, mesh)
+    return split(state, of_each, num_updates, swept)

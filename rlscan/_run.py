@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,12 +17,13 @@ from ._devices import configure_cpu, num_cores, splitting_pays, worthwhile
 from ._divergence import check_divergence
 from ._evaluations import Evaluations
 from ._log import Log
-from ._metrics import Metrics, until_diverged
+from ._metrics import until_diverged
+from ._pace import Paced
 from ._policy_config import is_recurrent_kind, width_of
 from ._policy_file import POLICY_FILE, save_policy
 from ._ppo import TrainState
 from ._prepare import LAST, Prepared, Reached
-from ._programs import mesh_of, numbers_of
+from ._programs import MOST_UPDATES, mesh_of, numbers_of
 from ._pytree import map_arrays
 from ._run_info import changed_versions
 from ._sentinel import DivergenceError
@@ -109,17 +110,16 @@ def _train(
     log.introduce()
     if changed := changed_versions(prepared.directory):
         log.say(f"warning: {', '.join(changed)} since the run was stopped: rounding may differ")
-    call = _compile(config, prepared, log)
+    make_updates = _compile(config, prepared, log)
     _stop_if(signals)
-    saver, done = _Saver(config, prepared, log), reached.counts.num_updates
-    evaluations = Evaluations(
-        config, env, prepared.directory, runs=log.labels(), num_updates_done=done
-    )
+    saver, directory = _Saver(config, prepared, log), prepared.directory
+    done = reached.counts.num_updates
+    evaluations = Evaluations(config, env, directory, runs=log.labels(), num_updates_done=done)
     try:
         while reached.counts.num_updates < num_updates and not signals:
-            before = reached.state
-            state, metrics = call(before)
-            metrics = jax.device_get(metrics)
+            before, done = reached.state, reached.counts.num_updates
+            due = evaluations.next_due(done)
+            state, metrics = make_updates(before, min(due, num_updates) - done)
             if len(members(config)) == 1:
                 metrics = until_diverged(metrics)
             # In one step, which a second Ctrl-C cannot part.
@@ -128,8 +128,8 @@ def _train(
             if config.strict:
                 _check_audits(before, metrics, env, config, num_updates)
             _check_divergences(state, env, config, num_updates)
-            if evaluations.is_due(reached.counts.num_updates):
-                log.evaluated(evaluations.add(reached.counts.num_updates, state.policy))
+            if reached.counts.num_updates == due:
+                log.evaluated(evaluations.add(due, state.policy))
             reached = saver.save_if_due(reached)
     finally:
         saver.save_last(reached)
@@ -232,11 +232,9 @@ def _stop_if(signals: Sequence[int]) -> None:
         raise KeyboardInterrupt
 
 
-def _compile(
-    config: Config, prepared: Prepared, log: Log
-) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-    """The program that makes several updates."""
+def _compile(config: Config, prepared: Prepared, log: Log) -> Paced[TrainState]:
+    """The program that makes updates."""
     call = prepared.updates.compile()
     log.compiled(prepared.updates.seconds)
     numbers = numbers_of(config)
-    return lambda state: call(state, *numbers)
+    return Paced(lambda state, times: call(state, times, *numbers), MOST_UPDATES)

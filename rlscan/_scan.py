@@ -79,7 +79,7 @@ def filter_scan(
     init_arrays, init_rest = split_arrays(init)
     xs_arrays, xs_rest = split_arrays(xs)
     _check_lengths(xs, length)
-    y_rest: _Rest | None = None
+    y_rest: Rest | None = None
 
     def body(carry_arrays: list, x_arrays: list) -> tuple[list, list]:
         nonlocal y_rest
@@ -92,7 +92,7 @@ def filter_scan(
             )
         new_carry, y = result
         # Held against the carry anew, as `f` may have changed a dict or list of it in place.
-        _check_same_carry(merge_arrays(carry_arrays, init_rest), new_carry)
+        check_same_carry(merge_arrays(carry_arrays, init_rest), new_carry)
         new_arrays, _ = split_arrays(new_carry)
         y_arrays, y_rest = split_arrays(y)
         return new_arrays, y_arrays
@@ -104,7 +104,7 @@ def filter_scan(
     return merge_arrays(carry_arrays, init_rest), merge_arrays(y_arrays, y_rest)
 
 
-class _Rest(NamedTuple):
+class Rest(NamedTuple):
     """What is left of a pytree when its arrays are taken out."""
 
     structure: Any  # a PyTreeDef
@@ -114,7 +114,7 @@ class _Rest(NamedTuple):
 _HOLE = object()
 
 
-def split_arrays(tree: Any) -> tuple[list[Any], _Rest]:
+def split_arrays(tree: Any) -> tuple[list[Any], Rest]:
     """The arrays of a pytree, and the rest.
 
     Not `eqx.partition`, which builds a tree with `None` for each array: a distrax distribution
@@ -122,10 +122,10 @@ def split_arrays(tree: Any) -> tuple[list[Any], _Rest]:
     """
     leaves, structure = jax.tree.flatten(tree)
     arrays = [leaf for leaf in leaves if eqx.is_array(leaf)]
-    return arrays, _Rest(structure, [_HOLE if eqx.is_array(leaf) else leaf for leaf in leaves])
+    return arrays, Rest(structure, [_HOLE if eqx.is_array(leaf) else leaf for leaf in leaves])
 
 
-def merge_arrays(arrays: list[Any], rest: _Rest) -> Any:
+def merge_arrays(arrays: list[Any], rest: Rest) -> Any:
     arrays_in_order = iter(arrays)
     leaves = [next(arrays_in_order) if leaf is _HOLE else leaf for leaf in rest.leaves]
     return jax.tree.unflatten(rest.structure, leaves)
@@ -155,7 +155,7 @@ def _check_lengths(xs: Any, length: int | None) -> None:
         raise ValueError("xs holds no array to scan over; say how many steps with length=…")
 
 
-def _check_same_carry(old: Any, new: Any) -> None:
+def check_same_carry(old: Any, new: Any) -> None:
     old_leaves, old_structure = tree_flatten_with_path(old)
     new_leaves, new_structure = tree_flatten_with_path(new)
     if old_structure != new_structure:

@@ -18,6 +18,7 @@ from ._metrics import Metrics
 from ._ppo import TrainState, act_and_judge, flat, init_train, update
 from ._ppo_config import PPOConfig, check_config
 from ._random import KeyLike
+from ._repeat import filter_repeat
 from ._rollout import is_recurrent, require_positive
 from ._scan import filter_scan
 from ._types import Environment, Policy
@@ -49,8 +50,9 @@ def train(
     - `total_steps`: environment steps, over all N; the run ends with the last whole update.
     - `key`: consumed.
     - `loss`: what is minimised, see `ppo_loss`.
-    - `updates_per_call`: how many updates one compiled call makes. More save its overhead, and
-        those of one call are handed over together, each with the state after the last of them.
+    - `updates_per_call`: how many updates one compiled call makes. More save its overhead, of one
+        or two milliseconds, and those of one call are handed over together, each with the state
+        after the last of them.
     - `strict`: whether to stop a run whose first minibatch shows that the policy of an update is
         not the one that acted; or the `audit_error` to allow, where the default for float32 (1e-5
         for discrete actions, 1e-4 for continuous ones) is not the one.
@@ -72,19 +74,20 @@ def train(
     is_switch = isinstance(strict, bool | np.bool_)
     tolerance = audit_tolerance(policy, env) if is_switch and strict else float(strict)
 
-    def several(state: TrainState, num_updates: Array, length: int) -> tuple[TrainState, Metrics]:
+    def several(state: TrainState, num_updates: Array, times: Array) -> tuple[TrainState, Metrics]:
         one = partial(
             update, env=env, config=numbers, num_updates=num_updates, loss=loss, mesh=mesh
         )
-        return filter_scan(lambda state, _: one(state), state, length=length)
+        return filter_repeat(one, state, times, most=updates_per_call)
 
     def updates(state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
         call = eqx.filter_jit(several)
         for done in range(0, num_updates, updates_per_call):
             length = min(updates_per_call, num_updates - done)
             before = state
-            state, stacked = call(state, jnp.asarray(num_updates), length)
-            stacked = jax.device_get(stacked)  # at once: slicing on the device takes milliseconds
+            state, stacked = call(state, jnp.asarray(num_updates), jnp.asarray(length))
+            # At once, as slicing on the device takes milliseconds.
+            stacked = {name: x[:length] for name, x in jax.device_get(stacked).items()}
             if strict is not False:
                 check_audit(
                     before,

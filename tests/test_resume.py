@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import rlscan
-from rlscan import _programs, _run
+from rlscan import _pace, _programs, _run
 from rlscan._checkpoint import BEST, checkpoint_files, read_checkpoint
 from rlscan._cli import main
 from rlscan._log import Log
@@ -187,7 +187,7 @@ def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     from test_cli import fake_update
 
     monkeypatch.setattr(_programs, "update", fake_update)
-    monkeypatch.setattr(_programs, "_updates_per_call", lambda *_: 1)
+    monkeypatch.setattr(_pace, "SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rlscan
-from rlscan import _programs
+from rlscan import _pace, _programs
 from rlscan._checkpoint import checkpoint_files, read_checkpoint
 from rlscan._cli import main
 from rlscan._log import Log
@@ -125,7 +125,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     update = _programs.update
     with pytest.MonkeyPatch.context() as context:
         context.setattr(_programs, "update", counted)
-        context.setattr(_programs, "_updates_per_call", lambda *_: 1)
+        context.setattr(_pace, "SECONDS", 0.0)
         assert main(arguments(directory, *SWEPT, "--num-devices", "1")) == 0
     return directory, traces
 
@@ -158,7 +158,7 @@ def test_a_run_is_what_it_would_be_alone(
 ):
     alone = ["--seed", str(seed), "--ppo.learning-rate", rate]
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(_programs, "_updates_per_call", lambda *_: 1)
+        context.setattr(_pace, "SECONDS", 0.0)
         assert main(arguments(tmp_path / "run", *alone)) == 0
     (first, *_), ours = rows_of(tmp_path / "run"), rows_of(swept[0])[run]
     np.testing.assert_allclose(numbers(ours), numbers(first), rtol=1e-6, atol=1e-6)
@@ -189,7 +189,7 @@ def test_over_two_devices_and_resumed(swept: tuple[Path, int], tmp_path: Path, m
     """Stopped in the middle: then every run goes on as it was."""
     from test_resume import stopped_after
 
-    monkeypatch.setattr(_programs, "_updates_per_call", lambda *_: 1)
+    monkeypatch.setattr(_pace, "SECONDS", 0.0)
     whole, run = tmp_path / "whole", tmp_path / "run"
     on_two = (*SWEPT, "--num-devices", "2")
     assert main(arguments(whole, *on_two)) == 0
