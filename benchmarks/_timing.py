@@ -52,7 +52,7 @@ def interleaved(
         program, trace, xla = compile_program(function, args, options.get(name))
         first_call = time_call(program, args)
         compiled[name] = program
-        timings[name] = Timing(trace, xla, first_call, [], _temporary_bytes(program))
+        timings[name] = Timing(trace, xla, first_call, [], temporary_bytes(program))
     for _ in range(repeats):
         for name, (_, args) in contestants.items():
             timings[name].runs.append(time_call(compiled[name], args))
@@ -80,7 +80,8 @@ def time_call(compiled: Any, args: tuple) -> float:
     return time.perf_counter() - start
 
 
-def _temporary_bytes(compiled: Any) -> int:
+def temporary_bytes(compiled: Any) -> int:
+    """What the program needs beside its arguments and results."""
     return compiled.compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -1,7 +1,9 @@
 """The suite's arithmetic, command line and files. Nothing is timed here but a function or two."""
 
 import json
+import os
 import re
+from concurrent.futures import Future
 from pathlib import Path
 
 import distrax
@@ -11,7 +13,17 @@ import jax.numpy as jnp
 import pytest
 
 import benchmarks
-from benchmarks import __main__ as command, _registry, _table, devices, rollout, training
+import rlscan
+from benchmarks import (
+    __main__ as command,
+    _registry,
+    _table,
+    devices,
+    parts,
+    rollout,
+    threads,
+    training,
+)
 from benchmarks._benchmark import Benchmark, Result, Settings
 from benchmarks._compare import change, judged
 from benchmarks._figures import Comparison, Line, ratios, spread
@@ -95,6 +107,18 @@ def test_each_is_compiled_with_its_own_options():
     with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
         interleaved(contestants, repeats=1, options={"b": wrong})
     assert devices.OPTIONS.keys() <= devices.MEANINGS.keys()
+
+
+def test_parts_do_what_the_plain_ones_do():
+    """Else their times would be of two things."""
+    results = {name: program(*args) for name, (program, args) in parts.optimisers(8).items()}
+    for one, other in zip(
+        *map(jax.tree.leaves, (results["optimiser"][0], results["optimiser, plain"][0])),
+        strict=True,
+    ):
+        assert jnp.allclose(one, other, atol=1e-6)
+    totals = [program(*args)[1] for program, args in parts.orders(40).values()]
+    assert [int(total.sum()) for total in totals] == [16 * sum(range(40))] * 2
 
 
 # The registry
@@ -240,14 +264,64 @@ def test_a_missed_claim_is_an_exit_status(capsys, monkeypatch):
     assert [settings.env for settings in ran] == [None, "my:own"]
 
 
-def test_what_needs_two_devices_is_left_out_where_there_is_one(capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "name, lacks", [("devices", "it needs two devices"), ("threads", "NPROC says")]
+)
+def test_what_the_machine_cannot_show_is_left_out(name, lacks, capsys, monkeypatch, tmp_path):
     suite(monkeypatch, [line("a", [1.0])])
-    both = {"devices": _registry.BENCHMARKS["devices"], **command.BENCHMARKS}
+    both = {name: _registry.BENCHMARKS[name], **command.BENCHMARKS}
     monkeypatch.setattr(command, "BENCHMARKS", both)
     monkeypatch.setattr("benchmarks.devices.jax.devices", lambda: jax.local_devices()[:1])
+    monkeypatch.setenv("NPROC", "1")
     assert command.main(["--json", str(tmp_path / "x.json")]) == 0
-    assert "devices: left out, as it needs two devices" in capsys.readouterr().out
+    assert f"{name}: left out, as {lacks}" in capsys.readouterr().out
     assert [*json.loads((tmp_path / "x.json").read_text())["figures"]] == ["fake"]
+
+
+def test_processes_take_turns(monkeypatch):
+    """Else two would compute at once, or the machine's drift would be taken for a gain."""
+    did = []
+
+    class Here:
+        def __init__(self, one_thread):
+            self.name = "one" if one_thread else "all"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            did.append(f"{self.name} ends")
+
+        def submit(self, function, *args):
+            did.append(" ".join([self.name, function.__name__, *args[:1]]))
+            future = Future()
+            future.set_result(Timing(1, 1, 1, [], 0) if args else 1.0)
+            return future
+
+    monkeypatch.setattr(threads, "process", Here)
+    config = rlscan.PPOConfig()
+    timings = threads.in_processes(Settings(repeats=2), config)
+    turns = ["one run_once", "all run_once"] * 2
+    assert did == [
+        *("one prepare rollout", "all prepare rollout", *turns),
+        *("one prepare update", "all prepare update", *turns),
+        *("all ends", "one ends"),
+    ]
+    assert timings.keys() == threads.MEANINGS.keys()
+    assert all(timing.runs == [1.0, 1.0] for timing in timings.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system names no threads")
+@pytest.mark.parametrize("one_thread", [True, False])
+def test_a_process_has_its_number_of_threads(one_thread, monkeypatch):
+    monkeypatch.delenv("NPROC", raising=False)
+    with threads.process(one_thread) as process:
+        process.submit(jax.device_count).result()
+        tasks = process.submit(os.listdir, "/proc/self/task").result()
+        pid = process.submit(os.getpid).result()
+        names = [Path(f"/proc/{pid}/task/{task}/comm").read_text() for task in tasks]
+    assert sum("XLAEigen" in name for name in names) == (1 if one_thread else rlscan.num_cores())
 
 
 def test_a_file_is_not_overwritten_and_nothing_runs(capsys, monkeypatch, tmp_path):
