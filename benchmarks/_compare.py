@@ -61,7 +61,12 @@ def read(path: str) -> File:
         figures = content["figures"]
         return File(
             content["commit"] + " with changes" * content["changed"],
-            {**{part: content[part] for part in parts}, **versions},
+            # Of threads files of before say nothing.
+            {
+                **{part: content[part] for part in parts},
+                "threads": content.get("threads"),
+                **versions,
+            },
             {name: result["setting"] for name, result in figures.items()},
             {name: [_line(line) for line in result["lines"]] for name, result in figures.items()},
             {name: dict(map(_ratio, result["ratios"])) for name, result in figures.items()},

@@ -100,6 +100,7 @@ def circumstances() -> dict[str, Any]:
         "cores": _cores(),
         "device": jax.devices()[0].device_kind,
         "flags": os.environ.get("XLA_FLAGS", ""),
+        "threads": os.environ.get("NPROC", ""),  # of XLA; empty for one per core
         **_CODE,
     }
 

@@ -22,7 +22,7 @@ from rlscan._devices import WHOLE_LOOPS, splitting_pays
 SIZES = {
     "N = 4, T = 128": rlscan.PPOConfig(num_envs=4, num_steps=128),
     "N = 64, T = 128": rlscan.PPOConfig(num_envs=64, num_steps=128),
-    "N = 1024, T = 32": rlscan.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8),
+    "N = 1024, T = 128": rlscan.PPOConfig(num_envs=1024, num_steps=128, num_minibatches=8),
 }
 SMOKE_SIZES = {"N = 4, T = 8": rlscan.PPOConfig(num_envs=4, num_steps=8)}
 
@@ -77,7 +77,7 @@ def one_update(
 BENCHMARK = Benchmark(
     name="training",
     measures="steps per second of a whole PPO update, with dropout and without",
-    minutes=2,
+    minutes=4,
     run=run,
     comparisons=COMPARISONS,
     takes_own=True,

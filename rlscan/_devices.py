@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from importlib.metadata import entry_points, version
 from typing import Any
 
 import equinox as eqx
@@ -45,7 +46,9 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(np.array(devices[:num_devices]), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-# Of XLA, by name.
+# Of XLA, by name; and the versions of jaxlib that have them, as XLA ends the process on a flag that
+# it does not know.
+_HAVE_FLAGS = "0.10."
 _WIDE_VECTORS = {"xla_cpu_prefer_vector_width": "512"}
 WHOLE_LOOPS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 
@@ -56,8 +59,8 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
     Its vectors are 512 bits wide where the CPU has them (XLA would take 256): a rollout without
     dropout gains 1.05, one with dropout 1.1, on a CPU with AVX-512. Where cores are devices, loops
     are not split over the cores once more: on two of them a rollout gains 1.1 (`python -m
-    benchmarks --only devices`). What is in `XLA_FLAGS` already stands. Without effect on other
-    accelerators.
+    benchmarks --only devices`). What is in `XLA_FLAGS` already stands, and with another jaxlib than
+    0.10 nothing is added to it. Without effect on other accelerators.
 
     XLA splits a loop over the cores sooner than it pays, what draws random bits first: on two cores
     an update of PPO on CartPole with dropout gains 1.09 without at N = 4, and 1.04 by it at N = 64
@@ -68,17 +71,19 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
 
     - `num_devices`: how many devices the host's cores are, for `make_mesh`; if not given, as many
         as JAX was told by other means, and else one.
-    - `one_thread`: whether JAX computes with one thread, where there is one device; `NPROC`, which
-        says so, stands where it is given. The scripts do where a layer gives less than 2^16 numbers
-        for a minibatch.
+    - `one_thread`: whether JAX computes with one thread, where there is one device and no plugin
+        for an accelerator; `NPROC`, which says so, stands where it is given. The scripts do where a
+        layer gives less than 2^16 numbers for a minibatch.
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
     given = {flag.lstrip("-").partition("=")[0] for flag in flags}
     are_several = (num_devices or 1) > 1
     wanted = _WIDE_VECTORS | (WHOLE_LOOPS if are_several else {})
+    if not version("jaxlib").startswith(_HAVE_FLAGS):
+        wanted = {}
     flags += [f"--{name}={value}" for name, value in wanted.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join(flags)
-    if one_thread and not are_several:
+    if one_thread and not are_several and not entry_points(group="jax_plugins"):
         os.environ.setdefault("NPROC", "1")
     if num_devices is None:
         return

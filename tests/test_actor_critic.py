@@ -394,20 +394,22 @@ def test_construction_vmaps_over_keys_again_and_again() -> None:
 
 
 @pytest.mark.slow
-def test_training_32_seeds_never_hangs() -> None:
-    """From the first weights on, 50 times in a process, with the flags that users have."""
-    code = """
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_training_32_seeds_never_hangs(num_devices: int) -> None:
+    """From the first weights on, 50 times in a process, with the flags that the scripts set."""
+    code = f"""
         import equinox as eqx, jax, rlscan
         env = rlscan.make("CartPole-v1")
         config = rlscan.PPOConfig(num_envs=4, num_steps=32)
+        rlscan.configure_cpu(num_devices={num_devices})
 
-        @eqx.filter_jit
-        @eqx.filter_vmap
-        def run(key):
+        @jax.vmap
+        def train(key):
             policy_key, train_key = jax.random.split(key)
             policy = rlscan.ActorCritic(env, dropout=0.1, key=policy_key)
             return rlscan.train_scan(policy, env, config, total_steps=256, key=train_key)[1]
 
+        run = jax.jit(rlscan.on_devices(train, rlscan.make_mesh()))
         for repeat in range(50):
             metrics = run(jax.random.split(rlscan.key(repeat), 32))
             assert metrics["audit_log_ratio"].max() < 1e-4

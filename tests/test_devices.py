@@ -283,6 +283,16 @@ def test_flags_that_are_given_stand(
     assert os.environ["XLA_FLAGS"] == expected
 
 
+def test_a_jaxlib_that_may_not_know_the_flags_is_given_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would end the process."""
+    monkeypatch.setenv("XLA_FLAGS", "--given=1")
+    monkeypatch.setattr("rlscan._devices.version", lambda name: {"jaxlib": "0.11.0"}[name])
+    rlscan.configure_cpu(2)
+    assert os.environ["XLA_FLAGS"] == "--given=1"
+
+
 def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NPROC", "2")  # so that it is taken back afterwards
     monkeypatch.delenv("NPROC")
@@ -328,6 +338,13 @@ def test_threads_that_are_given_stand_and_devices_have_theirs(
         monkeypatch.setenv("NPROC", given)
     rlscan.configure_cpu(num_devices, one_thread=True)
     assert os.environ.get("NPROC") == expected
+
+
+def test_threads_are_left_alone_beside_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_threads(monkeypatch)
+    monkeypatch.setattr("rlscan._devices.entry_points", lambda *, group: ["cuda"])
+    rlscan.configure_cpu(1, one_thread=True)
+    assert "NPROC" not in os.environ
 
 
 @pytest.mark.slow
