@@ -3,13 +3,13 @@
 import ast
 from pathlib import Path
 
-from benchmarks import devices, parts, rollout, startup, switches, threads, training
+from benchmarks import devices, levers, rollout, startup, switches, threads, training
 from benchmarks._benchmark import Benchmark
 
 # A new one: its file, with a `BENCHMARK`, and its name in this line. The order is that of running.
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (rollout, training, threads, devices, parts, switches, startup)
+    for module in (rollout, training, threads, devices, levers, switches, startup)
 }
 
 

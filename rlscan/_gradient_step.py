@@ -105,7 +105,7 @@ def gradient_step(
     if config.anneal_learning_rate:
         last = jnp.maximum(num_gradient_steps - 1, 1)
         learning_rate *= jnp.maximum(1 - learner.num_gradient_steps / last, 0)
-    optimiser = make_optimiser(config, learning_rate)
+    optimiser = _optimiser(config, learning_rate)
     steps, opt_state = optimiser.update(_wide(grads), learner.opt_state, _wide(params))
     # Judged before the step is applied, so that a step too far is not taken.
     stopped = learner.stopped | (kl > config.target_kl)
@@ -131,7 +131,7 @@ def gradient_step(
     }
 
 
-def make_optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.GradientTransformation:
+def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.GradientTransformation:
     """Built where it is used, inside the trace, so that its numbers may be traced ones.
 
     On one flat vector: at four environments a tenth of an update went into as many small kernels
@@ -146,7 +146,7 @@ def make_optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.Gra
 
 def init_optimiser(config: PPOConfig, params: PyTree) -> PyTree:
     """The optimiser's state before the first step; no learning rate is in it."""
-    return make_optimiser(config, 0.0).init(_wide(params))
+    return _optimiser(config, 0.0).init(_wide(params))
 
 
 def _wide(tree: PyTree) -> PyTree:

@@ -1,8 +1,8 @@
 """Replay: what a policy says of recorded steps, with the noise that it acted with."""
 
-import math
 from collections.abc import Callable
-from typing import TypeGuard
+from functools import partial
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -43,10 +43,10 @@ def replay(
     if is_recurrent(policy):
         return _replay_sequences(policy, trajectory)
 
-    def one(step: _Step) -> tuple[Array, Array, PyTree]:
+    def one(policy: Policy, step: _Step) -> tuple[Array, Array, PyTree]:
         return _evaluate(policy, step, policy.initial_state())[0]
 
-    return _in_blocks(eqx.filter_vmap(one), _steps(trajectory), trajectory.policy_key.shape)
+    return _in_one_axis(one, policy, _steps(trajectory), trajectory.policy_key.shape)
 
 
 def next_value(
@@ -92,27 +92,43 @@ def next_value(
     return jax.tree.map(fill, after, kept)
 
 
+def _in_one_axis(f: Callable, policy: Policy, steps: PyTree, batch: tuple[int, ...]) -> PyTree:
+    """`f(policy, step)` of a batch of steps.
+
+    Of one axis, so that a mask is computed row by row, from one key after another: with two the
+    compiler may turn rows and columns, and derive the key for every unit.
+    """
+    flat = map_arrays(lambda x: x.reshape(-1, *x.shape[len(batch) :]), steps)
+    results = _of_steps(policy, flat, f=f)
+    return map_arrays(lambda x: x.reshape(*batch, *x.shape[1:]), results)
+
+
 _BLOCK = 8192  # steps
 
 
-def _in_blocks(f: Callable, steps: PyTree, batch: tuple[int, ...]) -> PyTree:
-    """`f` of a batch of steps, flat, and block by block where they are many.
+def _at_once(policy: Policy, steps: PyTree, f: Callable) -> PyTree:
+    return eqx.filter_vmap(f, in_axes=(None, eqx.if_array(0)))(policy, steps)
 
-    Flat, as one batch axis lets a mask be computed row by row, from one key after another: with
-    two the compiler may turn rows and columns, and derive the key for every unit. In blocks, as a
-    layer's outputs for 131,072 steps fit no cache: their values took a quarter of the time, and a
-    tenth of the memory.
-    """
-    size = math.prod(batch)
-    flat = map_arrays(lambda x: x.reshape(size, *x.shape[len(batch) :]), steps)
+
+def _in_blocks(policy: Policy, steps: PyTree, *, f: Callable) -> PyTree:
+    size = len(jax.tree.leaves(eqx.filter(steps, eqx.is_array))[0])
     length = next((n for n in range(min(_BLOCK, size), _BLOCK // 4, -1) if size % n == 0), size)
-    if length < size:
-        blocks = map_arrays(lambda x: x.reshape(-1, length, *x.shape[1:]), flat)
-        _, results = filter_scan(lambda _, block: (None, f(block)), None, blocks)
-        results = map_arrays(lambda x: x.reshape(size, *x.shape[2:]), results)
-    else:
-        results = f(flat)
-    return map_arrays(lambda x: x.reshape(*batch, *x.shape[1:]), results)
+    if length == size:
+        return _at_once(policy, steps, f)
+    blocks = map_arrays(lambda x: x.reshape(-1, length, *x.shape[1:]), steps)
+    _, results = filter_scan(lambda _, block: (None, _at_once(policy, block, f)), None, blocks)
+    return map_arrays(lambda x: x.reshape(size, *x.shape[2:]), results)
+
+
+# In blocks where steps are many, as a layer's outputs for 131,072 of them fit no cache; but at once
+# where a gradient is taken, which keeps what each block was computed from, and adds up its own.
+# What the one and the other gain says `python -m benchmarks --only levers`.
+_of_steps = eqx.filter_custom_jvp(_in_blocks)
+
+
+@_of_steps.def_jvp
+def _differentiated(primals: tuple, tangents: tuple, *, f: Callable) -> tuple[PyTree, PyTree]:
+    return eqx.filter_jvp(partial(_at_once, f=f), primals, tangents)
 
 
 class _Step(eqx.Module):
@@ -167,7 +183,7 @@ def _unroll_sequences(
     def unroll(sequence: _Step, done: Array, state: PyTree) -> PyTree:
         return policy.unroll(sequence.observation, state, done, key=sequence.policy_key)
 
-    def one(step: tuple[PyTree, _Step]) -> tuple[Array, Array, PyTree]:
+    def one(policy: Any, step: tuple[PyTree, _Step]) -> tuple[Array, Array, PyTree]:
         features, recorded = step
         # Each half of the policy draws from a part of the key of its own.
         key = jax.random.clone(recorded.policy_key)
@@ -178,7 +194,7 @@ def _unroll_sequences(
     steps, first = _steps(trajectory), _first_state(trajectory)
     sequences = unused(map_arrays(lambda x: jnp.swapaxes(x, 0, 1), (steps, done)))
     features = eqx.filter_vmap(unroll, out_axes=1)(*sequences, first)
-    return _in_blocks(eqx.filter_vmap(one), (features, steps), trajectory.policy_key.shape)
+    return _in_one_axis(one, policy, (features, steps), trajectory.policy_key.shape)
 
 
 def _run_sequences(f: Callable, policy: Policy, trajectory: Trajectory) -> PyTree:

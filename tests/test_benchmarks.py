@@ -4,6 +4,7 @@ import json
 import os
 import re
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import distrax
@@ -19,7 +20,7 @@ from benchmarks import (
     _registry,
     _table,
     devices,
-    parts,
+    levers,
     rollout,
     threads,
     training,
@@ -109,16 +110,32 @@ def test_each_is_compiled_with_its_own_options():
     assert devices.OPTIONS.keys() <= devices.MEANINGS.keys()
 
 
-def test_parts_do_what_the_plain_ones_do():
-    """Else their times would be of two things."""
-    results = {name: program(*args) for name, (program, args) in parts.optimisers(8).items()}
-    for one, other in zip(
-        *map(jax.tree.leaves, (results["optimiser"][0], results["optimiser, plain"][0])),
-        strict=True,
-    ):
-        assert jnp.allclose(one, other, atol=1e-6)
-    totals = [program(*args)[1] for program, args in parts.orders(40).values()]
-    assert [int(total.sum()) for total in totals] == [16 * sum(range(40))] * 2
+@pytest.mark.slow
+@pytest.mark.parametrize("name", levers.UNDONE)
+def test_without_a_lever_it_is_another_program_and_learns_the_same(name, monkeypatch):
+    """Else its time would be of the same thing, or of two things."""
+    monkeypatch.setattr("rlscan._replay._BLOCK", 32)
+    config = rlscan.PPOConfig(num_envs=4, num_steps=16, num_minibatches=1, num_epochs=1)
+    env = "Breakout-MinAtar" if name == "convolutions" else "CartPole-v1"
+    contestant = partial(levers.update_of, env, config)
+
+    def learned(function, args):
+        program = str(eqx.filter_make_jaxpr(function)(*args)[0])
+        state, metrics = eqx.filter_jit(function)(*args)
+        return program, jax.tree.leaves(eqx.filter(state.policy, eqx.is_array)), metrics["loss"]
+
+    program, params, loss = learned(*contestant())
+    other_program, other_params, other_loss = learned(*levers.undone(name, contestant))
+    assert program != other_program
+    assert jnp.allclose(loss, other_loss, rtol=1e-4)
+    for one, other in zip(params, other_params, strict=True):
+        assert jnp.allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_every_lever_is_undone_somewhere():
+    assert {n for *_, names in levers.sizes(smoke=False).values() for n in names} == {
+        *levers.UNDONE
+    }
 
 
 # The registry

@@ -101,9 +101,9 @@ def test_what_cannot_fit_is_refused(options: list[str], tmp_path: Path, capsys):
 def test_what_a_policy_keeps_is_looked_at(
     policy: PolicyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """512 environments of 64 steps: the cache of that transformer alone takes gigabytes."""
+    """512 environments of 128 steps: the cache of that transformer alone takes gigabytes."""
     monkeypatch.setattr(_footprint, "device_memory", lambda: 2**20)
-    ppo = rlscan.PPOConfig(num_envs=512, num_steps=64)
+    ppo = rlscan.PPOConfig(num_envs=512, num_steps=128)
     with pytest.raises(ValueError, match="needs about .* GB of memory"):
         _footprint.check_memory(Config(policy=policy, ppo=ppo))
     _footprint.check_memory(Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.PPOConfig()))

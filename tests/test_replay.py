@@ -342,3 +342,26 @@ def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
             assert now.shape == shape
             np.testing.assert_allclose(now, before.reshape(shape), atol=1e-5)
     np.testing.assert_allclose(at_once[0], trajectory.log_prob, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [probes.dropout_policy(), probes.conv_policy()])
+def test_a_gradient_is_not_taken_through_blocks(policy, monkeypatch):
+    """It would keep more of each block, and be slower; that of all at once is the same."""
+    _, trajectory = start_and_roll(policy, probes.Wander(), rlscan.key(0))
+
+    @eqx.filter_grad
+    def gradient(policy, of):
+        return sum(x.sum() for x in of(policy, trajectory))
+
+    def by_blocks(policy, trajectory):
+        with pytest.MonkeyPatch.context() as context:
+            context.setattr("rlscan._replay._of_steps", rlscan._replay._in_blocks)
+            return replay(policy, trajectory)
+
+    monkeypatch.setattr("rlscan._replay._BLOCK", 21)
+    text = str(eqx.filter_make_jaxpr(gradient)(policy, replay)[0])
+    assert " scan[" not in text
+    assert " scan[" in str(eqx.filter_make_jaxpr(gradient)(policy, by_blocks)[0])
+    found, wanted = (eqx.filter_jit(gradient)(policy, of) for of in (replay, by_blocks))
+    for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)

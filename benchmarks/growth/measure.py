@@ -27,6 +27,7 @@ MOST_ROUNDS = 41
 
 def main(point: Point, seconds: float) -> None:
     """Measures a point, and prints its figures as JSON."""
+    rlscan.configure_cpu()  # as the scripts do
     jax.config.update("jax_enable_compilation_cache", False)  # else nothing would be compiled
     print(json.dumps(measure(point, seconds)))
 

@@ -1,0 +1,161 @@
+"""What each optimisation that costs clarity is worth: a program as it is, and with one undone.
+
+Comments in the code name this benchmark. The plain way is put in the place of ours while a program
+is traced, so that the rest of the two is the same.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+import rlscan
+from benchmarks._benchmark import Benchmark, Result, Settings
+from benchmarks._figures import Comparison, Line, figures_of
+from benchmarks._subject import RATE
+from benchmarks._timing import interleaved
+from benchmarks.training import one_update
+from rlscan import _replay
+from rlscan._pytree import where
+
+AS_IT_IS = "as it is"
+
+
+def reset_always(done: Any, reset: Callable[[], Any], stepped: Any) -> Any:
+    return where(jnp.asarray(done), reset(), stepped)
+
+
+def convolved(self: Any, x: Any) -> Array:
+    """As the encoder of an image, through XLA's convolution."""
+    x = jnp.asarray(x, jnp.float32)[None]
+    for layer, kernel, stride in zip(self.layers, self.kernels, self.strides, strict=True):
+        weight = layer.weight.reshape(-1, *kernel, x.shape[-1])
+        axes = ("NHWC", "OHWI", "NHWC")
+        x = lax.conv_general_dilated(x, weight, (stride, stride), "VALID", dimension_numbers=axes)
+        x = self.activation(x + layer.bias)
+    return x.ravel()
+
+
+# By contestant: what is put in which place, and what that means.
+UNDONE: dict[str, tuple[str, Any, str]] = {
+    "orders sorted": (
+        "rlscan._ppo.random_order",
+        jax.random.permutation,
+        "minibatches of jax.random.permutation, which sorts pairs",
+    ),
+    "resets always": (
+        "rlscan._envs.reset_where",
+        reset_always,
+        "a reset of each environment drawn in every step",
+    ),
+    "a slot per step": (
+        "rlscan._rollout._block_length",
+        lambda env, num_steps: 1,
+        "final observations kept for every step, not for every time limit",
+    ),
+    "one batch": ("rlscan._replay._BLOCK", 2**31, "replay of a batch at once, not in blocks"),
+    "gradients in blocks": (
+        "rlscan._replay._of_steps",
+        _replay._in_blocks,
+        "a gradient that goes through the blocks of replay",
+    ),
+    "arrays apart": ("optax.flatten", lambda inner: inner, "Adam on each array, not on a vector"),
+    "convolutions": (
+        "rlscan._encoders._Image.__call__",
+        convolved,
+        "images through XLA's convolution, not through products of patches",
+    ),
+}
+
+COMPARISONS = tuple(
+    Comparison(AS_IT_IS, name, f"what is gained over: {meaning}")
+    for name, (_, _, meaning) in UNDONE.items()
+)
+
+
+def run(settings: Settings) -> Result:
+    lines = []
+    for size, (contestant, num_steps, names) in sizes(settings.smoke).items():
+        contestants = {AS_IT_IS: contestant()}
+        contestants |= {name: undone(name, contestant) for name in names}
+        for name, timing in interleaved(contestants, repeats=settings.repeats).items():
+            meaning = UNDONE[name][2] if name in UNDONE else "as rlscan does it"
+            lines.append(Line(name, size, meaning, figures_of(timing, num_steps=num_steps)))
+    return Result(f"2 × 64 units, tanh, dropout {RATE}, 4 epochs of 4 minibatches", lines)
+
+
+def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
+    """By size, what makes a contestant, how many steps that takes, and what is undone."""
+
+    def at(make: Callable, n: int, t: int, *names: str, env: str = "CartPole-v1") -> tuple:
+        config = rlscan.PPOConfig(num_envs=n, num_steps=t)
+        return partial(make, env, config), n * t, names
+
+    if smoke:
+        return {
+            "update, N = 4": at(update_of, 4, 8, "orders sorted", "arrays apart"),
+            "rollout, N = 4": at(rollout_of, 4, 8, "resets always"),
+        }
+    pendulum = at(rollout_of, 64, 128, "resets always", env="Pendulum-v1")
+    breakout = at(update_of, 64, 4, "convolutions", env="Breakout-MinAtar")
+    return {
+        "update, N = 4": at(update_of, 4, 128, "orders sorted", "arrays apart"),
+        "update, N = 64": at(update_of, 64, 128, "orders sorted", "a slot per step"),
+        "update, N = 1024": at(update_of, 1024, 128, "orders sorted", "gradients in blocks"),
+        "values, N = 1024": at(values_of, 1024, 128, "one batch"),
+        "rollout, N = 64": at(rollout_of, 64, 128, "resets always"),
+        "rollout, Pendulum": pendulum,
+        "update, Breakout": breakout,
+    }
+
+
+# Contestants: a function, and the arguments that it takes.
+
+
+def update_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
+    env = rlscan.make(env_name)
+    return one_update(policy_of(env), env, config)
+
+
+def rollout_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
+    env = rlscan.make(env_name)
+    policy = eqx.nn.inference_mode(policy_of(env))  # beside masks a reset is little
+    state = rlscan.init_rollout(policy, env, num_envs=config.num_envs, key=rlscan.key(1))
+    one = partial(rlscan.rollout, env=env, num_steps=config.num_steps)
+    return lambda policy, state: one(policy, state=state), (policy, state)
+
+
+def values_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
+    env = rlscan.make(env_name)
+    policy = policy_of(env)
+    state = rlscan.init_rollout(policy, env, num_envs=config.num_envs, key=rlscan.key(1))
+    _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, config.num_steps)
+    return lambda policy, trajectory: rlscan.replay(policy, trajectory)[2], (policy, trajectory)
+
+
+def policy_of(env: rlscan.Environment) -> rlscan.Policy:
+    return rlscan.ActorCritic(env, dropout=RATE, key=rlscan.key(0))
+
+
+def undone(name: str, contestant: Callable[[], tuple[Callable, tuple]]) -> tuple[Callable, tuple]:
+    """With the plain way in place, in the state that it starts from as well."""
+    plain = partial(mock.patch, *UNDONE[name][:2])
+    jax.clear_caches()  # else what was traced for another would be found
+    with plain():
+        function, args = contestant()
+    return plain()(function), args
+
+
+BENCHMARK = Benchmark(
+    name="levers",
+    measures="what each optimisation that costs clarity is worth: with it, and with it undone",
+    minutes=3,
+    run=run,
+    comparisons=COMPARISONS,
+)
