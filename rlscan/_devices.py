@@ -62,10 +62,11 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
     benchmarks --only devices`). What is in `XLA_FLAGS` already stands, and with another jaxlib than
     0.10 nothing is added to it. Without effect on other accelerators.
 
-    XLA splits a loop over the cores sooner than it pays, what draws random bits first: on two cores
-    an update of PPO on CartPole with dropout gains 1.09 without at N = 4, and 1.04 by it at N = 64
-    (`python -m benchmarks --only training`). Then, too, two threads may take a small program from
-    each other step by step, by chance in some of its calls; with one thread neither happens.
+    XLA splits a loop over the cores sooner than it pays, what draws random bits first; and two
+    threads may take a small program from each other step by step, by chance in some of its calls.
+    With one thread neither happens: on two cores an update of PPO on CartPole with dropout gains
+    1.16 at N = 4 and 1.07 at N = 16, but takes 1.13 times as long at N = 32, and 1.30 at N = 64
+    (`python -m benchmarks --only threads`).
 
     **Arguments:**
 
@@ -115,7 +116,7 @@ def worthwhile(
 ) -> int:
     """The most devices, up to those there are, that have enough to do each and divide evenly.
 
-    PPO on CartPole with 32 environments and 512 steps of each minibatch on a device gained 1.3 on
+    PPO on CartPole with 32 environments and 512 steps of each minibatch on a device gained 1.2 on
     two cores (`python -m benchmarks --only devices`); smaller parts were not tried.
     """
     sizes = {"num_envs": num_envs, "num_steps": num_steps, "num_minibatches": num_minibatches}
@@ -131,8 +132,8 @@ def worthwhile(
 def splitting_pays(minibatch: int, width: int) -> bool:
     """Whether loops are so long that splitting them over the cores pays; else use one thread.
 
-    With 64 units whole loops win at 128 steps, and split ones at 2,048 (`python -m benchmarks
-    --only training`, on two cores); the bound is where one thread and two were about as fast.
+    With 64 units one thread wins at 128 and 512 steps, and two do at 1,024 and 2,048 (`python -m
+    benchmarks --only threads`, on two cores).
 
     **Arguments:**
 

@@ -122,8 +122,9 @@ class _Flat(eqx.Module):
 class _Image(eqx.Module):
     """An image `[height, width, channels]`, of any size, through convolutions."""
 
-    # A convolution is a linear layer on every patch. Not `eqx.nn.Conv2d`, with whose gradient on a
-    # CPU an update of Breakout-MinAtar (64 x 128 steps) took ten times as long.
+    # A convolution is a linear layer on every patch. Not `eqx.nn.Conv2d`: with XLA's
+    # convolution an update of Breakout-MinAtar takes five times as long on a CPU (`python -m
+    # benchmarks --only levers`).
     layers: tuple[eqx.nn.Linear, ...]
     activation: Callable[[Array], Array]
     kernels: tuple[tuple[int, int], ...] = eqx.field(static=True)  # height and width of a patch

@@ -231,7 +231,9 @@ def reset_where(
     """`reset()` where an episode is done, else `stepped`; for environments with auto-reset.
 
     Written for one environment. Mapped over N (and over seeds), `reset` is computed only in a step
-    in which any of them is done: a plain `where` draws a reset of each in every step.
+    in which any of them is done: a plain `where` draws a reset of each in every step. On 64
+    environments a rollout of Pendulum gains 1.36, and one of CartPole, whose reset is four numbers,
+    1.02 (`python -m benchmarks --only levers`).
 
     **Arguments:**
 
