@@ -65,7 +65,7 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
     XLA splits a loop over the cores sooner than it pays, what draws random bits first; and two
     threads may take a small program from each other step by step, by chance in some of its calls.
     With one thread neither happens: on two cores an update of PPO on CartPole with dropout gains
-    1.16 at N = 4 and 1.07 at N = 16, but takes 1.13 times as long at N = 32, and 1.30 at N = 64
+    1.12 at N = 4 and 1.08 at N = 16, but takes 1.05 times as long at N = 32, and 1.33 at N = 64
     (`python -m benchmarks --only threads`).
 
     **Arguments:**
@@ -116,7 +116,7 @@ def worthwhile(
 ) -> int:
     """The most devices, up to those there are, that have enough to do each and divide evenly.
 
-    PPO on CartPole with 32 environments and 512 steps of each minibatch on a device gained 1.2 on
+    PPO on CartPole with 32 environments and 512 steps of each minibatch on a device gained 1.27 on
     two cores (`python -m benchmarks --only devices`); smaller parts were not tried.
     """
     sizes = {"num_envs": num_envs, "num_steps": num_steps, "num_minibatches": num_minibatches}
