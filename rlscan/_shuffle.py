@@ -19,7 +19,7 @@ def random_order(key: PRNGKeyArray, length: int) -> Int[Array, " length"]:
     """A random permutation of 0 … length − 1.
 
     Up to 1,024 by sorting, above by rotating the rows and columns of a grid: on two CPU cores an
-    update of 8,192 steps gains 1.5, and one of 131,072 steps 1.5, over `jax.random.permutation`,
+    update of 8,192 or of 131,072 steps gains 1.5 over `jax.random.permutation`,
     which does what is left, such as prime lengths.
     """
     if length <= _FEW:
