@@ -89,7 +89,7 @@ def update(ours: Subject, num_envs: int, num_steps: int, mesh: Any) -> tuple[Cal
 BENCHMARK = Benchmark(
     name="devices",
     measures="what a second core gains, where environments are split over two devices",
-    minutes=1.5,
+    minutes=1,
     run=run,
     comparisons=COMPARISONS,
     takes_own=True,

@@ -155,7 +155,7 @@ def undone(name: str, contestant: Callable[[], tuple[Callable, tuple]]) -> tuple
 BENCHMARK = Benchmark(
     name="levers",
     measures="what each optimisation that costs clarity is worth: with it, and with it undone",
-    minutes=3,
+    minutes=2,
     run=run,
     comparisons=COMPARISONS,
 )

@@ -85,7 +85,7 @@ def programs(folder: Path, i: int, total_steps: int) -> dict[str, tuple[str, dic
 BENCHMARK = Benchmark(
     name="startup",
     measures="import times, a short training run from the shell, and their peak memory",
-    minutes=3,
+    minutes=2,
     run=run,
     comparisons=COMPARISONS,
 )

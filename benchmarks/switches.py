@@ -137,7 +137,7 @@ def equations(program: Any) -> list[str]:
 BENCHMARK = Benchmark(
     name="switches",
     measures="three ways to switch dropout off: time, and size of the program",
-    minutes=1,
+    minutes=0.5,
     run=run,
     comparisons=COMPARISONS,
 )

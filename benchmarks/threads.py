@@ -104,7 +104,7 @@ def run_once() -> float:
 BENCHMARK = Benchmark(
     name="threads",
     measures="what one thread gains where there is little to do",
-    minutes=2,
+    minutes=1.5,
     run=run,
     comparisons=COMPARISONS,
     takes_own=True,

@@ -77,7 +77,7 @@ def one_update(
 BENCHMARK = Benchmark(
     name="training",
     measures="steps per second of a whole PPO update, with dropout and without",
-    minutes=4,
+    minutes=1.5,
     run=run,
     comparisons=COMPARISONS,
     takes_own=True,
