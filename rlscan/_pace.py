@@ -17,8 +17,8 @@ State = TypeVar("State")
 class Paced(Generic[State]):
     """Calls a program for some updates.
 
-    A call costs one or two milliseconds by itself, as much as a small update, so it makes several;
-    but before it ends nothing is shown, and no signal heeded.
+    A call costs as much by itself as a small update, so it makes several: made one by one, those of
+    CartPole at N = 4 took twice the time. Before it ends nothing is shown, and no signal heeded.
     """
 
     def __init__(self, program: Callable[[State, np.ndarray], tuple[State, Metrics]], most: int):

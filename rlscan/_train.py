@@ -50,9 +50,8 @@ def train(
     - `total_steps`: environment steps, over all N; the run ends with the last whole update.
     - `key`: consumed.
     - `loss`: what is minimised, see `ppo_loss`.
-    - `updates_per_call`: how many updates one compiled call makes. More save its overhead, of one
-        or two milliseconds, and those of one call are handed over together, each with the state
-        after the last of them.
+    - `updates_per_call`: how many updates one compiled call makes. More save its overhead,
+        and those of one call are handed over together, each with the state after the last of them.
     - `strict`: whether to stop a run whose first minibatch shows that the policy of an update is
         not the one that acted; or the `audit_error` to allow, where the default for float32 (1e-5
         for discrete actions, 1e-4 for continuous ones) is not the one.
