@@ -65,6 +65,16 @@ UNDONE: dict[str, tuple[str, Any, str]] = {
         _replay._in_blocks,
         "a gradient that goes through the blocks of replay",
     ),
+    "weights as they lie": (
+        "rlscan._rollout.turned",
+        lambda policy: policy,
+        "a rollout that multiplies by weights [outputs, inputs], as Equinox keeps them",
+    ),
+    "gradients as they come": (
+        "rlscan._replay.shorter_axis_first",
+        lambda tangent: tangent,
+        "gradients of matrices whose longer axis comes first",
+    ),
     "arrays apart": ("optax.flatten", lambda inner: inner, "Adam on each array, not on a vector"),
     "convolutions": (
         "rlscan._encoders._Image.__call__",
@@ -99,16 +109,16 @@ def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
 
     if smoke:
         return {"update, N = 4": at(update_of, 4, 8, *UNDONE, env="Breakout-MinAtar")}
-    pendulum = at(rollout_of, 64, 128, "resets always", env="Pendulum-v1")
-    breakout = at(update_of, 64, 4, "convolutions", env="Breakout-MinAtar")
+    always, lie, come = "resets always", "weights as they lie", "gradients as they come"
     return {
-        "update, N = 4": at(update_of, 4, 128, "orders sorted", "arrays apart"),
-        "update, N = 64": at(update_of, 64, 128, "orders sorted", "a slot per step"),
-        "update, N = 1024": at(update_of, 1024, 128, "orders sorted", "gradients in blocks"),
+        "update, N = 4": at(update_of, 4, 128, "orders sorted", "arrays apart", lie, come),
+        "update, N = 64": at(update_of, 64, 128, "orders sorted", "a slot per step", come),
+        "update, N = 1024": at(update_of, 1024, 128, "orders sorted", "gradients in blocks", come),
         "values, N = 1024": at(values_of, 1024, 128, "one batch"),
-        "rollout, N = 64": at(rollout_of, 64, 128, "resets always"),
-        "rollout, Pendulum": pendulum,
-        "update, Breakout": breakout,
+        "rollout, N = 4": at(rollout_of, 4, 128, lie),
+        "rollout, N = 64": at(rollout_of, 64, 128, always, lie),
+        "rollout, Pendulum": at(rollout_of, 64, 128, always, env="Pendulum-v1"),
+        "update, Breakout": at(update_of, 64, 4, "convolutions", env="Breakout-MinAtar"),
     }
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ._layout import shorter_axis_first
 from ._pytree import map_arrays, strong, unused, where
 from ._rollout import RolloutState, Trajectory, is_recurrent
 from ._scan import filter_scan
@@ -128,6 +129,8 @@ _of_steps = eqx.filter_custom_jvp(_in_blocks)
 
 @_of_steps.def_jvp
 def _differentiated(primals: tuple, tangents: tuple, *, f: Callable) -> tuple[PyTree, PyTree]:
+    of_policy, of_steps = tangents
+    tangents = map_arrays(shorter_axis_first, of_policy), of_steps
     return eqx.filter_jvp(partial(_at_once, f=f), primals, tangents)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ._check import check_policy
 from ._devices import FIRST, SECOND, WHOLE, require_divisible, sharded
+from ._layout import turned
 from ._pytree import in_dtypes_of, map_arrays, strong, unused, where
 from ._random import KeyLike, as_key
 from ._scan import filter_scan
@@ -209,9 +210,11 @@ def _rollout_of(
     state: RolloutState,
 ) -> tuple[RolloutState, Trajectory]:
     block_length = _block_length(env, num_steps)
+    held = turned(policy)
 
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
         state, final = carry
+        policy = turned(held)
         one_step = partial(act, policy, env, key_schedule=key_schedule, is_last=t == num_steps - 1)
         state, transition, seen_last = eqx.filter_vmap(one_step)(state)
         truncated = transition.truncated & ~transition.terminated

@@ -92,7 +92,7 @@ def test_imports_form_a_line() -> None:
 BELOW_ROLLOUT = {"_types", "_scan", "_random", "_mix32", "_spaces", "_pytree"}
 NN = {name for name in MODULES if name.startswith("nn/")}
 BELOW_ROLLOUT |= {"_with_statistics", "_keeps_statistics", "_devices"}
-BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
+BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow", "_layout"}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,7 @@ BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow"}
         ("_scan", set()),
         ("_random", {"_mix32"}),
         ("_spaces", {"_types"}),
+        ("_layout", {"_types"}),
         ("_distributions", {"_types"}),
         ("_action_mask", {"_types"}),
         ("_action_head", {"_types", "_spaces", "_distributions", "_action_mask"}),

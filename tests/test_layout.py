@@ -1,0 +1,100 @@
+"""How matrices lie: another order of computing, and the same numbers."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlscan
+from rlscan import _layout, _replay, _rollout
+
+ENV = rlscan.make("CartPole-v1")
+
+
+def make_policy() -> rlscan.ActorCritic:
+    return rlscan.ActorCritic(ENV, hidden_sizes=(8, 16), dropout=0.1, key=rlscan.key(0))
+
+
+def products(function, *args) -> list[tuple[tuple[str, str], str]]:
+    """Of matrices in an optimised program: the shape in memory, and the axes contracted."""
+    arrays, static = eqx.partition(args, eqx.is_array)
+    program = jax.jit(
+        lambda arrays: function(*eqx.combine(arrays, static)),
+        compiler_options={"xla_backend_optimization_level": 2},
+    )
+    text = program.lower(arrays).compile().as_text() or ""
+    axes = r"lhs_contracting_dims={(\d)}, rhs_contracting_dims={(\d)}"
+    found = re.findall(rf"f32\[(\d+),(\d+)\]{{(\d),\d}} dot\(.*{axes}", text)
+    # {0,1}: by columns, which is the transposed matrix by rows.
+    return [((n, m) if first == "0" else (m, n), i + j) for m, n, first, i, j in found]
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    policy = make_policy()
+    state = rlscan.init_rollout(policy, ENV, num_envs=4, key=rlscan.key(1))
+    return policy, state, eqx.filter_jit(rlscan.rollout)(policy, ENV, state, 6)[1]
+
+
+def loss(policy, trajectory):
+    log_prob, entropy, value = rlscan.replay(policy, trajectory)
+    return (jnp.arange(log_prob.size).reshape(log_prob.shape) * (log_prob + value) + entropy).sum()
+
+
+def test_turned_twice_is_as_it_was():
+    policy = make_policy()
+    turned = _layout.turned(policy)
+    assert turned.actor.layers[0].weight.shape == (4, 8)
+    assert eqx.tree_equal(_layout.turned(turned), policy)
+
+
+def test_layers_without_a_matrix_are_left_alone():
+    layer = eqx.nn.Linear(4, 8, key=rlscan.key(0))
+    others = (
+        eqx.nn.GRUCell(4, 8, key=rlscan.key(0)),
+        eqx.nn.Linear("scalar", "scalar", key=rlscan.key(0)),
+        eqx.tree_at(lambda x: x.weight, layer, (layer.weight, layer.weight)),
+        eqx.tree_at(lambda x: x.weight, layer, None),
+    )
+    for other in others:
+        same = _layout.turned(other)
+        assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, other)
+
+
+def test_a_rollout_multiplies_by_weights_that_lie_by_inputs(recorded):
+    policy, state, _ = recorded
+
+    def actions(policy, state):
+        return rlscan.rollout(policy, ENV, state, 6)[1].action
+
+    found = products(actions, policy, state)
+    assert {shape for shape, _ in found} == {("4", "8"), ("4", "16"), ("4", "2")}
+    assert {axes for _, axes in found} == {"10"}, "rows times columns, none turned in the loop"
+
+
+def test_a_rollout_is_the_same_whichever_way_weights_lie(recorded, monkeypatch):
+    policy, state, trajectory = recorded
+    monkeypatch.setattr(_rollout, "turned", lambda policy: policy)
+    _, plain = eqx.filter_jit(lambda p, s: rlscan.rollout(p, ENV, s, 6))(policy, state)
+    assert eqx.tree_equal(plain.action, trajectory.action)
+    np.testing.assert_allclose(plain.log_prob, trajectory.log_prob, rtol=1e-5)
+
+
+def test_gradients_are_the_same_in_either_order(recorded, monkeypatch):
+    policy, _, trajectory = recorded
+    ours = eqx.filter_jit(eqx.filter_grad(loss))(policy, trajectory)
+    monkeypatch.setattr(_replay, "shorter_axis_first", lambda tangent: tangent)
+    plain = eqx.filter_jit(eqx.filter_grad(lambda *args: loss(*args)))(policy, trajectory)
+    assert any(jnp.any(x != 0) for x in jax.tree.leaves(ours))
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_a_first_layer_is_computed_by_its_inputs(recorded):
+    policy, _, trajectory = recorded
+    shapes = {shape for shape, _ in products(eqx.filter_grad(loss), policy, trajectory)}
+    assert {("4", "8"), ("8", "16")} <= shapes
+    assert not {("8", "4"), ("16", "8")} & shapes
