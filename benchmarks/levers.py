@@ -6,7 +6,7 @@ is traced, so that the rest of the two is the same.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from benchmarks._figures import Comparison, Line, figures_of
 from benchmarks._subject import RATE
 from benchmarks._timing import interleaved
 from benchmarks.training import one_update
-from rlscan import _replay
+from rlscan import _next_value, _replay
 from rlscan._pytree import where
 
 AS_IT_IS = "as it is"
@@ -58,6 +58,11 @@ UNDONE: dict[str, tuple[str, Any, str]] = {
         "rlscan._rollout._block_length",
         lambda env, num_steps: 1,
         "final observations kept for every step, not for every time limit",
+    ),
+    "every slot": (
+        "rlscan._next_value._fill_used",
+        _next_value._fill,
+        "values of all slots of final observations, not of those in use",
     ),
     "one batch": ("rlscan._replay._BLOCK", 2**31, "replay of a batch at once, not in blocks"),
     "gradients in blocks": (
@@ -114,6 +119,7 @@ def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
         "update, N = 4": at(update_of, 4, 128, "orders sorted", "arrays apart", lie, come),
         "update, N = 64": at(update_of, 64, 128, "orders sorted", "a slot per step", come),
         "update, N = 1024": at(update_of, 1024, 128, "orders sorted", "gradients in blocks", come),
+        "update, no limit": at(unlimited_of, 64, 128, "every slot"),
         "values, N = 1024": at(values_of, 1024, 128, "one batch"),
         "rollout, N = 4": at(rollout_of, 4, 128, lie),
         "rollout, N = 64": at(rollout_of, 64, 128, always, lie),
@@ -144,6 +150,22 @@ def values_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]
     state = rlscan.init_rollout(policy, env, num_envs=config.num_envs, key=rlscan.key(1))
     _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, config.num_steps)
     return lambda policy, trajectory: rlscan.replay(policy, trajectory)[2], (policy, trajectory)
+
+
+class Unlimited(NamedTuple):
+    """An environment that does not say after how many steps it cuts an episode."""
+
+    reset: Callable
+    step: Callable
+    observation_space: Callable
+    action_space: Callable
+
+
+def unlimited_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
+    env = rlscan.make(env_name)
+    policy = policy_of(env)
+    parts = (env.reset, env.step, env.observation_space, env.action_space)
+    return one_update(policy, Unlimited(*parts), config)
 
 
 def policy_of(env: rlscan.Environment) -> rlscan.Policy:

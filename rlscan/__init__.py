@@ -44,6 +44,7 @@ from ._losses import (
 from ._memory import transition_bytes as transition_bytes
 from ._metrics import METRICS as METRICS, Metrics as Metrics
 from ._mix32 import mix32 as mix32
+from ._next_value import next_value as next_value
 from ._normalize import NormalizedObservations as NormalizedObservations
 from ._observe_only import ObserveOnly as ObserveOnly
 from ._policy_file import load_policy as load_policy
@@ -61,7 +62,7 @@ from ._random import (
     keys_from_data as keys_from_data,
 )
 from ._recurrent import RecurrentActorCritic as RecurrentActorCritic
-from ._replay import next_value as next_value, replay as replay
+from ._replay import replay as replay
 from ._returns import gae as gae
 from ._reward_scaling import (
     RewardScaling as RewardScaling,

@@ -28,10 +28,11 @@ from ._devices import (
 )
 from ._gradient_step import Learner, Loss, Minibatch, gradient_step, init_optimiser, ppo_loss
 from ._metrics import Metrics, episode_metrics, flagged, gradient_metrics
+from ._next_value import next_value
 from ._ppo_config import PPOConfig, check_config
 from ._pytree import map_arrays, unused, where
 from ._random import KeyLike, as_key
-from ._replay import next_value, replay
+from ._replay import replay
 from ._returns import explained_variance, gae
 from ._reward_scaling import RewardScaling, init_reward_scaling, scale_rewards
 from ._rollout import (

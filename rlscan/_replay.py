@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from ._layout import shorter_axis_first
 from ._pytree import map_arrays, strong, unused, where
-from ._rollout import RolloutState, Trajectory, is_recurrent
+from ._rollout import Trajectory, is_recurrent
 from ._scan import filter_scan
 from ._types import Policy, PyTree, SequencePolicy
 
@@ -48,49 +48,6 @@ def replay(
         return _evaluate(policy, step, policy.initial_state())[0]
 
     return _in_one_axis(one, policy, _steps(trajectory), trajectory.policy_key.shape)
-
-
-def next_value(
-    policy: Policy, state: RolloutState, trajectory: Trajectory, value: PyTree
-) -> PyTree:
-    """V of what followed each step, before any reset.
-
-    At a truncated step that is the value of the final observation, with the recurrent state after
-    the step and the key of that step; anywhere else the value recorded for the next step. At a
-    terminated step nothing followed, and what stands there must not be used.
-
-    **Arguments:**
-
-    - `policy`: the policy that acted.
-    - `state`: from `rollout`: what the last step led to.
-    - `trajectory`: from the same `rollout`.
-    - `value`: `[T, N, …]`, from `replay(policy, trajectory)`.
-
-    **Returns:** `[T, N, …]`. NaN, rather than a wrong value, where an environment was truncated
-    twice within its declared `time_limit`, so that a final observation is lost.
-
-    Source: Pardo et al., *Time Limits in Reinforcement Learning*, 2018, arXiv:1712.00378.
-    """
-
-    def evaluate(observation: PyTree, policy_state: PyTree, key: Key[Array, ""]) -> PyTree:
-        return policy(observation, policy_state, key=jax.random.clone(key))[1]
-
-    last = eqx.filter_vmap(evaluate)(state.observation, state.policy_state, state.policy_key)
-    after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end[None]]), value, last)
-
-    final = trajectory.final
-    assert final is not None, "a trajectory from `rollout` has its final observations"
-    kept = eqx.filter_vmap(eqx.filter_vmap(evaluate))(
-        final.observation, final.policy_state, final.policy_key
-    )
-    truncated = trajectory.truncated & ~trajectory.terminated
-    environments = jnp.arange(truncated.shape[1])
-
-    def fill(after: Array, kept: Array) -> Array:
-        after = where(truncated, jnp.full_like(after, jnp.nan), after)
-        return after.at[final.step, environments].set(kept, mode="drop")
-
-    return jax.tree.map(fill, after, kept)
 
 
 def _in_one_axis(f: Callable, policy: Policy, steps: PyTree, batch: tuple[int, ...]) -> PyTree:

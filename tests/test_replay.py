@@ -12,7 +12,7 @@ import probes
 import pytest
 
 import rlscan
-from rlscan import init_rollout, next_value, replay, rollout
+from rlscan import init_rollout, replay, rollout
 
 N, T = 4, 21
 
@@ -287,41 +287,6 @@ def test_gradient_through_time_against_finite_differences():
     finite = (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
     assert abs(slope) > 0.05
     assert slope == pytest.approx(finite, rel=5e-3)
-
-
-def test_next_value_against_a_python_loop():
-    """V of what followed each step: of the last observation where cut, else of the next one."""
-    policy, after, trajectory = roll("recurrent")
-    value = trajectory.value
-    following = eqx.filter_jit(next_value)(policy, after, trajectory, value)
-    call = eqx.filter_jit(lambda *x: policy(*x[:2], key=x[2])[1:])
-    env_step = eqx.filter_jit(probes.Wander().step)
-    first = eqx.filter_jit(init_rollout)(policy, probes.Wander(), num_envs=N, key=rlscan.key(0))
-    for n in range(N):
-        one = jax.tree.map(lambda leaf, n=n: leaf[n], first)
-        stream, env_state, policy_state = one.key, one.env_state, one.policy_state
-        observation = one.observation
-        for t in range(T):
-            # Re-enacted, so that not even the final observation is taken from the trajectory.
-            stream, _, env_key, _ = jax.random.split(stream, 4)
-            policy_key = trajectory.policy_key[t, n]
-            _, policy_state = call(observation, policy_state, policy_key)
-            observation, env_state, _, terminated, truncated, info = env_step(
-                env_key, env_state, trajectory.action[t, n]
-            )
-            if terminated:
-                assert not truncated or np.isfinite(following[t, n])
-            elif truncated:
-                expected, _ = call(info["final_observation"], policy_state, policy_key)
-                assert following[t, n] == pytest.approx(float(expected), abs=1e-5)
-                reset, _ = call(observation, policy.initial_state(), after.policy_key[n])
-                assert following[t, n] != pytest.approx(float(reset), abs=1e-3)
-            else:
-                next_key = trajectory.policy_key[t + 1, n] if t + 1 < T else after.policy_key[n]
-                expected, _ = call(observation, policy_state, next_key)
-                assert following[t, n] == pytest.approx(float(expected), abs=1e-5)
-            if terminated or truncated:
-                policy_state = policy.initial_state()
 
 
 @pytest.mark.slow
