@@ -8,27 +8,30 @@ from jaxtyping import Array
 
 from ._types import PyTree
 
+_LANES = 16  # numbers in a vector of 512 bits
+
 
 def turned(policy: PyTree) -> PyTree:
-    """With the weight of each `eqx.nn.Linear` transposed; twice, it is as it was.
+    """With the weights of `eqx.nn.Linear` transposed, of many outputs; twice, it is as it was.
 
-    A small batch times a matrix that lies by inputs takes half the time. So a loop over steps is
-    given the turned one, and turns it back in its body, where that is no work: a rollout gains 1.2
-    at four environments, and nothing from 64 on (`python -m benchmarks --only levers`).
+    A small batch times a matrix that lies by inputs takes half the time, unless its outputs fill
+    less than a vector. So a loop over steps is given the turned one, and turns it back in its body,
+    where that is no work: a rollout of four environments gains 1.2, and nothing from 64 on
+    (`python -m benchmarks --only levers`).
     """
 
     def one(node: object) -> object:
-        if not _is_linear(node):
+        if not _is_wide(node):
             return node
         return eqx.tree_at(lambda layer: layer.weight, node, replace_fn=jnp.transpose)
 
-    return jax.tree.map(one, policy, is_leaf=_is_linear)
+    return jax.tree.map(one, policy, is_leaf=_is_wide)
 
 
-def _is_linear(node: object) -> bool:
+def _is_wide(node: object) -> bool:
     match node:
-        case eqx.nn.Linear(weight=jax.Array(ndim=2)):
-            return True
+        case eqx.nn.Linear(weight=jax.Array(ndim=2), out_features=int(outputs)):
+            return outputs > _LANES
     return False
 
 
