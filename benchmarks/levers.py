@@ -22,6 +22,7 @@ from benchmarks._subject import RATE
 from benchmarks._timing import interleaved
 from benchmarks.training import one_update
 from rlscan import _next_value, _replay
+from rlscan._ppo import act_and_judge
 from rlscan._pytree import where
 
 AS_IT_IS = "as it is"
@@ -113,13 +114,19 @@ def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
         return partial(make, env, config), n * t, names
 
     if smoke:
-        return {"update, N = 4": at(update_of, 4, 8, *UNDONE, env="Breakout-MinAtar")}
+        others = [name for name in UNDONE if name != "every slot"]
+        return {
+            "update, N = 4": at(update_of, 4, 8, *others, env="Breakout-MinAtar"),
+            "advantages, N = 4": at(advantages_of, 4, 8, "every slot"),
+        }
+    often_cut = partial(advantages_of, max_steps_in_episode=10)
     always, lie, come = "resets always", "weights as they lie", "gradients as they come"
     return {
         "update, N = 4": at(update_of, 4, 128, "orders sorted", "arrays apart", lie, come),
         "update, N = 64": at(update_of, 64, 128, "orders sorted", "a slot per step", come),
         "update, N = 1024": at(update_of, 1024, 128, "orders sorted", "gradients in blocks", come),
-        "update, no limit": at(unlimited_of, 64, 128, "every slot"),
+        "advantages, N = 1024": at(advantages_of, 1024, 128, "every slot"),
+        "cut by 10 steps": at(often_cut, 1024, 128, "every slot"),
         "values, N = 1024": at(values_of, 1024, 128, "one batch"),
         "rollout, N = 4": at(rollout_of, 4, 128, lie),
         "rollout, N = 64": at(rollout_of, 64, 128, always, lie),
@@ -161,11 +168,12 @@ class Unlimited(NamedTuple):
     action_space: Callable
 
 
-def unlimited_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
-    env = rlscan.make(env_name)
-    policy = policy_of(env)
-    parts = (env.reset, env.step, env.observation_space, env.action_space)
-    return one_update(policy, Unlimited(*parts), config)
+def advantages_of(env_name: str, config: rlscan.PPOConfig, **params: int) -> tuple[Callable, tuple]:
+    """Of an environment without a declared limit: rollout, values and advantages."""
+    env = rlscan.make(env_name, **params)
+    unlimited = Unlimited(env.reset, env.step, env.observation_space, env.action_space)
+    state = rlscan.init_train(policy_of(env), unlimited, config, key=rlscan.key(0))
+    return lambda state: act_and_judge(state, unlimited, config)[1:3], (state,)
 
 
 def policy_of(env: rlscan.Environment) -> rlscan.Policy:

@@ -1,13 +1,15 @@
 """`next_value`: what a policy expects of where each step led, before any reset."""
 
+import math
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from ._pytree import map_arrays, unused, where
-from ._repeat import filter_repeat
 from ._rollout import FinalObservations, RolloutState, Trajectory
 from ._types import Policy, PyTree
 
@@ -28,6 +30,9 @@ def next_value(
     - `trajectory`: from the same `rollout`.
     - `value`: `[T, N, …]`, from `replay(policy, trajectory)`.
 
+    Only as many final observations are evaluated as there are; but all of their slots where a
+    gradient is taken, so stop that of `policy` and `value`, not of the result.
+
     **Returns:** `[T, N, …]`. NaN, rather than a wrong value, where an environment was truncated
     twice within its declared `time_limit`, so that a final observation is lost.
 
@@ -38,16 +43,13 @@ def next_value(
     after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end[None]]), value, last)
     truncated = trajectory.truncated & ~trajectory.terminated
     after = jax.tree.map(lambda x: where(truncated, jnp.full_like(x, jnp.nan), x), after)
-
-    assert trajectory.final is not None, "a trajectory from `rollout` has its final observations"
-    num_slots, num_envs = trajectory.final.step.shape
-    final = map_arrays(lambda x: x.reshape(-1, *x.shape[2:]), unused(trajectory.final))
-    environment = jnp.tile(jnp.arange(num_envs), num_slots)
-    fill = _fill if num_slots == 1 else _fill_used
-    return fill(policy, after, final, environment)
+    final = trajectory.final
+    assert final is not None, "a trajectory from `rollout` has its final observations"
+    used = final.step < len(truncated)
+    return (_fill if len(used) == 1 else _fill_used)(policy, after, final, used)
 
 
-def _values(policy: Policy, observation: PyTree, state: PyTree, key: Key[Array, " B"]) -> PyTree:
+def _values(policy: Policy, observation: PyTree, state: PyTree, key: Key[Array, " N"]) -> PyTree:
     def one(observation: PyTree, state: PyTree, key: Key[Array, ""]) -> PyTree:
         return policy(observation, state, key=jax.random.clone(key))[1]
 
@@ -55,43 +57,50 @@ def _values(policy: Policy, observation: PyTree, state: PyTree, key: Key[Array, 
 
 
 def _fill(
-    policy: Policy, after: PyTree, final: FinalObservations, environment: Int[Array, " B"]
+    policy: Policy, after: PyTree, final: FinalObservations, used: Bool[Array, "K N"]
 ) -> PyTree:
-    """`after`, `[T, N, …]`, with the values of B final observations where they were seen."""
-    values = _values(policy, final.observation, final.policy_state, final.policy_key)
+    """`after`, `[T, N, …]`, with the values of final observations where they were seen."""
+    seen = (final.observation, final.policy_state, final.policy_key)
+    values = eqx.filter_vmap(partial(_values, policy))(*seen)
+    environments = jnp.arange(used.shape[1])
     # The step of a slot that is not in use is T, and dropped.
-    put = lambda x, value: x.at[final.step, environment].set(value, mode="drop")  # noqa: E731
+    put = lambda x, value: x.at[final.step, environments].set(value, mode="drop")  # noqa: E731
     return jax.tree.map(put, after, values)
+
+
+_MOST_BATCHES = 16
 
 
 @eqx.filter_custom_jvp
 def _fill_used(
-    policy: Policy, after: PyTree, final: FinalObservations, environment: Int[Array, " B"]
+    policy: Policy, after: PyTree, final: FinalObservations, used: Bool[Array, "K N"]
 ) -> PyTree:
-    """The same, in batches of one for each environment, and no more of them than are in use.
+    """The same, of those slots alone that are in use, a batch of each environment's at a time.
 
-    In a loop, not under a condition, of which a `vmap` over seeds computes both branches. Where no
-    time limit is declared there is a slot for each step, and rollout, values and advantages gain
-    1.2 at 64 environments and 1.5 at 1,024, which take 9 MB and no longer 69 (an update: 1.05;
-    `python -m benchmarks --only levers`).
+    In a loop, not under a condition, of which a `vmap` over seeds computes both branches; and of
+    few batches, as each costs the start of its kernels. Where no time limit is declared there is a
+    slot for each step. What is gained then, where episodes are cut seldom or often, says `python -m
+    benchmarks --only levers`.
     """
-    num_envs = jax.tree.leaves(after)[0].shape[1]
-    used = final.step < jax.tree.leaves(after)[0].shape[0]
-    # Those in use first. What is beyond the last is the last once more, which changes nothing.
-    (order,) = jnp.nonzero(used, size=used.size, fill_value=used.size - 1)
+    num_slots, num_envs = used.shape
+    environments = jnp.arange(num_envs)
+    # Of each environment those in use first; its first slot once more in the place of the others,
+    # which is dropped if it is not in use, and else changes nothing.
+    rank = jnp.where(used, jnp.cumsum(used, axis=0) - 1, num_slots)
+    slots = jnp.broadcast_to(jnp.arange(num_slots)[:, None], used.shape)
+    order = jnp.zeros_like(slots).at[rank, environments].set(slots, mode="drop")
+    length = math.ceil(num_slots / _MOST_BATCHES)
 
-    def batch(carry: tuple[Int[Array, ""], PyTree]) -> tuple[tuple[Array, PyTree], None]:
-        i, after = carry
-        which = lax.dynamic_slice_in_dim(order, i * num_envs, num_envs)
-        some = map_arrays(lambda x: x[which], (final, environment))
-        return (i + 1, _fill(policy, after, *some)), None
+    def batch(i: Int[Array, ""], after: PyTree) -> PyTree:
+        which = lax.dynamic_slice_in_dim(order, i * length, length)
+        some = map_arrays(lambda x: x[which, environments], (unused(final), used))
+        return _fill(policy, after, *some)
 
-    num_batches = -(-used.sum() // num_envs)
-    first = (jnp.zeros((), jnp.int32), after)
-    return filter_repeat(batch, first, num_batches, most=used.size // num_envs)[0][1]
+    most_used = used.sum(axis=0).max()
+    return lax.fori_loop(0, -(-most_used // length), batch, after)
 
 
 @_fill_used.def_jvp
 def _differentiated(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    """A loop of a number that is data has no gradient backward."""
+    """A loop of a number that is data has no gradient backward: of all slots."""
     return eqx.filter_jvp(_fill, primals, tangents)

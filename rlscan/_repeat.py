@@ -27,7 +27,7 @@ def filter_repeat(
 
     - `f`: the body, `carry -> (carry, y)`; it is traced once.
     - `init`: the carry at first.
-    - `times`: how often, 0 to `most`. Mapped over, the loop runs as often as the most of them.
+    - `times`: how often, 0 to `most`; not mapped over.
     - `most`: the length of the outputs.
 
     **Returns:** `(carry, ys)`, arrays of the outputs stacked to `[most, …]`: zeros from `times` on.

@@ -214,8 +214,9 @@ def _rollout_of(
 
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
         state, final = carry
-        policy = turned(held)
-        one_step = partial(act, policy, env, key_schedule=key_schedule, is_last=t == num_steps - 1)
+        one_step = partial(
+            act, turned(held), env, key_schedule=key_schedule, is_last=t == num_steps - 1
+        )
         state, transition, seen_last = eqx.filter_vmap(one_step)(state)
         truncated = transition.truncated & ~transition.terminated
         final = _keep_final(final, t, block_length, truncated, seen_last)

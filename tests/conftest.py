@@ -43,3 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     # Else each full collection goes through all that was imported.
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _small_layers_are_turned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user's wide ones, whatever a test makes of them."""
+    monkeypatch.setattr("rlscan._layout._FEW", 1)

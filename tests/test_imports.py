@@ -119,6 +119,7 @@ BELOW_ROLLOUT |= {"_check", "_check_randomness", "_dataflow", "_layout"}
         # What the author of an agent reads, and nothing of PPO, configs or runs.
         ("_rollout", BELOW_ROLLOUT),
         ("_replay", BELOW_ROLLOUT | {"_rollout"}),
+        ("_next_value", BELOW_ROLLOUT | {"_rollout"}),
         # Layers are for any Equinox module, so they know nothing of policies and rollouts.
         ("nn/_annealed_dropout", {"_types", "_trainable"}),
         ("nn/_drop_path", {"_types", "nn/_noise"}),

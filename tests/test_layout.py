@@ -32,6 +32,11 @@ def products(function, *args) -> list[tuple[tuple[str, str], str]]:
     return [((n, m) if first == "0" else (m, n), i + j) for m, n, first, i, j in found]
 
 
+@pytest.fixture(autouse=True)
+def _as_users_have_it(monkeypatch):
+    monkeypatch.setattr(_layout, "_FEW", 16)
+
+
 @pytest.fixture(scope="module")
 def recorded():
     policy = make_policy()
@@ -51,17 +56,44 @@ def test_turned_twice_is_as_it_was():
     assert eqx.tree_equal(_layout.turned(turned), policy)
 
 
-def test_layers_without_a_matrix_are_left_alone():
-    layer = eqx.nn.Linear(4, 32, key=rlscan.key(0))
-    others = (
-        eqx.nn.GRUCell(4, 32, key=rlscan.key(0)),
-        eqx.nn.Linear("scalar", "scalar", key=rlscan.key(0)),
-        eqx.tree_at(lambda x: x.weight, layer, (layer.weight, layer.weight)),
-        eqx.tree_at(lambda x: x.weight, layer, None),
-    )
-    for other in others:
-        same = _layout.turned(other)
-        assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, other)
+class LowRank(eqx.nn.Linear):
+    """A layer whose weight is computed, so that there is none to replace."""
+
+    left: jax.Array
+    right: jax.Array
+
+    def __init__(self):
+        self.left, self.right = jnp.ones((32, 2)), jnp.ones((2, 4))
+        self.in_features, self.out_features, self.use_bias, self.bias = 4, 32, False, None
+
+    @property
+    def weight(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.left @ self.right
+
+
+LINEAR = eqx.nn.Linear(4, 32, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        eqx.nn.GRUCell(4, 32, key=jax.random.key(0)),
+        eqx.nn.Linear(32, "scalar", key=jax.random.key(0)),
+        eqx.nn.Linear(4, 16, key=jax.random.key(0)),
+        eqx.filter_vmap(lambda key: eqx.nn.Linear(4, 32, key=key))(
+            jax.random.split(jax.random.key(0))
+        ),
+        eqx.nn.Shared((LINEAR, LINEAR), lambda x: x[1].weight, lambda x: x[0].weight).pytree[1],
+        eqx.tree_at(lambda x: x.weight, LINEAR, (LINEAR.weight, LINEAR.weight)),
+        eqx.tree_at(lambda x: x.weight, LINEAR, None),
+        LowRank(),
+    ],
+    ids=["gru", "scalar", "few outputs", "ensemble", "shared", "two weights", "none", "low rank"],
+)
+def test_what_is_no_wide_linear_layer_is_left_alone(layer):
+    assert _layout.turned(LINEAR).weight.shape == (4, 32)
+    assert _layout.turned(eqx.nn.Linear(4, 17, key=jax.random.key(0))).weight.shape == (4, 17)
+    assert eqx.tree_equal(_layout.turned(layer), layer)
 
 
 def test_a_rollout_multiplies_by_weights_that_lie_by_inputs(recorded):

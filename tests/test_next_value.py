@@ -95,11 +95,11 @@ def num_evaluated(limit: int) -> int:
 
 
 def test_only_what_was_cut_is_evaluated():
-    """In batches of N."""
+    """Two slots of each environment at a time, as there are 21 and at most 16 batches."""
     _, _, trajectory = roll(Sum(jnp.ones(())), unlimited(SELDOM))
-    num_cut = int((trajectory.truncated & ~trajectory.terminated).sum())
-    assert N < num_cut < T * N / 2
-    assert num_evaluated(SELDOM) == -(-num_cut // N) * N
+    cut = (trajectory.truncated & ~trajectory.terminated).sum(axis=0)
+    assert 2 < cut.max() < T / 4
+    assert num_evaluated(SELDOM) == -(-cut.max() // 2) * 2 * N
     assert num_evaluated(NEVER) == 0
 
 
@@ -165,19 +165,61 @@ def test_seeds_side_by_side_are_as_each_alone():
         np.testing.assert_allclose(following[i], expected(policy, *alone), rtol=1e-5, atol=1e-6)
 
 
+def weighted(policy: Any, after: Any, trajectory: Any, value: Any) -> Any:
+    weight = jnp.arange(T * N, dtype=jnp.float32).reshape(T, N) / T / N
+    return (weight * rlscan.next_value(policy, after, trajectory, value)).sum()
+
+
 def test_a_gradient_goes_backward_through_it():
     """Which it does not through a loop whose number is data."""
     policy = Sum(jnp.asarray(2.0))
     _, after, trajectory = roll(policy, unlimited(SELDOM))
     value = trajectory.observation.sum(-1)
-    weight = jnp.arange(T * N, dtype=jnp.float32).reshape(T, N) / T / N
-
-    def total(policy: Any) -> Any:
-        return (weight * rlscan.next_value(policy, after, trajectory, value)).sum()
-
-    slope = float(eqx.filter_jit(eqx.filter_grad(total))(policy).scale)
+    slope = eqx.filter_jit(eqx.filter_grad(weighted))(policy, after, trajectory, value).scale
     by_hand = expected(dataclasses.replace(policy, scale=jnp.ones(())), after, trajectory)
     is_final = np.array(trajectory.truncated & ~trajectory.terminated)
     is_final[-1] = True  # and the last observations
-    assert slope == pytest.approx(float((weight * by_hand)[is_final].sum()), rel=1e-4)
+    weight = np.arange(T * N).reshape(T, N) / T / N
+    assert float(slope) == pytest.approx((weight * by_hand)[is_final].sum(), rel=1e-4)
     assert abs(slope) > 0.05
+
+    of_value = eqx.filter_grad(lambda value: weighted(policy, after, trajectory, value))(value)
+    kept = np.where(is_final[:-1], 0, weight[:-1])
+    np.testing.assert_allclose(of_value, np.concatenate([np.zeros((1, N)), kept]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [SELDOM, NEVER])
+def test_a_value_may_be_any_pytree(limit):
+    class Several(Sum):
+        def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+            distribution, value, state = super().__call__(observation, state, key=key)
+            return distribution, {"q": jnp.stack([value, -value]), "none": None}, state
+
+    policy = Several(jnp.asarray(2.0))
+    _, after, trajectory = roll(policy, unlimited(limit))
+    value = rlscan.replay(policy, trajectory)[2]
+    following = jit_next_value(policy, after, trajectory, value)
+    wanted = expected(policy, after, trajectory)
+    np.testing.assert_allclose(following["q"], np.stack([wanted, -wanted], -1), atol=1e-5)
+    assert following["none"] is None
+
+
+def test_a_policy_without_values_has_none():
+    class Actor(Sum):
+        def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+            distribution, _, state = super().__call__(observation, state, key=key)
+            return distribution, None, state
+
+    policy = Actor(jnp.ones(()))
+    _, after, trajectory = roll(policy, unlimited(SELDOM))
+    assert jit_next_value(policy, after, trajectory, None) is None
+
+
+def test_of_a_rollout_on_several_devices():
+    """Where the environments are in parts, outside of the program that rolled out."""
+    policy, env, mesh = Sum(jnp.asarray(2.0)), unlimited(SELDOM), rlscan.make_mesh(2)
+    first = rlscan.init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
+    after, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, first, T, mesh=mesh)
+    assert trajectory.reward.sharding.num_devices == 2
+    following = jit_next_value(policy, after, trajectory, 2 * trajectory.observation.sum(-1))
+    np.testing.assert_allclose(following, expected(policy, after, trajectory), rtol=1e-5, atol=1e-6)
