@@ -65,7 +65,7 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
     XLA splits a loop over the cores sooner than it pays, what draws random bits first; and two
     threads may take a small program from each other step by step, by chance in some of its calls.
     With one thread neither happens: on two cores an update of PPO on CartPole with dropout gains
-    1.12 at N = 4 and 1.08 at N = 16, but takes 1.05 times as long at N = 32, and 1.33 at N = 64
+    1.08 at N = 4 and 1.09 at N = 16, nothing at N = 32, and takes 1.2 times as long at N = 64
     (`python -m benchmarks --only threads`).
 
     **Arguments:**
@@ -116,7 +116,7 @@ def worthwhile(
 ) -> int:
     """The most devices, up to those there are, that have enough to do each and divide evenly.
 
-    PPO on CartPole with 32 environments and 512 steps of each minibatch on a device gained 1.27 on
+    PPO on CartPole with 32 environments and 512 steps of each minibatch on a device gained 1.24 on
     two cores (`python -m benchmarks --only devices`); smaller parts were not tried.
     """
     sizes = {"num_envs": num_envs, "num_steps": num_steps, "num_minibatches": num_minibatches}
@@ -132,8 +132,8 @@ def worthwhile(
 def splitting_pays(minibatch: int, width: int) -> bool:
     """Whether loops are so long that splitting them over the cores pays; else use one thread.
 
-    With 64 units one thread wins at 128 and 512 steps, and two do at 1,024 and 2,048 (`python -m
-    benchmarks --only threads`, on two cores).
+    With 64 units one thread wins at 128 and 512 steps, 1,024 are a draw, and two win at 2,048
+    (`python -m benchmarks --only threads`, on two cores).
 
     **Arguments:**
 
