@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Int, Key
 
 from ._pytree import map_arrays, unused, where
 from ._rollout import FinalObservations, RolloutState, Trajectory
@@ -23,6 +23,10 @@ def next_value(
     the step and the key of that step; anywhere else the value recorded for the next step. At a
     terminated step nothing followed, and what stands there must not be used.
 
+    Where an environment may be truncated several times, as many final observations are evaluated as
+    there are; but all of their slots where a gradient is taken, so stop that of `policy` and
+    `value`, not of the result.
+
     **Arguments:**
 
     - `policy`: the policy that acted.
@@ -30,23 +34,21 @@ def next_value(
     - `trajectory`: from the same `rollout`.
     - `value`: `[T, N, …]`, from `replay(policy, trajectory)`.
 
-    Only as many final observations are evaluated as there are; but all of their slots where a
-    gradient is taken, so stop that of `policy` and `value`, not of the result.
-
     **Returns:** `[T, N, …]`. NaN, rather than a wrong value, where an environment was truncated
     twice within its declared `time_limit`, so that a final observation is lost.
 
     Source: Pardo et al., *Time Limits in Reinforcement Learning*, 2018, arXiv:1712.00378.
     """
-
+    if not jax.tree.leaves(value):  # of a policy without any
+        return value
     last = _values(policy, state.observation, state.policy_state, state.policy_key)
     after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end[None]]), value, last)
     truncated = trajectory.truncated & ~trajectory.terminated
     after = jax.tree.map(lambda x: where(truncated, jnp.full_like(x, jnp.nan), x), after)
     final = trajectory.final
     assert final is not None, "a trajectory from `rollout` has its final observations"
-    used = final.step < len(truncated)
-    return (_fill if len(used) == 1 else _fill_used)(policy, after, final, used)
+    fill = _fill if len(final.step) == 1 else _fill_used
+    return fill(policy, after, final)
 
 
 def _values(policy: Policy, observation: PyTree, state: PyTree, key: Key[Array, " N"]) -> PyTree:
@@ -56,13 +58,11 @@ def _values(policy: Policy, observation: PyTree, state: PyTree, key: Key[Array, 
     return eqx.filter_vmap(one)(observation, state, key)
 
 
-def _fill(
-    policy: Policy, after: PyTree, final: FinalObservations, used: Bool[Array, "K N"]
-) -> PyTree:
+def _fill(policy: Policy, after: PyTree, final: FinalObservations) -> PyTree:
     """`after`, `[T, N, …]`, with the values of final observations where they were seen."""
     seen = (final.observation, final.policy_state, final.policy_key)
     values = eqx.filter_vmap(partial(_values, policy))(*seen)
-    environments = jnp.arange(used.shape[1])
+    environments = jnp.arange(final.step.shape[1])
     # The step of a slot that is not in use is T, and dropped.
     put = lambda x, value: x.at[final.step, environments].set(value, mode="drop")  # noqa: E731
     return jax.tree.map(put, after, values)
@@ -72,9 +72,7 @@ _MOST_BATCHES = 16
 
 
 @eqx.filter_custom_jvp
-def _fill_used(
-    policy: Policy, after: PyTree, final: FinalObservations, used: Bool[Array, "K N"]
-) -> PyTree:
+def _fill_used(policy: Policy, after: PyTree, final: FinalObservations) -> PyTree:
     """The same, of those slots alone that are in use, a batch of each environment's at a time.
 
     In a loop, not under a condition, of which a `vmap` over seeds computes both branches; and of
@@ -82,6 +80,7 @@ def _fill_used(
     slot for each step. What is gained then, where episodes are cut seldom or often, says `python -m
     benchmarks --only levers`.
     """
+    used = final.step < len(jax.tree.leaves(after)[0])
     num_slots, num_envs = used.shape
     environments = jnp.arange(num_envs)
     # Of each environment those in use first; its first slot once more in the place of the others,
@@ -93,8 +92,8 @@ def _fill_used(
 
     def batch(i: Int[Array, ""], after: PyTree) -> PyTree:
         which = lax.dynamic_slice_in_dim(order, i * length, length)
-        some = map_arrays(lambda x: x[which, environments], (unused(final), used))
-        return _fill(policy, after, *some)
+        some = map_arrays(lambda x: x[which, environments], unused(final))
+        return _fill(policy, after, some)
 
     most_used = used.sum(axis=0).max()
     return lax.fori_loop(0, -(-most_used // length), batch, after)

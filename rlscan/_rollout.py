@@ -210,7 +210,7 @@ def _rollout_of(
     state: RolloutState,
 ) -> tuple[RolloutState, Trajectory]:
     block_length = _block_length(env, num_steps)
-    held = turned(policy)
+    held = turned(policy)  # and turned back in each step, see `turned` for what it gains
 
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
         state, final = carry

@@ -96,6 +96,10 @@ def test_what_is_no_wide_linear_layer_is_left_alone(layer):
     assert eqx.tree_equal(_layout.turned(layer), layer)
 
 
+of_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads a program of the CPU")
+
+
+@of_cpu
 def test_a_rollout_multiplies_by_weights_that_lie_by_inputs(recorded):
     policy, state, _ = recorded
 
@@ -125,6 +129,7 @@ def test_gradients_are_the_same_in_either_order(recorded, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@of_cpu
 def test_the_gradient_of_a_first_layer_is_computed_by_its_inputs(recorded):
     policy, _, trajectory = recorded
     shapes = {shape for shape, _ in products(eqx.filter_grad(loss), policy, trajectory)}
