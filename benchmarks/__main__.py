@@ -27,8 +27,8 @@ from benchmarks._figures import Comparison, Line, Ratio, ratios, to_json
 from benchmarks._registry import BENCHMARKS, studies
 from benchmarks._subject import subject
 from benchmarks._timing import circumstances, write_json
-from rlscan._devices import num_cores
-from rlscan._envs import did_you_mean
+from rlscan._core.cpu import num_cores
+from rlscan._core.require import did_you_mean
 
 DONE, MISSED, BAD_INPUT = 0, 1, 2  # exit statuses
 

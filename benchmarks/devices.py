@@ -16,7 +16,7 @@ from benchmarks._benchmark import Benchmark, Result, Settings
 from benchmarks._figures import Comparison, Line, figures_of
 from benchmarks._subject import Subject, subject
 from benchmarks._timing import interleaved
-from rlscan._devices import WHOLE_LOOPS
+from rlscan._core.cpu import WHOLE_LOOPS
 
 MEANINGS = {
     "rollout, one device": "rlscan.rollout with dropout, without a mesh",

@@ -21,9 +21,9 @@ from benchmarks._figures import Comparison, Line, figures_of
 from benchmarks._subject import RATE
 from benchmarks._timing import interleaved
 from benchmarks.training import one_update
-from rlscan import _next_value, _replay
-from rlscan._ppo import act_and_judge
-from rlscan._pytree import where
+from rlscan._core.tree import where
+from rlscan._rollout import next_value as _next_value, replay as _replay
+from rlscan.ppo._update import act_and_judge
 
 AS_IT_IS = "as it is"
 
@@ -46,44 +46,48 @@ def convolved(self: Any, x: Any) -> Array:
 # By contestant: what is put in which place, and what that means.
 UNDONE: dict[str, tuple[str, Any, str]] = {
     "orders sorted": (
-        "rlscan._ppo.random_order",
+        "rlscan.ppo._update.random_order",
         jax.random.permutation,
         "minibatches of jax.random.permutation, which sorts pairs",
     ),
     "resets always": (
-        "rlscan._envs.reset_where",
+        "rlscan.envs._reset.reset_where",
         reset_always,
         "a reset of each environment drawn in every step",
     ),
     "a slot per step": (
-        "rlscan._rollout._block_length",
+        "rlscan._rollout.rollout._block_length",
         lambda env, num_steps: 1,
         "final observations kept for every step, not for every time limit",
     ),
     "every slot": (
-        "rlscan._next_value._fill_used",
+        "rlscan._rollout.next_value._fill_used",
         _next_value._fill,
         "values of all slots of final observations, not of those in use",
     ),
-    "one batch": ("rlscan._replay._BLOCK", 2**31, "replay of a batch at once, not in blocks"),
+    "one batch": (
+        "rlscan._rollout.replay._BLOCK",
+        2**31,
+        "replay of a batch at once, not in blocks",
+    ),
     "gradients in blocks": (
-        "rlscan._replay._of_steps",
+        "rlscan._rollout.replay._of_steps",
         _replay._in_blocks,
         "a gradient that goes through the blocks of replay",
     ),
     "weights as they lie": (
-        "rlscan._rollout.turned",
+        "rlscan._rollout.rollout.turned",
         lambda policy: policy,
         "a rollout that multiplies by weights [outputs, inputs], as Equinox keeps them",
     ),
     "gradients as they come": (
-        "rlscan._replay.shorter_axis_first",
+        "rlscan._rollout.replay.shorter_axis_first",
         lambda tangent: tangent,
         "gradients of matrices whose longer axis comes first",
     ),
     "arrays apart": ("optax.flatten", lambda inner: inner, "Adam on each array, not on a vector"),
     "convolutions": (
-        "rlscan._encoders._Image.__call__",
+        "rlscan.policies._encoder._Image.__call__",
         convolved,
         "images through XLA's convolution, not through products of patches",
     ),

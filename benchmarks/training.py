@@ -16,7 +16,7 @@ from benchmarks._benchmark import Benchmark, Result, Settings
 from benchmarks._figures import Comparison, Line, figures_of
 from benchmarks._subject import WIDTH, subject
 from benchmarks._timing import interleaved
-from rlscan._devices import WHOLE_LOOPS, splitting_pays
+from rlscan._core.cpu import WHOLE_LOOPS, splitting_pays
 
 # A size is its name, which claims are made of, and its settings.
 SIZES = {

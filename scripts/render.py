@@ -1,6 +1,6 @@
 """Draws an episode of a run: python scripts/render.py RUN_DIR --output episode.gif [--help]"""
 
-from rlscan._render_command import render_main
+from rlscan._cli.render import render_main
 
 if __name__ == "__main__":
     raise SystemExit(render_main())

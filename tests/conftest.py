@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -45,7 +46,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def _small_layers_are_turned_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a user's wide ones, whatever a test makes of them."""
-    monkeypatch.setattr("rlscan._layout._FEW", 1)
+@pytest.fixture(autouse=True, scope="session")
+def _small_layers_are_turned_too() -> Iterator[None]:
+    """As a user's wide ones. From the start: fixtures of modules trace programs, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlscan._rollout.layout._FEW", 1)
+        yield

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import rlscan
-from rlscan._build import build_policy
-from rlscan._config import Config, EnvConfig, PolicyConfig, to_yaml
-from rlscan._policy_file import POLICY_FILE, save_policy
-from rlscan._run_dir import COLUMNS
+from rlscan.runs._build import build_policy
+from rlscan.runs._config import Config, EnvConfig, PolicyConfig, to_yaml
+from rlscan.runs._directory import COLUMNS
+from rlscan.runs._policy_file import POLICY_FILE, save_policy
 
 CONFIG = Config(
     env=EnvConfig("CartPole-v1", {"max_steps_in_episode": 20}),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import rlscan
-from rlscan._parse import parse
+from rlscan.runs._parse import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -22,8 +22,8 @@ import rlscan
 from benchmarks._timing import write_json
 from benchmarks.learning import report
 from benchmarks.learning.training import last_tenth, train
-from rlscan._config import Config
-from rlscan._parse import parse
+from rlscan.runs._config import Config
+from rlscan.runs._parse import parse
 
 RESULTS = Path(__file__).parent / "results"
 

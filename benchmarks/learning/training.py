@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import rlscan
-from rlscan._build import build_env, build_policy
-from rlscan._config import Config
+from rlscan.runs._build import build_env, build_policy
+from rlscan.runs._config import Config
 
 
 def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:

@@ -29,7 +29,7 @@ from benchmarks.peers.contest import contest
 from benchmarks.peers.environments import BuildError, build, is_built
 from benchmarks.peers.libraries import PEERS, Library
 from benchmarks.peers.workloads import WORKLOADS
-from rlscan._envs import did_you_mean
+from rlscan._core.require import did_you_mean
 
 FAILED, BAD_INPUT = 1, 2
 LEAST_REPEATS, SMOKE_REPEATS = 5, 1

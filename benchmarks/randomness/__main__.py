@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.randomness import dieharder, nist, report, results, smoke
 from benchmarks.randomness.runs import RUNS, Run
 from benchmarks.randomness.streams import GENERATORS, STREAMS, draw
-from rlscan._envs import did_you_mean
+from rlscan._core.require import did_you_mean
 
 RESULTS = Path(__file__).parent / "results"
 DONE, BAD_INPUT = 0, 2  # exit statuses

@@ -1,18 +1,28 @@
-"""Stochastic layers that Equinox lacks. All their noise comes from the key, so it can be replayed.
+"""Stochastic layers that Equinox lacks, and markers for what the optimiser must not move.
 
-`eqx.nn.Dropout` and the dropout of `eqx.nn.MultiheadAttention` work in a policy as they are, and
-so does any layer of your own that takes its noise from `key`.
+All noise comes from the key, so it can be replayed. `eqx.nn.Dropout` and the dropout of
+`eqx.nn.MultiheadAttention` work in a policy as they are, and so does any layer of your own that
+takes its noise from `key`.
 """
 
-from ._annealed_dropout import (
+from ._dropout import (
     AnnealedDropout as AnnealedDropout,
+    ChannelDropout as ChannelDropout,
+    DropPath as DropPath,
+    GaussianDropout as GaussianDropout,
     Schedule as Schedule,
     anneal as anneal,
 )
-from ._channel_dropout import ChannelDropout as ChannelDropout
-from ._drop_path import DropPath as DropPath
-from ._gaussian_dropout import GaussianDropout as GaussianDropout
 from ._noisy_linear import NoisyLinear as NoisyLinear
+from ._statistics import (
+    KeepsStatistics as KeepsStatistics,
+    Steps as Steps,
+    WithStatistics as WithStatistics,
+)
+from ._trainable import (
+    NonTrainable as NonTrainable,
+    partition_trainable as partition_trainable,
+)
 from ._variational import (
     VariationalDropoutCell as VariationalDropoutCell,
     VariationalDropoutState as VariationalDropoutState,

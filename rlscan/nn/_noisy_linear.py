@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._noise import require_key
+from ._dropout import require_key
 
 
 class NoisyLinear(eqx.Module):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._types import PyTree
-from ._noise import as_rate, require_key
+from .._core.types import PyTree
+from ._dropout import as_rate, require_key
 
 
 class VariationalDropoutState(eqx.Module):

@@ -11,7 +11,7 @@ from jax_program import EPISODES, jax_program
 from protocol import Program, serve
 
 import rlscan
-from rlscan._devices import splitting_pays
+from rlscan._core.cpu import splitting_pays
 
 
 def make(workload: dict) -> Program:

@@ -1,0 +1,1 @@
+"""Checks of a policy and an environment, before anything is compiled."""

@@ -1,0 +1,214 @@
+"""What depends on what in a traced program: a dataflow analysis over its jaxpr."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+# A set of inputs, and of whatever else the caller marks: bit i stands for the i-th.
+Sources = int
+
+
+# The bit of a value that may depend on anything: the key's own, so that nothing is refused for it.
+ANYTHING: Sources = 1
+
+
+# `(sources of the key, outermost equation) -> sources` to add to what is drawn.
+OnDraw = Callable[[Sources, JaxprEqn], Sources]
+
+
+# Primitives that turn key data into bits, and how many of their operands are the key. All of
+# `jax.random` ends in the first two, whatever the generator, with typed and with raw keys.
+_DRAWS = {
+    "random_bits": 1,
+    "random_gamma": 1,
+    "rng_bit_generator": 1,
+    "threefry2x32": 4,  # a bare hash; its counter is as good a source as its key
+    "rng_uniform": 0,  # draws from the device's own stream
+}
+
+
+def flow(
+    jaxpr: Jaxpr, sources: Sequence[Sources], on_draw: OnDraw, site: JaxprEqn | None = None
+) -> list[Sources]:
+    """The sources of each output, given those of each input; constants have none.
+
+    What is not understood depends on all that goes into it, so sources may be too many and
+    never too few.
+    """
+    known: dict[Any, Sources] = dict(zip(jaxpr.invars, sources, strict=True))
+
+    def read(atom: Any) -> Sources:
+        # What is written through a reference cannot be followed.
+        if type(atom.aval).__name__ == "AbstractRef":
+            return ANYTHING
+        return 0 if isinstance(atom, Literal) else known.get(atom, 0)
+
+    for eqn in jaxpr.eqns:
+        outs = _flow_equation(eqn, [read(atom) for atom in eqn.invars], on_draw, site or eqn)
+        known.update(zip(eqn.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def union(sources: Sequence[Sources]) -> Sources:
+    return reduce(or_, sources, 0)
+
+
+def _flow_equation(
+    eqn: JaxprEqn, ins: list[Sources], on_draw: OnDraw, site: JaxprEqn
+) -> list[Sources]:
+    name, everything = eqn.primitive.name, union(ins)
+    if name in _DRAWS:
+        origin = union(ins[: _DRAWS[name]])
+        return [everything | on_draw(origin, site)] * len(eqn.outvars)
+    if name == "random_fold_in":
+        # A stored key stays what it is, whatever counter is folded into it; `key` does count.
+        base, data = ins
+        return [base | (data & ANYTHING) if base else data]
+    if name in _RULES:
+        return _RULES[name](eqn.params, ins, on_draw, site)
+    inner = _inner_jaxprs(eqn)
+    if len(inner) == 1 and len(inner[0].invars) == len(ins):
+        outs = flow(inner[0], ins, on_draw, site)  # a call: jit, checkpoint, custom_jvp, …
+        if len(outs) == len(eqn.outvars):
+            return outs
+    for jaxpr in inner:  # its inputs cannot be told apart
+        everything |= union(flow(jaxpr, [everything] * len(jaxpr.invars), on_draw, site))
+    return [everything] * len(eqn.outvars)
+
+
+def _flow_cond(params: dict, ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
+    which, *operands = ins
+    branches = [flow(branch.jaxpr, operands, on_draw, site) for branch in params["branches"]]
+    return [which | union(outs) for outs in zip(*branches, strict=True)]
+
+
+def _flow_scan(params: dict, ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
+    start, stop = params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, xs = ins[:start], ins[start:stop], ins[stop:]
+
+    def body(carry: list[Sources], on_draw: OnDraw) -> list[Sources]:
+        return flow(params["jaxpr"].jaxpr, [*consts, *carry, *xs], on_draw, site)
+
+    carry = _settle(lambda carry, on_draw: body(carry, on_draw)[: len(carry)], carry, on_draw)
+    return [*carry, *body(carry, on_draw)[len(carry) :]]
+
+
+def _flow_while(params: dict, ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
+    start, stop = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    cond_consts, body_consts, carry = ins[:start], ins[start:stop], ins[stop:]
+
+    def body(carry: list[Sources], on_draw: OnDraw) -> list[Sources]:
+        return flow(params["body_jaxpr"].jaxpr, [*body_consts, *carry], on_draw, site)
+
+    carry = _settle(body, carry, on_draw)
+    # Whether the loop goes on decides on all that comes out of it.
+    goes_on = union(flow(params["cond_jaxpr"].jaxpr, [*cond_consts, *carry], on_draw, site))
+    return [goes_on | sources for sources in carry]
+
+
+_RULES = {"cond": _flow_cond, "scan": _flow_scan, "while": _flow_while}
+
+
+def _settle(
+    body: Callable[[list[Sources], OnDraw], list[Sources]], carry: list[Sources], on_draw: OnDraw
+) -> list[Sources]:
+    """The sources of a loop's carry, however often it runs.
+
+    First without its draws: what a draw's key depends on is known when the carry has settled.
+    """
+    for draw in (lambda origin, site: 0, on_draw):
+        before = None
+        while carry != before:
+            before = carry
+            carry = [a | b for a, b in zip(carry, body(carry, draw), strict=True)]
+    return carry
+
+
+def _inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
+    return [inner.jaxpr for inner in _closed_jaxprs(eqn)]
+
+
+def _closed_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
+    for value in eqn.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(inner, ClosedJaxpr):
+                yield inner
+            elif isinstance(inner, Jaxpr):
+                yield ClosedJaxpr(inner, ())
+
+
+# Two traces of one function.
+
+
+def first_difference(
+    short: ClosedJaxpr, long: ClosedJaxpr
+) -> tuple[JaxprEqn | None, str, str] | None:
+    """Where `long` does not begin with the operations, constants and outputs of `short`.
+
+    Returns the equation, `None` for an output, and what `short` and `long` have there, in words.
+    """
+    others = _equations(long)
+    for eqn, values in _equations(short):
+        other, other_values = next(others, (None, []))
+        if other is None or eqn.primitive is not other.primitive:
+            return eqn, eqn.primitive.name, other.primitive.name if other else "nothing"
+        for a, b in zip(values, other_values, strict=False):
+            if not _same_constant(a, b):
+                return eqn, _in_words(a), _in_words(b)
+    outputs = (_constants(closed, closed.jaxpr.outvars) for closed in (short, long))
+    for a, b in zip(*outputs, strict=False):
+        if not _same_constant(a, b):
+            return None, _in_words(a), _in_words(b)
+    return None
+
+
+def _equations(closed: ClosedJaxpr) -> Iterator[tuple[JaxprEqn, list[Any]]]:
+    """Each equation, inner ones after the outer, with the constants that it works on."""
+    for eqn in closed.jaxpr.eqns:
+        inner_jaxprs = list(_closed_jaxprs(eqn))
+        values = _constants(closed, eqn.invars)
+        # A number that became a static index or shape; the precision is not compared.
+        values += [value for value in eqn.params.values() if _is_numeric(value)]
+        for inner in inner_jaxprs:
+            values += _constants(inner, inner.jaxpr.outvars)
+        yield eqn, values
+        for inner in inner_jaxprs:
+            yield from _equations(inner)
+
+
+def _constants(closed: ClosedJaxpr, atoms: Sequence[Any]) -> list[Any]:
+    """The value of each atom that is a constant, `None` for the others."""
+    consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=False))
+    return [atom.val if isinstance(atom, Literal) else consts.get(atom) for atom in atoms]
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_numeric, value))
+    return isinstance(value, int | float)
+
+
+def _same_constant(a: Any, b: Any) -> bool:
+    # A tracer of an outer trace says nothing; a key would have to be computed on to be looked at.
+    if a is b or any(isinstance(x, Tracer) or _is_key(x) for x in (a, b)):
+        return True
+    if a is None or b is None or isinstance(a, tuple):
+        return a == b
+    a, b = np.asarray(a), np.asarray(b)
+    return a.shape == b.shape and (a.dtype == object or a.tobytes() == b.tobytes())
+
+
+def _is_key(constant: Any) -> bool:
+    return jnp.issubdtype(getattr(constant, "dtype", float), jax.dtypes.prng_key)
+
+
+def _in_words(constant: Any) -> str:
+    text = str(constant).replace("\n", " ")
+    return text if len(text) <= 60 else f"{text[:59]}…"

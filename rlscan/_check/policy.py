@@ -1,0 +1,336 @@
+"""`check_policy`: what would go wrong in a rollout, said before anything is compiled."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+from jaxtyping import PRNGKeyArray
+
+from .._core.scan import describe, first_structural_difference, same_value
+from .._core.spaces import children, is_box, is_composite, is_discrete, num_categories
+from .._core.tree import strong
+from .._core.types import PyTree
+from ..random._keys import key as make_key
+from .noise import (
+    CallInputs,
+    CallOutputs,
+    check_constants,
+    check_draws,
+    check_initial_state,
+    check_layers,
+    trace,
+)
+
+
+def check_policy(policy: Any, env: Any) -> None:
+    """Checks that a policy and an environment keep their contracts, and fit each other.
+
+    Traces one reset, two calls and one step abstractly: nothing is compiled or computed. Beside
+    signatures and shapes it checks what makes a rollout replayable: that all noise before the
+    distribution comes from `key`, and that flags, rates and statistics stay as they are.
+
+    **Arguments:**
+
+    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`.
+    - `env`: anything by the contract of `rlscan.Environment`.
+
+    **Raises:** `TypeError` for a missing method or a wrong signature or type, `ValueError` for a
+    wrong shape, an action that the environment does not take, or noise that cannot be replayed.
+    The message names the leaf, and says what was required, what was got, and what to change.
+    """
+    _require_methods(
+        env,
+        "environment",
+        {
+            "reset": ("key",),
+            "step": ("key", "state", "action"),
+            "observation_space": (),
+            "action_space": (),
+        },
+    )
+    _require_methods(policy, "policy", {"__call__": None, "initial_state": ()})
+    _check_time_limit(env)
+
+    check_layers(policy)
+
+    def trace_all(key: PRNGKeyArray) -> None:
+        reset_key, policy_key, action_key, step_key = jax.random.split(key, 4)
+        observation, env_state = _check_reset(env.reset(reset_key))
+        state = policy.initial_state()
+        check_initial_state(state)
+        inputs = CallInputs(policy_key, action_key, strong(observation), strong(state), policy)
+        action = _check_policy_call(inputs, env.action_space())
+        _check_step(env.step(step_key, env_state, action), observation, env_state)
+
+    jax.eval_shape(trace_all, make_key(0))
+
+
+def _check_policy_call(inputs: CallInputs, action_space: Any) -> PyTree:
+    """Traces a call by itself, to see what it depends on; returns an action of its shape."""
+
+    def call(inputs: CallInputs) -> tuple[Any, CallOutputs]:
+        distribution, value, new_state = _check_call(*inputs)
+        states = zip(jax.tree.leaves(inputs.state), jax.tree.leaves(new_state), strict=True)
+        after = [jnp.asarray(new) for old, new in states if eqx.is_array(old)]
+        return distribution, CallOutputs([*_arrays(distribution), *_arrays(value)], after, [])
+
+    def call_and_sample(inputs: CallInputs) -> tuple[CallOutputs, PyTree]:
+        distribution, outputs = call(inputs)
+        action = distribution.sample(seed=inputs.action_key)
+        _check_action(action_space, distribution, action)
+        density = [*_arrays(action), *_check_density(distribution, action)]
+        return outputs._replace(density=density), action
+
+    program, (shapes, action) = trace(call_and_sample, inputs)
+    check_draws(program, shapes, inputs)
+    check_constants(program, lambda inputs: call(inputs)[1], inputs)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), action)
+
+
+def _arrays(tree: PyTree) -> list[Any]:
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if eqx.is_array_like(leaf)]
+
+
+def _require_methods(thing: Any, kind: str, methods: dict[str, tuple[str, ...] | None]) -> None:
+    """Each method is there, and takes the positional arguments that are named for it, if any."""
+    if isinstance(thing, type):
+        raise TypeError(f"the {kind} must be an object, got the class {thing.__name__}; build one")
+    for name, arguments in methods.items():
+        method = getattr(thing, name, None)
+        if not callable(method):
+            raise TypeError(
+                f"the {kind} {type(thing).__name__} has no method {name!r}; "
+                f"rlscan.{kind.capitalize()} says what it must do"
+            )
+        if arguments is not None:
+            wanted = ", ".join(arguments)
+            _require_signature(f"{type(thing).__name__}.{name}", wanted, method, *arguments)
+
+
+def _require_signature(name: str, wanted: str, function: Any, *args: Any, **kwargs: Any) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        is_gymnax = "'params'" in str(error)
+        hint = "; wrap it: rlscan.GymnaxEnvironment(env, params)" if is_gymnax else ""
+        raise TypeError(
+            f"{name} must take ({wanted}), got {name}{signature}: {error}{hint}"
+        ) from None
+
+
+def _check_time_limit(env: Any) -> None:
+    limit = getattr(env, "time_limit", None)
+    is_integer = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
+    if limit is not None and not (is_integer and limit > 0):
+        raise ValueError(
+            f"{type(env).__name__}.time_limit must be a positive integer, a number of steps, "
+            f"got {limit!r}; leave it out where episodes may be truncated at any step"
+        )
+
+
+def _check_reset(result: Any) -> tuple[PyTree, PyTree]:
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"env.reset must return (observation, state), got {_shape_of(result)}")
+    return result
+
+
+def _check_call(
+    key: PRNGKeyArray, action_key: PRNGKeyArray, observation: PyTree, state: PyTree, policy: Any
+) -> tuple[Any, Any, PyTree]:
+    """Calls the policy and returns what it does."""
+    name = type(policy).__name__
+    # Unwrapped, as Python 3.13 does not see through `eqx.filter_jit` on a method.
+    call = inspect.unwrap(type(policy).__call__).__get__(policy)
+    _require_signature(
+        f"{name}.__call__", "observation, state, *, key", call, observation, state, key=key
+    )
+    try:
+        result = policy(observation, state, key=key)
+    except Exception as error:
+        seen = jax.tree.map(_shape_of, observation)
+        error.add_note(f"raised in {name}.__call__, for an observation of the environment: {seen}")
+        if isinstance(error, NameError) and "unbound axis name" in str(error):
+            error.add_note(
+                "a layer reduces over a named axis, as eqx.nn.BatchNorm does in training mode, but "
+                "a policy is called for one observation; use rlscan.WithStatistics, or inference "
+                "mode"
+            )
+        raise
+    if not (isinstance(result, tuple) and len(result) == 3):
+        raise TypeError(
+            f"{name}.__call__ must return (distribution, value, state), got {_shape_of(result)}; "
+            "a feed-forward policy returns its state as it came in"
+        )
+    distribution, _, new_state = result
+    for method in ("sample", "log_prob", "entropy"):
+        if not callable(getattr(distribution, method, None)):
+            raise TypeError(
+                f"the first of what {name}.__call__ returns must be a distribution with "
+                f"sample, log_prob and entropy, got {_shape_of(distribution)}; "
+                "wrap logits as distrax.Categorical(logits)"
+            )
+    returned = f"the state that {name}.__call__ returns"
+    _require_same(returned, new_state, "initial_state()", state)
+    _require_static(returned, new_state, state)
+    return result
+
+
+def _check_action(space: Any, distribution: Any, action: PyTree, path: str = "") -> None:
+    """The sample is what the environment takes, in each part of its space."""
+    takes = f"the environment takes{path and f' at action{path}'}"
+    samples = f"but the policy's distribution samples {_shape_of(action)}"
+    if is_composite(space):
+        _check_parts(space, action, takes, samples, path)
+        return
+    shape = jax.tree.map(jnp.shape, action)
+    if is_discrete(space):
+        if shape != () or not _is_integer(action):
+            raise ValueError(
+                f"{takes} one integer below {space.n} (Discrete), {samples}; "
+                "use distrax.Categorical"
+            )
+        num_logits = getattr(distribution, "num_categories", space.n)
+        if num_logits != space.n:
+            raise ValueError(
+                f"{takes} {space.n} actions (Discrete), but the policy's "
+                f"distribution has {num_logits} categories; give it {space.n} logits"
+            )
+    elif (categories := num_categories(space)) is not None:
+        if shape != categories.shape or not _is_integer(action):
+            raise ValueError(
+                f"{takes} integers of shape {categories.shape} (MultiDiscrete), {samples}; "
+                "use rlscan.ActionHead(env.action_space())"
+            )
+    elif is_box(space):
+        wants_floats = jnp.issubdtype(getattr(space, "dtype", jnp.float32), jnp.floating)
+        right_kind = not wants_floats or jnp.issubdtype(jnp.result_type(action), jnp.floating)
+        if shape != tuple(space.shape) or not right_kind:
+            raise ValueError(
+                f"{takes} {'floats' if wants_floats else 'actions'} of shape "
+                f"{tuple(space.shape)} (Box), {samples}; use "
+                f"distrax.Independent(distrax.Normal(mean, scale), {len(space.shape)}) "
+                f"with a mean of shape {tuple(space.shape)}"
+            )
+
+
+def _check_parts(space: Any, action: Any, takes: str, samples: str, path: str) -> None:
+    inner = children(space)
+    items: list[tuple[Any, Any]]
+    if isinstance(inner, dict):
+        fits = isinstance(action, Mapping) and set(action) == set(inner)
+        wanted, items = f"a dict with {sorted(inner)} (Dict)", list(inner.items())
+    else:
+        fits = isinstance(action, tuple | list) and len(action) == len(inner)
+        wanted, items = f"a tuple of {len(inner)} (Tuple)", list(enumerate(inner))
+    if not fits:
+        raise ValueError(
+            f"{takes} {wanted}, {samples}; use rlscan.ActionHead(env.action_space()), which joins "
+            "the parts"
+        )
+    for name, child in items:
+        _check_action(child, None, action[name], f"{path}[{name!r}]")
+
+
+def _is_integer(action: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(action), jnp.integer)
+
+
+def _check_density(distribution: Any, action: PyTree) -> list[Any]:
+    """The action's log_prob, and the entropy."""
+    try:
+        entropy = distribution.entropy()
+    except NotImplementedError as error:
+        raise TypeError(
+            f"the distribution {type(distribution).__name__} has no entropy, which replay returns "
+            f"({error}); give it a method `entropy`, such as the base distribution's or an estimate"
+        ) from error
+    log_prob = distribution.log_prob(action)
+    for name, number in (("log_prob", log_prob), ("entropy", entropy)):
+        if jnp.shape(number) != ():
+            raise ValueError(
+                f"the {name} of one action must be a scalar, got {_shape_of(number)}; "
+                "join the parts of an action with distrax.Independent(…, 1)"
+            )
+    return [jnp.asarray(log_prob), jnp.asarray(entropy)]
+
+
+def _check_step(result: Any, observation: PyTree, env_state: PyTree) -> None:
+    if not (isinstance(result, tuple) and len(result) == 6):
+        raise TypeError(
+            "env.step must return six values (observation, state, reward, terminated, truncated, "
+            f"info), got {len(result) if isinstance(result, tuple) else _shape_of(result)}; "
+            "terminated and truncated are two flags, and info a dict"
+        )
+    new_observation, new_state, reward, terminated, truncated, info = result
+    for name, number in (
+        ("reward", reward),
+        ("terminated", terminated),
+        ("truncated", truncated),
+    ):
+        if jnp.shape(number) != ():
+            raise ValueError(f"env.step must return a scalar {name}, got {_shape_of(number)}")
+    if not isinstance(info, dict) or "final_observation" not in info:
+        raise ValueError(
+            "env.step must keep an episode's last observation in info['final_observation'], "
+            f"got info with {sorted(info) if isinstance(info, dict) else _shape_of(info)}; "
+            "it is the observation before the reset, at every step"
+        )
+    _require_same("the observation of env.step", new_observation, "env.reset's", observation)
+    _require_same("the state of env.step", new_state, "env.reset's", env_state)
+    final = info["final_observation"]
+    _require_same(
+        "info['final_observation']", final, "the observation of env.step", new_observation
+    )
+
+
+def _require_same(name: str, got: PyTree, wanted_name: str, wanted: PyTree) -> None:
+    """Same structure and shapes; numbers count as arrays, and dtypes may differ.
+
+    A reset may return integers where a step returns floats: the rollout takes the step's dtype.
+    """
+    got_leaves, got_structure = tree_flatten_with_path(got)
+    wanted_leaves, wanted_structure = tree_flatten_with_path(wanted)
+    if got_structure != wanted_structure:
+        path, was, became = first_structural_difference(wanted, got, ())
+        raise ValueError(
+            f"{name} must have the structure of {wanted_name}, {wanted_structure}, "
+            f"got {got_structure}; at {name}{keystr(path)}, give {was} in place of {became}"
+        )
+    for (path, g), (_, w) in zip(got_leaves, wanted_leaves, strict=True):
+        got_shape, wanted_shape = (getattr(leaf, "shape", ()) for leaf in (g, w))
+        if got_shape != wanted_shape:
+            raise ValueError(
+                f"{name}{keystr(path)} must have the shape {wanted_shape} of {wanted_name}, "
+                f"got {got_shape}"
+            )
+
+
+def _require_static(name: str, got: PyTree, wanted: PyTree) -> None:
+    """What is no array stays as it came in: the rollout would silently keep the old one.
+
+    Not numbers, which the rollout has made arrays.
+    """
+    got_leaves, wanted_leaves = tree_flatten_with_path(got)[0], jax.tree.leaves(wanted)
+    for (path, g), w in zip(got_leaves, wanted_leaves, strict=True):
+        both_arrays = eqx.is_array(w) and eqx.is_array_like(g)
+        if not both_arrays and not same_value(w, g):
+            raise TypeError(
+                f"{name}{keystr(path)} must be what came in, {describe(w)}, got {describe(g)}: "
+                "only arrays may change from step to step; return it as it was, or hold a number "
+                "or a jnp array in initial_state() and branch on it with jnp.where"
+            )
+
+
+def _shape_of(tree: PyTree) -> str:
+    """`float32[3]` for an array, the type's name for what is none."""
+    if isinstance(tree, tuple):
+        return f"a tuple of {len(tree)}: ({', '.join(map(_shape_of, tree))})"
+    if hasattr(tree, "dtype") and hasattr(tree, "shape"):
+        return f"{tree.dtype}{list(tree.shape)}"
+    return f"a {type(tree).__name__}"

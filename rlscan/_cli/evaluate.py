@@ -1,0 +1,149 @@
+"""What the commands that play a run's policy share: their options, and the policy."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._core.cpu import use_compile_cache
+from .._core.files import write_whole
+from .._rollout.evaluate import Action, Evaluation, Network, evaluate
+from ..runs._evaluations import evaluation_key, summarize
+from ..runs._load import Trained, load_trained
+from .terminal import Parser, check_new_file, report
+
+
+def player_parser(prog: str, description: str) -> Parser:
+    """With the options that say which policy plays, and on which seed."""
+    parser = Parser(
+        prog=prog,
+        description=f"{description} Its seeds are other than any that the policy was trained on.",
+    )
+    parser.add_argument("run_dir", help="of `rlscan train`")
+    parser.add_argument("--run", type=int, help="which, of several that were trained together")
+    parser.add_argument(
+        "--action",
+        choices=get_args(Action),
+        default="mode",
+        help="of the distribution (default mode)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is played (default 0)")
+    return parser
+
+
+def load_player(options: Namespace) -> Trained:
+    """The run that the options name, with its policy.
+
+    **Raises:** `ValueError` for a seed that no key can be made of, and as `load_trained`.
+    """
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
+    trained = load_trained(options.run_dir, run=options.run)
+    if trained.config.compile_cache:
+        use_compile_cache()
+    return trained
+
+
+def evaluate_main(argv: Sequence[str] | None = None, *, prog: str = "evaluate.py") -> int:
+    """`rlscan evaluate` and `scripts/evaluate.py`. Returns the exit status."""
+    options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)
+    return report(lambda: _evaluate(options))
+
+
+def _parser(prog: str) -> Parser:
+    parser = player_parser(
+        prog,
+        "Plays whole episodes with the policy of a run, and prints its return with 95 % bootstrap "
+        "intervals.",
+    )
+    parser.add_argument("--episodes", type=int, default=100, help="how many (default 100)")
+    parser.add_argument(
+        "--network",
+        choices=get_args(Network),
+        default="inference",
+        help="without its noise (inference, the default), with it (train), or several networks of "
+        "one mask each (mc-dropout)",
+    )
+    parser.add_argument("--masks", type=int, default=10, help="of mc-dropout (default 10)")
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        help="after which an episode is cut (default: the environment's time limit)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="writes the figures and every return there")
+    parser.add_argument("--overwrite", action="store_true", help="of FILE, if it exists")
+    return parser
+
+
+def _evaluate(options: Namespace) -> None:
+    if options.json is not None:
+        check_new_file(options.json, [".json"], overwrite=options.overwrite, option="--json")
+    trained = load_player(options)
+    result = _play(trained, options)
+    figures = summarize(result)
+    if result.spread is not None:
+        figures |= _disagreement(result)
+    _show(trained, options, result, figures)
+    if options.json is not None:
+        returns = np.asarray(result.episode_return).tolist()
+        settings = {k: v for k, v in vars(options).items() if k not in ("json", "overwrite")}
+        written = {**settings, **figures, "episode_returns": returns}
+        write_whole(Path(options.json), json.dumps(written, indent=1).encode() + b"\n")
+
+
+def _play(trained: Trained, options: Namespace) -> Evaluation:
+    config = trained.config
+    played: Any = eqx.filter_jit(evaluate)(
+        trained.policy,
+        trained.env,
+        num_episodes=options.episodes,
+        key=evaluation_key(options.seed, generator=config.generator),
+        action=options.action,
+        network=options.network,
+        num_masks=options.masks,
+        max_steps=options.max_steps,
+        key_schedule=config.ppo.key_schedule,
+    )
+    return jax.device_get(played)
+
+
+def _disagreement(result: Evaluation) -> dict[str, float]:
+    """Standard deviations over the masks, averaged over steps and episodes."""
+    assert result.spread is not None
+    means = {f"spread_{k}": float(np.mean(v)) for k, v in result.spread.distribution.items()}
+    return {
+        **means,
+        "spread_value": float(np.mean(result.spread.value)),
+        "spread_episode_return": float(np.asarray(result.spread.episode_return)),
+    }
+
+
+def _show(
+    trained: Trained, options: Namespace, result: Evaluation, figures: dict[str, Any]
+) -> None:
+    def bounded(name: str) -> str:
+        value, low, high = (figures[f"{name}{end}"] for end in ("", "_low", "_high"))
+        return f"{value:.4g} [{low:.4g}, {high:.4g}]"
+
+    returns = np.asarray(result.episode_return)
+    print(
+        f"{trained.config.env.name}, {options.run_dir}: {returns.size:,} episodes, "
+        f"{options.action}, {options.network}, seed {options.seed}"
+    )
+    print(f"return  IQM   {bounded('episode_return_iqm')}")
+    print(f"        mean  {bounded('episode_return')}")
+    print(f"        from  {returns.min():.4g} to {returns.max():.4g}")
+    print(f"length  mean  {figures['episode_length']:.4g} steps")
+    if result.spread is not None:
+        print(f"spread over {options.masks} masks, mean standard deviations:")
+        for name, value in figures.items():
+            if name.startswith("spread_"):
+                print(f"        {name.removeprefix('spread_'):<14}  {value:.4g}")
+    if figures["num_cut"]:
+        print(f"{figures['num_cut']:,} episodes were cut before they ended")

@@ -1,0 +1,43 @@
+"""`rlscan plot RUN_DIR...`: learning curves."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from .._core.files import write_whole
+from .._plots.plot import plot
+from .terminal import Parser, check_new_file, report
+
+
+def plot_main(argv: Sequence[str] | None = None, *, prog: str = "plot.py") -> int:
+    """`rlscan plot` and `scripts/plot.py`. Returns the exit status."""
+    options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)
+    return report(lambda: _plot(options))
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(
+        prog=prog,
+        description="Draws metrics of runs over environment steps. Runs that differ in their seeds "
+        "alone are one curve: their interquartile mean, in a band that is its 95 % bootstrap "
+        "interval; of the audit, the worst of them.",
+    )
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="of `rlscan train`")
+    parser.add_argument("--output", required=True, help="the picture, .png or .svg")
+    parser.add_argument(
+        "--metrics",
+        default="episode_return,audit_log_ratio",
+        help="columns of metrics.csv, or of evaluations.csv as evaluation/episode_return "
+        "(default %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="of the picture, if it exists")
+    return parser
+
+
+def _plot(options: Namespace) -> None:
+    check_new_file(options.output, [".png", ".svg"], overwrite=options.overwrite)
+    metrics = [name.strip() for name in options.metrics.split(",")]
+    output = Path(options.output)
+    write_whole(output, plot(options.run_dirs, metrics, suffix=output.suffix.lower()))
+    print(options.output)

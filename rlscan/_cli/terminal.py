@@ -1,0 +1,56 @@
+"""What the commands share: exit statuses, and errors in one line."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from .._core.cpu import seldom_collected
+
+# Exit statuses. `DIVERGED`: a loss, a gradient or a parameter was not finite, and what was learned
+# before is kept. `SIGNALLED`: plus the signal's number.
+FAILED, BAD_INPUT, DIVERGED, SIGNALLED = 1, 2, 3, 128
+
+
+def fail(error: Exception | str, status: int) -> int:
+    """One line on stderr, whatever the message."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return status
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}\n")
+
+
+def report(work: Callable[[], object]) -> int:
+    """Does the work of a command. Returns its exit status, with one line for what is wrong."""
+    try:
+        with seldom_collected():
+            work()
+    except (ValueError, FileExistsError, ModuleNotFoundError) as error:
+        return fail(error, BAD_INPUT)
+    except KeyboardInterrupt:
+        return fail("interrupted", SIGNALLED + signal.SIGINT)
+    except OSError as error:
+        what = f"cannot write {error.filename or 'output'}: {error.strerror}"
+        return fail(f"{what}; make room there, or write elsewhere", FAILED)
+    return 0
+
+
+def check_new_file(
+    path: str, suffixes: Sequence[str], *, overwrite: bool, option: str = "--output"
+) -> None:
+    """Raises `ValueError` if a file cannot be made there, before the work that fills it."""
+    file = Path(path)
+    if file.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
+    if not file.parent.is_dir():
+        raise ValueError(f"{option} {path} is in no directory that exists; make {file.parent}")
+    if file.is_dir() or (os.path.lexists(file) and not overwrite):
+        raise ValueError(f"{path} exists already; choose another {option}, or say --overwrite")

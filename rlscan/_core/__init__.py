@@ -1,0 +1,1 @@
+"""What every room stands on: types, pytrees, scans, spaces, devices, files."""

@@ -1,0 +1,136 @@
+"""Pictures of learning curves."""
+
+import io
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._rollout.audit import TOLERANCES
+from ..runs._evaluations import EVALUATIONS_FILE
+from .curves import Curve, Group, curve, labels, read_groups
+
+# Okabe and Ito's colours, which can be told apart by the colour-blind; the first is the darkest.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+_LINES = ("-", "--", ":", "-.")  # when the colours come round again
+
+
+_EVALUATION = "evaluation/"
+
+
+_NAMES = {
+    "episode_return": "return per episode",
+    "episode_return_iqm": "return per episode, IQM",
+    "episode_length": "environment steps per episode",
+    "entropy": "entropy (nats)",
+    "kl_k1": "KL of an update (nats)",
+    "approx_kl": "KL of an update (nats)",
+    "audit_log_ratio": "audit: max |log ratio|",
+    "audit_error": "audit: max relative error",
+    "audit_clip_fraction": "audit: clip fraction",
+    "audit_kl": "audit: KL (nats)",
+    "steps_per_second": "environment steps per second",
+    "seconds": "training time (s)",
+}
+
+
+def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: str) -> bytes:
+    """A picture of the metrics of runs over environment steps, one below the other.
+
+    Runs that differ in their seeds alone are one curve: the interquartile mean, in a band that is
+    its 95 % bootstrap interval. Of the audit's metrics the worst run is drawn.
+
+    **Arguments:**
+
+    - `directories`: of runs, one or more.
+    - `metrics`: of `rlscan.METRICS`, or `evaluation/` and a column of `evaluations.csv`.
+    - `suffix`: `".png"` or `".svg"`.
+
+    **Returns:** the content of the file.
+
+    **Raises:** `ValueError` for a directory without metrics, or a metric that is not there.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.7 + 2.6 * len(metrics)), layout="constrained")
+    axes = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0].tolist()
+    tables: dict[str, list[Group]] = {}
+    for ax, metric in zip(axes, metrics, strict=True):
+        name = metric.removeprefix(_EVALUATION)
+        settings = {"file": EVALUATIONS_FILE} if metric.startswith(_EVALUATION) else {}
+        source = "evaluation" if settings else "training"
+        if source not in tables:
+            tables[source] = read_groups(directories, **settings)
+        curves = [curve(group, name) for group in tables[source]]
+        _draw(ax, name, curves, labels(tables[source]))
+        words = _NAMES.get(name, name.replace("_", " "))
+        ax.set_ylabel(f"evaluated: {words}" if settings else words)
+    _finish(figure, axes, metrics, next(iter(tables.values())))
+    stream = io.BytesIO()
+    # Without a date, so that the same runs are the same file.
+    metadata = {"Date": None} if suffix == ".svg" else {}
+    figure.savefig(stream, format=suffix[1:], dpi=150, metadata=metadata)
+    return stream.getvalue()
+
+
+def _draw(ax: Any, metric: str, curves: Sequence[Curve], names: Sequence[str]) -> None:
+    styles = [(colour, line) for line in _LINES for colour in COLOURS]
+    for one, name, (colour, line) in zip(curves, names, cycle(styles), strict=False):
+        marker = "o" if np.isfinite(one.middle).sum() == 1 else None  # no line through one point
+        ax.plot(one.step, one.middle, line, color=colour, label=name, linewidth=1.6, marker=marker)
+        ax.fill_between(one.step, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
+    if metric in ("audit_log_ratio", "audit_error", "audit_kl"):
+        _scale_audit(ax, metric, curves)
+    elif metric in ("audit_clip_fraction", "clip_fraction"):
+        ax.set_ylim(bottom=-0.01)
+
+
+def _scale_audit(ax: Any, metric: str, curves: Sequence[Curve]) -> None:
+    """Powers of ten, with room for exact zeros, and the line that `strict` draws."""
+    ax.set_yscale("symlog", linthresh=1e-8)
+    most = max([np.nanmax(c.middle, initial=0.0) for c in curves] + [TOLERANCES["continuous"]])
+    ax.set_ylim(-3e-9, 10 * most)
+    ticks = [0.0, *(10.0**k for k in range(-8, 3, 2) if 10.0**k <= 10 * most)]
+    ax.set_yticks(ticks)
+    ax.minorticks_off()
+    if metric == "audit_error":
+        for kind, tolerance in TOLERANCES.items():
+            ax.axhline(tolerance, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+            ax.annotate(
+                f"strict stops here ({kind} actions)",
+                (0.99, tolerance),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize="x-small",
+                color="0.35",
+            )
+
+
+def _finish(
+    figure: Any, axes: Sequence[Any], metrics: Sequence[str], groups: Sequence[Group]
+) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    for ax in axes:
+        ax.grid(color="0.9", linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("environment steps")
+    axes[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes[-1].set_xlim(left=0)
+    figure.align_ylabels(axes)
+    several = any(len(group.runs) > 1 for group in groups)
+    notes = ["line: IQM over seeds", "band: its 95 % bootstrap interval"] if several else []
+    if several and any(metric.startswith("audit_") for metric in metrics):
+        notes.append("audit: worst seed")
+    place = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
+    axes[-1].annotate("; ".join(notes), (1, -0.2), fontsize="x-small", color="0.35", **place)
+    handles, names = axes[0].get_legend_handles_labels()
+    # As many beside each other as there is room for.
+    columns = max(1, min(len(names), 95 // (8 + max(map(len, names)))))
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)

@@ -1,0 +1,247 @@
+"""Drawings of environments, one function for each kind; each returns what draws a step of it.
+
+gymnax has a Visualizer, whose classic control needs pygame. These are a few lines each, and need
+nothing but matplotlib.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from ..envs._wrappers import Stacked
+from .episode import Episode
+
+# Okabe and Ito's colours, which can be told apart by the colour-blind.
+BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+
+
+ORANGE, SKY, YELLOW, BLACK = "#E69F00", "#56B4E9", "#F0E442", "#000000"
+
+
+Artists = Sequence[Any]
+
+
+Scene = Callable[[int], Artists]  # of a step, to what has changed
+
+
+# Of one step, in seconds; of games, what is comfortable to watch.
+SECONDS_PER_STEP = {
+    "CartPole-v1": 0.02,
+    "Pendulum-v1": 0.05,
+    "Acrobot-v1": 0.1,
+    "MountainCar-v0": 0.04,
+    "MountainCarContinuous-v0": 0.04,
+}
+
+
+SECONDS_PER_STEP_OF_GAMES = 0.1
+
+
+_CHANNELS = {
+    "Breakout-MinAtar": ("paddle", "ball", "trail", "brick"),
+    "Asterix-MinAtar": ("player", "enemy", "trail", "gold"),
+    "Freeway-MinAtar": ("chicken", "car", *(f"trail, speed {i}" for i in range(1, 6))),
+    "SpaceInvaders-MinAtar": (
+        "cannon",
+        "alien",
+        "alien, left",
+        "alien, right",
+        "own bullet",
+        "their bullet",
+    ),
+    "Seaquest-MinAtar": (
+        "submarine",
+        "its tail",
+        "own bullet",
+        "trail",
+        "their bullet",
+        "fish",
+        "enemy",
+        "oxygen",
+        "divers aboard",
+        "diver",
+    ),
+    "Pong-misc": ("paddle", "ball", "trail"),
+}
+
+
+_COLOURS = (BLUE, RED, "#BBBBBB", GREEN, ORANGE, PINK, SKY, YELLOW, "#777777", BLACK)
+
+
+def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
+    """The drawing of an environment on matplotlib axes; of one that is not known, its observation.
+
+    **Arguments:**
+
+    - `name`: of `rlscan.ENVIRONMENTS`.
+    - `ax`: empty axes.
+    - `episode`: on the host, cut to its length.
+    """
+    while isinstance(episode.env_state, Stacked):  # what is drawn is the environment inside
+        episode = eqx.tree_at(lambda e: e.env_state, episode, episode.env_state.env_state)
+    if name in _SCENES:
+        return _SCENES[name](ax, episode)
+    observation = episode.observation
+    if isinstance(observation, dict):  # with the last action and reward beside it
+        observation = observation.get("observation", observation)
+    if isinstance(observation, np.ndarray) and observation.ndim >= 3:
+        channels = _CHANNELS.get(name, ())
+        # Of stacked frames the last is the newest.
+        return _grid(ax, observation[..., -len(channels) :] if channels else observation, channels)
+    return _bars(ax, observation)
+
+
+def _cart_pole(ax: Any, episode: Episode) -> Scene:
+    from matplotlib.patches import Rectangle
+
+    state, half = episode.env_state, 0.25
+    ax.set(xlim=(-3, 3), ylim=(-0.6, 1.6), aspect="equal", xlabel="position (m)", yticks=[])
+    ax.spines[["left", "top", "right"]].set_visible(False)
+    ax.axhline(-0.16, color="0.6", linewidth=1)
+    for limit in (-2.4, 2.4):  # the episode ends there
+        ax.axvline(limit, color="0.75", linewidth=1, linestyle=":")
+    cart = ax.add_patch(Rectangle((0, -0.15), 2 * half, 0.3, color=BLUE, animated=True))
+    (pole,) = ax.plot([], [], color=RED, linewidth=5, solid_capstyle="round", animated=True)
+    (axle,) = ax.plot([], [], "o", color="white", markersize=4, animated=True)
+
+    def draw(t: int) -> Artists:
+        x, angle = float(state.x[t]), float(state.theta[t])
+        cart.set_x(x - half)
+        pole.set_data([x, x + np.sin(angle)], [0.1, 0.1 + np.cos(angle)])
+        axle.set_data([x], [0.1])
+        return cart, pole, axle
+
+    return draw
+
+
+def _pendulum(ax: Any, episode: Episode) -> Scene:
+    theta = episode.env_state.theta
+    torque = np.ravel(episode.action)
+    ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[])
+    ax.plot([0], [0], "o", color="0.3", markersize=7)
+    (rod,) = ax.plot([], [], color=BLUE, linewidth=7, solid_capstyle="round", animated=True)
+    (arc,) = ax.plot([], [], color=RED, linewidth=2.5, animated=True)
+    words = ax.text(0, -1.33, "", ha="center", color=RED, animated=True)
+
+    def draw(t: int) -> Artists:
+        angle = float(theta[t])  # 0 is upright, and counts against the clock
+        rod.set_data([0, -np.sin(angle)], [0, np.cos(angle)])
+        along = np.linspace(0, torque[t], 20)  # a quarter of a turn for 2 N m and π / 2
+        arc.set_data(-0.3 * np.sin(along), 0.3 * np.cos(along))
+        words.set_text(f"torque {torque[t]:+.2f} N m")
+        return rod, arc, words
+
+    return draw
+
+
+def _acrobot(ax: Any, episode: Episode) -> Scene:
+    state = episode.env_state
+    ax.set(xlim=(-2.3, 2.3), ylim=(-2.3, 2.3), aspect="equal", xticks=[], yticks=[])
+    ax.axhline(1, color="0.75", linewidth=1, linestyle=":")
+    ax.text(-2.25, 1.05, "goal", color="0.4", fontsize="small")
+    (upper,) = ax.plot([], [], color=BLUE, linewidth=6, solid_capstyle="round", animated=True)
+    (lower,) = ax.plot([], [], color=RED, linewidth=6, solid_capstyle="round", animated=True)
+    (joints,) = ax.plot([], [], "o", color="0.2", markersize=6, animated=True)
+
+    def draw(t: int) -> Artists:
+        first = float(state.joint_angle1[t])
+        second = first + float(state.joint_angle2[t])
+        elbow = np.sin(first), -np.cos(first)
+        tip = elbow[0] + np.sin(second), elbow[1] - np.cos(second)
+        upper.set_data([0, elbow[0]], [0, elbow[1]])
+        lower.set_data([elbow[0], tip[0]], [elbow[1], tip[1]])
+        joints.set_data([0, elbow[0]], [0, elbow[1]])
+        return upper, lower, joints
+
+    return draw
+
+
+def _mountain_car(ax: Any, episode: Episode) -> Scene:
+    position = episode.env_state.position
+    x = np.linspace(-1.2, 0.6, 200)
+    ax.fill_between(x, np.sin(3 * x), -1.2, color="0.85", linewidth=0)
+    ax.plot(x, np.sin(3 * x), color="0.5", linewidth=1.5)
+    ax.plot([0.5, 0.5], [np.sin(1.5), np.sin(1.5) + 0.25], color=GREEN, linewidth=2)
+    ax.text(0.5, np.sin(1.5) + 0.28, "goal", color=GREEN, ha="center", fontsize="small")
+    ax.set(xlim=(-1.2, 0.6), ylim=(-1.2, 1.5), xlabel="position", yticks=[])
+    (car,) = ax.plot([], [], "o", color=BLUE, markersize=14, animated=True)
+
+    def draw(t: int) -> Artists:
+        at = float(position[t])
+        car.set_data([at], [np.sin(3 * at) + 0.08])
+        return (car,)
+
+    return draw
+
+
+def _grid(ax: Any, observation: np.ndarray, names: Sequence[str]) -> Scene:
+    """Planes of zeros and ones, each in a colour; the first lies on top."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+
+    planes = observation[..., None] if observation.ndim == 3 else observation
+    colours = [to_rgb(_COLOURS[i % len(_COLOURS)]) for i in range(planes.shape[-1])]
+    height, width = planes.shape[1:3]
+    ax.set(xticks=[], yticks=[])
+    extent = (0, width, height, 0)
+    image = ax.imshow(np.ones((height, width, 3)), extent=extent, animated=True)
+    ax.set(xlim=(-0.1, width + 0.1), ylim=(height + 0.1, -0.1))  # the frame stays to be seen
+    handles = [Patch(color=c, label=n) for c, n in zip(colours, names, strict=False)]
+    if handles:
+        columns = 4 if len(handles) <= 8 else 5
+        ax.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.02),
+            ncols=columns,
+            frameon=False,
+            fontsize="x-small",
+            handlelength=1,
+            columnspacing=1,
+        )
+
+    def draw(t: int) -> Artists:
+        pixels = np.ones((height, width, 3))
+        for i in reversed(range(len(colours))):
+            shade = np.clip(planes[t, ..., i, None], 0, 1)
+            pixels = (1 - shade) * pixels + shade * np.array(colours[i])
+        pixels = pixels.repeat(16, axis=0).repeat(16, axis=1)
+        pixels[::16] = pixels[:, ::16] = 1  # between the cells
+        image.set_data(pixels)
+        return (image,)
+
+    return draw
+
+
+def _bars(ax: Any, observation: Any) -> Scene:
+    """The numbers of an observation, side by side."""
+    import jax
+
+    leaves = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(observation)]
+    numbers = np.concatenate(leaves, axis=1).astype(float)
+    where = np.arange(numbers.shape[1])
+    low, high = min(0.0, numbers.min()), max(0.0, numbers.max())
+    room = 0.05 * (high - low or 1.0)
+    ax.set(ylim=(low - room, high + room), xlabel="entry of the observation", ylabel="its value")
+    ax.set_xlim(-0.6, numbers.shape[1] - 0.4)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.axhline(0, color="0.5", linewidth=1)
+    bars = ax.bar(where, numbers[0], color=BLUE, animated=True)
+
+    def draw(t: int) -> Artists:
+        for bar, height in zip(bars, numbers[t], strict=True):
+            bar.set_height(height)
+        return tuple(bars)
+
+    return draw
+
+
+_SCENES = {
+    "CartPole-v1": _cart_pole,
+    "Pendulum-v1": _pendulum,
+    "Acrobot-v1": _acrobot,
+    "MountainCar-v0": _mountain_car,
+    "MountainCarContinuous-v0": _mountain_car,
+}

@@ -1,0 +1,1 @@
+"""Rollout, replay, advantages and evaluation. Their public names are in `rlscan` itself."""

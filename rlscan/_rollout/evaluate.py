@@ -1,0 +1,221 @@
+"""Evaluation: whole episodes, with three independent switches for what is random in a policy."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from .._core.require import require_one_of, require_positive
+from .._core.scan import filter_scan
+from .._core.tree import map_arrays, strong, where
+from .._core.types import Distribution, Environment, Policy, PyTree
+from ..random._keys import KeyLike, as_key
+from .rollout import act, init_rollout
+from .state import KEY_SCHEDULES, KeySchedule, RolloutState
+
+Action = Literal["sample", "mode"]
+
+
+Network = Literal["train", "inference", "mc-dropout"]
+
+
+class Evaluation(eqx.Module):
+    """E episodes. With MC-dropout each leaf is `[K, E / K, …]`, a row for each of K masks."""
+
+    episode_return: Float[Array, "*E"]  # undiscounted
+    episode_length: Int[Array, "*E"]  # environment steps
+    finished: Bool[Array, "*E"]  # whether the episode ended within `max_steps`; else it was cut
+    spread: "Spread | None"  # of MC-dropout
+
+
+class Spread(eqx.Module):
+    """Standard deviations over the K masks of MC-dropout: how far the networks disagree."""
+
+    # Over the K networks at each step that an episode saw, then averaged over its steps.
+    # "logits" [K, E / K, A], or "mean" and "stddev" of another distribution; of a joint one, such a
+    # dict for each part of the action.
+    distribution: PyTree
+    value: PyTree  # [K, E / K, …]
+
+    episode_return: Float[Array, ""] | None  # over the networks, of each one's mean return
+
+
+def evaluate(
+    policy: Policy,
+    env: Environment,
+    *,
+    num_episodes: int,
+    key: KeyLike,
+    action: Action = "sample",
+    network: Network = "inference",
+    noise_key: KeyLike | None = None,
+    num_masks: int = 8,
+    key_schedule: KeySchedule = "step",
+    max_steps: int | None = None,
+) -> Evaluation:
+    """Whole episodes of a policy, one in each of E environments, so that none is counted twice
+    for being short. Pure: jit it.
+
+    **Arguments:**
+
+    - `policy`: as for `rlscan.rollout`, whether in inference mode or not.
+    - `env`: as for `rlscan.rollout`.
+    - `num_episodes`: E.
+    - `key`: of environments and sampled actions, consumed. Take another one than in training.
+    - `action`: the distribution's `"mode"`, or a `"sample"`.
+    - `network`: with its noise, as in `"train"`; without, as in `"inference"`; or `"mc-dropout"`: K
+        networks, each with one mask held throughout, of which each plays E / K episodes, and all
+        are asked at every step how far they disagree.
+    - `noise_key`: of the masks, consumed; from `key` if not given. Another one gives other masks
+        in the same environments.
+    - `num_masks`: K, of MC-dropout.
+    - `key_schedule`: of the noise in `"train"`, see `rlscan.rollout`.
+    - `max_steps`: after how many steps an episode is cut; the time limit if not given.
+
+    **Returns:** an `Evaluation`.
+
+    **Raises:** as `rlscan.init_rollout`; `ValueError` for a switch or a number that cannot be, or
+    if neither `max_steps` nor a time limit is known.
+
+    Source: Gal & Ghahramani, *Dropout as a Bayesian Approximation*, 2016, arXiv:1506.02142.
+    """
+    require_one_of("action", action, ("sample", "mode"))
+    require_one_of("network", network, ("train", "inference", "mc-dropout"))
+    require_positive("num_episodes", num_episodes)
+    require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
+    max_steps = _max_steps(env, max_steps)
+    is_mc = network == "mc-dropout"
+    if is_mc:
+        require_positive("num_masks", num_masks)
+        _require_divisible(num_episodes, num_masks)
+        key_schedule = "rollout"
+    env_key, own_noise_key = jax.random.split(as_key(key))
+    noise_key, masks_key = jax.random.split(
+        own_noise_key if noise_key is None else as_key(noise_key)
+    )
+    policy = eqx.nn.inference_mode(policy) if network == "inference" else with_noise(policy)
+    state = init_rollout(policy, env, num_envs=num_episodes, key=env_key, noise_key=noise_key)
+    masks = None
+    if is_mc:
+        masks = jax.random.split(masks_key, num_masks)
+        state = eqx.tree_at(
+            lambda s: s.policy_key, state, jnp.repeat(masks, num_episodes // num_masks)
+        )
+    one_step = partial(act, policy, env, key_schedule=key_schedule, is_mode=action == "mode")
+    played = _play(one_step, policy, state, masks, max_steps)
+    return played if masks is None else _by_mask(played, num_masks)
+
+
+def with_noise(policy: Policy) -> Policy:
+    """The policy as it is, if any of its noise is on; else with all of it.
+
+    So one that was trained with some layers switched off, or with frozen statistics, is as it was.
+    """
+
+    def has_flag(node: Any) -> bool:
+        return hasattr(node, "inference")
+
+    nodes = jax.tree.leaves(policy, is_leaf=has_flag)
+    is_quiet = all(node.inference for node in nodes if has_flag(node))
+    return eqx.nn.inference_mode(policy, value=False) if is_quiet else policy
+
+
+def _play(
+    one_step: Callable, policy: Policy, state: RolloutState, masks: Array | None, max_steps: int
+) -> Evaluation:
+    """The first episode of each environment, `[E]`."""
+
+    def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
+        state, playing, networks = carry
+        spread = None
+        if masks is not None:
+            spread, networks = eqx.filter_vmap(partial(_ask, policy, masks))(
+                state.observation, networks
+            )
+        state, transition, _ = eqx.filter_vmap(one_step)(state)
+        done = transition.terminated | transition.truncated
+        return (state, playing & ~done, networks), (playing, transition.reward, spread)
+
+    playing = jnp.ones(state.key.shape, bool)
+    networks = None if masks is None else _initial_states(policy, *playing.shape, *masks.shape)
+    (_, unfinished, _), (playing, reward, spread) = filter_scan(
+        step, (state, playing, networks), length=max_steps
+    )
+
+    def over_episode(per_step: Array) -> Array:
+        """The mean over the steps `[T, E, …]` that belong to the episode."""
+        return where(playing, per_step, jnp.zeros_like(per_step)).sum(axis=0) / jnp.expand_dims(
+            playing.sum(axis=0), range(1, per_step.ndim - 1)
+        )
+
+    return Evaluation(
+        episode_return=jnp.where(playing, reward, 0).sum(axis=0),
+        episode_length=playing.sum(axis=0, dtype=jnp.int32),
+        finished=~unfinished,
+        spread=None if spread is None else jax.tree.map(over_episode, spread),
+    )
+
+
+def _ask(
+    policy: Policy, masks: Array, observation: PyTree, states: PyTree
+) -> tuple["Spread", PyTree]:
+    """How far the K networks disagree about one observation, and their recurrent states."""
+
+    def one(state: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree, PyTree]:
+        distribution, value, state = policy(observation, state, key=key)
+        return _parameters(distribution), value, state
+
+    parameters, value, states = eqx.filter_vmap(one)(states, jax.random.clone(masks))
+    deviation = partial(jax.tree.map, lambda x: jnp.std(x, axis=0))
+    return Spread(deviation(parameters), deviation(value), None), states
+
+
+def _parameters(distribution: Any) -> PyTree:
+    """What decides a distribution: logits, or mean and standard deviation; of each part of one."""
+    if hasattr(distribution, "distributions"):  # rlscan's or distrax's Joint
+        return jax.tree.map(
+            _parameters, distribution.distributions, is_leaf=lambda d: isinstance(d, Distribution)
+        )
+    base = getattr(distribution, "distribution", distribution)  # within distrax.Independent
+    if getattr(base, "logits", None) is not None:
+        return {"logits": base.logits}
+    return {"mean": base.mean(), "stddev": base.stddev()}
+
+
+def _initial_states(policy: Policy, num_episodes: int, num_masks: int) -> PyTree:
+    shape = num_episodes, num_masks
+    states = strong(policy.initial_state())
+    return map_arrays(lambda leaf: jnp.broadcast_to(leaf, (*shape, *leaf.shape)), states)
+
+
+def _by_mask(played: Evaluation, num_masks: int) -> Evaluation:
+    """`[K, E / K, …]`, with the spread of the networks' returns."""
+    rows = jax.tree.map(lambda x: x.reshape(num_masks, -1, *x.shape[1:]), played)
+    spread_of_return = jnp.std(rows.episode_return.mean(axis=1))
+    return eqx.tree_at(
+        lambda e: e.spread.episode_return, rows, spread_of_return, is_leaf=lambda x: x is None
+    )
+
+
+def _max_steps(env: Environment, max_steps: int | None) -> int:
+    limit = getattr(env, "time_limit", None) if max_steps is None else max_steps
+    if limit is None:
+        raise ValueError(
+            f"{type(env).__name__} has no time_limit, so an episode might never end; "
+            "say after how many steps to cut it: max_steps=1000"
+        )
+    require_positive("max_steps", limit)
+    return int(limit)
+
+
+def _require_divisible(num_episodes: int, num_masks: int) -> None:
+    if num_episodes % num_masks:
+        near = max(1, round(num_episodes / num_masks)) * num_masks
+        raise ValueError(
+            f"num_episodes = {num_episodes} is not divisible by num_masks = {num_masks}, of which "
+            f"each plays as many; use {near}"
+        )

@@ -1,0 +1,224 @@
+"""Environments by name: gymnax's, brought to rlscan's contract."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from .._core.require import did_you_mean
+from .._core.types import Environment, PyTree
+from ._import_gymnax import import_gymnax
+from ._reset import reset_where
+
+# Written out, so that a name can be judged without importing gymnax, which takes seconds; a test
+# holds it against gymnax's own list. MNISTBandit-bsuite is left out: it downloads its data.
+ENVIRONMENTS = (
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "MemoryChain-bsuite",
+    "UmbrellaChain-bsuite",
+    "DiscountingChain-bsuite",
+    "SimpleBandit-bsuite",
+    "FourRooms-misc",
+    "MetaMaze-misc",
+    "PointRobot-misc",
+    "BernoulliBandit-misc",
+    "GaussianBandit-misc",
+    "Reacher-misc",
+    "Swimmer-misc",
+    "Pong-misc",
+    "FrozenLake-misc",
+)
+
+
+# Their pixels are 0 or 1 by construction, as they say which objects are where. gymnax makes floats
+# of them, four bytes each in every trajectory.
+BOOLEAN_ENVIRONMENTS = tuple(name for name in ENVIRONMENTS if name.endswith("-MinAtar"))
+
+
+def make(name: str, **params: Any) -> Environment:
+    """An environment by its name.
+
+    **Arguments:**
+
+    - `name`: one of `rlscan.ENVIRONMENTS`.
+    - `params`: physical parameters of the environment (`gravity=3.7`, `max_steps_in_episode=200`)
+        or arguments of its constructor (`num_bits=2`), by gymnax's names.
+
+    **Returns:** an environment by the contract of `rlscan.Environment`, with its observations in
+    the dtype that its space declares and its rewards in float32. Pixels of MinAtar are booleans.
+
+    **Raises:** `ValueError`, with the nearest names, if there is no such environment or parameter.
+    """
+    check_name(name)
+    gymnax = import_gymnax()
+    probe, defaults = gymnax.make(name)
+    settings = vars(defaults)
+    _check_params(name, params, settings, settings.keys() | _constructor_arguments(type(probe)))
+    arguments = {param: value for param, value in params.items() if param not in settings}
+    given = {
+        # gymnax selects between its numbers, which must be of one type: 3 for 100.0 is 3.0.
+        param: float(params[param])
+        if isinstance(default, float) and type(params[param]) is int
+        else params[param]
+        for param, default in settings.items()
+        if param in params
+    }
+    try:
+        env, defaults = gymnax.make(name, **arguments)
+        made = GymnaxEnvironment(env, defaults.replace(**given))
+        # gymnax keeps what it is given, and trips over it later.
+        jax.eval_shape(lambda: made.reset(jax.random.key(0))[0])
+    except Exception as error:
+        raise ValueError(f"{name} does not take {params}: {error}") from error
+    return made
+
+
+def _check_params(
+    name: str, params: dict[str, Any], settings: dict[str, Any], known: set[str]
+) -> None:
+    for param, value in params.items():
+        if param not in known:
+            raise ValueError(
+                f"{name} has no parameter {param!r}{did_you_mean(param, known)}; "
+                f"it has {', '.join(sorted(known))}"
+            )
+        if isinstance(default := settings.get(param), int | float):
+            wanted, fits = _wanted(param, default)
+            if not (fits(value) if isinstance(value, int | float) else eqx.is_array_like(value)):
+                raise ValueError(
+                    f"{param} of {name} must be {wanted}, such as {default}, got {value!r}"
+                )
+
+
+def _wanted(param: str, default: float | int) -> tuple[str, Callable[[float | int], bool]]:
+    """What a parameter must be, in words and as a test of a Python number."""
+    if isinstance(default, bool):
+        return "true or false", lambda value: value in (0, 1)
+    if param == "max_steps_in_episode":
+        return (
+            "a positive whole number",
+            lambda value: value % 1 == 0 and 1 <= value < 2**31 and value is not True,
+        )
+    return "a number", _is_number
+
+
+def _is_number(value: float | int) -> bool:
+    """Whether it is one to an environment, too, which computes in float32."""
+    return not isinstance(value, bool) and abs(value) <= float(np.finfo(np.float32).max)
+
+
+def check_name(name: str) -> None:
+    """Raises `ValueError` if there is no environment of that name. Imports nothing."""
+    if name not in ENVIRONMENTS:
+        raise ValueError(
+            f"unknown environment {name!r}{did_you_mean(name, ENVIRONMENTS)}; "
+            "`rlscan.ENVIRONMENTS` lists all"
+        )
+
+
+class GymnaxEnvironment(eqx.Module):
+    """A gymnax environment (≥ 1.0) and its parameters, by the contract of `rlscan.Environment`.
+
+    Observations that are 0 or 1 by construction, MinAtar's, are booleans: a byte each, not four.
+    Parameters given as JAX arrays are leaves: they can be traced and mapped over.
+    """
+
+    env: Any
+    params: Any
+
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        observation, state = self.env.reset(key, self.params)
+        return self._declared(observation), state
+
+    def step(
+        self, key: PRNGKeyArray, state: Any, action: Any
+    ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
+        observation, state, reward, terminated, truncated, info = self._step(key, state, action)
+        info = {**info, "final_observation": self._declared(info["final_observation"])}
+        reward = jnp.asarray(reward, jnp.float32)  # UmbrellaChain's is an integer
+        return self._declared(observation), state, reward, terminated, truncated, info
+
+    def _step(
+        self, key: PRNGKeyArray, state: Any, action: Any
+    ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
+        """gymnax's own `step`, but that no reset is drawn in a step in which no episode ends."""
+        from gymnax.environments.environment import Environment as Gymnax
+
+        if type(self.env).step is not Gymnax.step:  # a wrapper, or a step of its own
+            result = self.env.step(key, state, action, self.params)
+            if len(result) != 6:
+                raise ValueError(
+                    f"{self.env.name}.step must return six values (gymnax >= 1.0), "
+                    f"got {len(result)}; pip install 'gymnax>=1.0.1,<2'"
+                )
+            return result
+        step_key, reset_key = jax.random.split(key)
+        observation, state, reward, terminated, info = self.env.step_env(
+            step_key, state, action, self.params
+        )
+        truncated = self.env.is_truncated(state, self.params)
+        info = {**info, "final_observation": observation}
+        observation, state = reset_where(
+            jnp.asarray(terminated | truncated),
+            lambda: self.env.reset_env(reset_key, self.params),
+            (observation, state),
+        )
+        return observation, state, reward, terminated, truncated, info
+
+    # gymnax computes some bounds with jnp. They are constants, also where this is being traced.
+
+    def observation_space(self) -> Any:
+        with jax.ensure_compile_time_eval():
+            space = self.env.observation_space(self.params)
+        if not _is_boolean(self.env):
+            return space
+        from gymnax.environments.spaces import Box
+
+        return Box(0, 1, space.shape, jnp.dtype(bool))
+
+    def action_space(self) -> Any:
+        with jax.ensure_compile_time_eval():
+            return self.env.action_space(self.params)
+
+    @property
+    def time_limit(self) -> int | None:
+        """Environment steps until truncation; `None` where it is an array, or decided otherwise."""
+        from gymnax.environments.environment import Environment as Gymnax
+
+        limit = self.params.max_steps_in_episode
+        by_time_alone = type(self.env).is_truncated is Gymnax.is_truncated
+        return int(limit) if by_time_alone and isinstance(limit, int | float) else None
+
+    def _declared(self, observation: PyTree) -> PyTree:
+        """The observation in its space's dtype: FourRooms declares floats and returns integers."""
+        space = self.observation_space()
+        return jnp.asarray(observation, space.dtype) if hasattr(space, "dtype") else observation
+
+
+def _is_boolean(env: Any) -> bool:
+    # Not a wrapper of one, which may have changed what is seen.
+    is_own = type(env).__module__.startswith("gymnax.environments.minatar.")
+    return is_own and env.name in BOOLEAN_ENVIRONMENTS
+
+
+def _constructor_arguments(cls: type) -> set[str]:
+    """The keyword arguments that an environment's constructor takes by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name for p in parameters if p.kind in kinds}

@@ -1,0 +1,15 @@
+"""Policies, their parts, and policies as files that need no Python class."""
+
+from .._core.spaces import action_mask as action_mask
+from ._action_head import ActionHead as ActionHead
+from ._actor_critic import ActorCritic as ActorCritic
+from ._distributions import Beta as Beta, Joint as Joint, TanhNormal as TanhNormal
+from ._encoder import Encoder as Encoder
+from ._export import (
+    ExportedPolicy as ExportedPolicy,
+    export as export,
+    load_exported as load_exported,
+)
+from ._normalized import NormalizedObservations as NormalizedObservations
+from ._recurrent import RecurrentActorCritic as RecurrentActorCritic
+from ._transformer import TransformerActorCritic as TransformerActorCritic

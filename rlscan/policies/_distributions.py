@@ -1,0 +1,165 @@
+"""Distributions over actions that distrax has not, or not in a form that can be replayed.
+
+Beside distrax's methods they have `legal`, see `rlscan.Distribution`. They are for one action;
+batches of parameters, as they come out of `vmap`, are batches of actions.
+"""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.nn import softplus
+from jaxtyping import Array, Float
+
+from .._core.types import Distribution, PyTree
+
+
+class TanhNormal(eqx.Module):
+    """A Gaussian u ~ N(loc, scale²) whose tanh, stretched to a box, is the action that is sent.
+
+    The sample is u: float32 rounds tanh(u) to ±1 soon, and no u comes back from there. Its
+    log-probability and entropy are those of the action that is sent, in the units of the box:
+
+    log π = Σ log N(u; loc, scale) − log h − 2 (log 2 − u − softplus(−2u)), h the half-width.
+
+    The entropy has no closed form. What the tanh adds to the Gaussian's is estimated by one
+    reparameterised sample, loc + scale · noise. Not by the recorded action, whose −log π has the
+    right mean, but a gradient of mean 0 (it is the score's).
+
+    The mode is the Gaussian's, so the median of what is sent.
+    """
+
+    # Every leaf is [*batch, *event].
+    loc: Float[Array, "*event"]
+    scale: Float[Array, "*event"]
+    noise: Float[Array, "*event"]  # standard normal, of the entropy alone
+    center: Float[Array, "*event"]  # of the box
+    half_width: Float[Array, "*event"]
+    event_ndim: int = eqx.field(static=True)
+
+    def sample(self, *, seed: Any) -> Float[Array, "*event"]:
+        return self.loc + self.scale * jax.random.normal(seed, self.loc.shape, self.loc.dtype)
+
+    def log_prob(self, value: Any) -> Float[Array, "*batch"]:
+        z = (value - self.loc) / self.scale
+        normal = -0.5 * z**2 - jnp.log(self.scale) - 0.5 * math.log(2 * math.pi)
+        return _over_event(normal - self._log_stretch(value), self.event_ndim)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        normal = jnp.log(self.scale) + 0.5 * math.log(2 * math.pi * math.e)
+        another = self.loc + self.scale * self.noise
+        return _over_event(normal + self._log_stretch(another), self.event_ndim)
+
+    def mode(self) -> Float[Array, "*event"]:
+        return self.loc
+
+    def mean(self) -> Float[Array, "*event"]:
+        return self.loc
+
+    def stddev(self) -> Float[Array, "*event"]:
+        return self.scale
+
+    def legal(self, action: Any) -> Float[Array, "*event"]:
+        return self.center + self.half_width * jnp.tanh(action)
+
+    def _log_stretch(self, u: Float[Array, "*event"]) -> Float[Array, "*event"]:
+        """log |∂ legal(u) / ∂u|, finite for any u: log(1 − tanh²u) is not."""
+        return jnp.log(self.half_width) + 2 * (math.log(2) - u - softplus(-2 * u))
+
+
+class Beta(eqx.Module):
+    """x ~ Beta(α, β) in each component, α and β > 1, whose stretch to a box is what is sent.
+
+    The sample is x. Its log-probability and entropy are those of the action that is sent, in the
+    units of the box. All density is inside, so nothing is clipped and no mass lies on a bound.
+
+    Source: Chou et al., *Improving Stochastic Policy Gradients in Continuous Control with Deep
+    Reinforcement Learning using the Beta Distribution*, ICML 2017.
+    """
+
+    # Every leaf is [*batch, *event].
+    over_one: Float[Array, "*event"]  # α − 1
+    under_one: Float[Array, "*event"]  # β − 1
+    low: Float[Array, "*event"]  # of the box
+    width: Float[Array, "*event"]
+    event_ndim: int = eqx.field(static=True)
+
+    def sample(self, *, seed: Any) -> Float[Array, "*event"]:
+        return _inside(self._distrax().sample(seed=seed))
+
+    def log_prob(self, value: Any) -> Float[Array, "*batch"]:
+        log_prob = self._distrax().log_prob(value) - jnp.log(self.width)
+        return _over_event(log_prob, self.event_ndim)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        return _over_event(self._distrax().entropy() + jnp.log(self.width), self.event_ndim)
+
+    def mode(self) -> Float[Array, "*event"]:
+        # Where both are 0 the distribution is uniform, and any point its mode: the middle.
+        over_one, under_one = self.over_one + 1e-6, self.under_one + 1e-6
+        return _inside(over_one / (over_one + under_one))
+
+    def mean(self) -> Float[Array, "*event"]:
+        return self._distrax().mean()
+
+    def stddev(self) -> Float[Array, "*event"]:
+        return self._distrax().stddev()
+
+    def legal(self, action: Any) -> Float[Array, "*event"]:
+        return self.low + self.width * action
+
+    def _distrax(self) -> Any:
+        import distrax  # takes a second, so not at the top
+
+        return distrax.Beta(1 + self.over_one, 1 + self.under_one)
+
+
+class Joint(eqx.Module):
+    """Independent distributions in a dict or tuple, however nested: the action is one of samples.
+
+    distrax's takes no distributions but its own, and has no `legal`.
+    """
+
+    distributions: PyTree
+
+    def sample(self, *, seed: Any) -> PyTree:
+        leaves, structure = jax.tree.flatten(self.distributions, is_leaf=_is_distribution)
+        seeds = jax.tree.unflatten(structure, list(jax.random.split(seed, len(leaves))))
+        return self._map(lambda d, s: d.sample(seed=s), seeds)
+
+    def log_prob(self, value: PyTree) -> Float[Array, "*batch"]:
+        return _sum(self._map(lambda d, v: d.log_prob(v), value))
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        return _sum(self._map(lambda d: d.entropy()))
+
+    def mode(self) -> PyTree:
+        return self._map(lambda d: d.mode())
+
+    def legal(self, action: PyTree) -> PyTree:
+        return self._map(lambda d, a: d.legal(a) if hasattr(d, "legal") else a, action)
+
+    def _map(self, f: Callable[..., Any], *trees: PyTree) -> PyTree:
+        return jax.tree.map(f, self.distributions, *trees, is_leaf=_is_distribution)
+
+
+def _is_distribution(node: Any) -> bool:
+    return isinstance(node, Distribution)
+
+
+def _sum(tree: PyTree) -> Float[Array, "*batch"]:
+    return reduce(add, jax.tree.leaves(tree))
+
+
+def _over_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:
+    return x.sum(axis=tuple(range(-event_ndim, 0)))
+
+
+def _inside(x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+    """Away from 0 and 1, which float32 rounds to and where a log-probability is infinite."""
+    return jnp.clip(x, 1e-6, 1 - 1e-6)

@@ -1,0 +1,252 @@
+"""`Encoder`: what a policy observes, as one vector."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._core.spaces import (
+    ACTION_MASK,
+    Path,
+    is_box,
+    is_discrete,
+    num_categories,
+    one_hot,
+    space_leaves,
+)
+from .._core.types import PyTree
+from ..nn._mlp import linear, orthogonal
+from ..random._keys import KeyLike, as_key
+
+NUM_CHANNELS = (16,)
+"""Of MinAtar's networks: one convolution of 16 channels (Young & Tian 2019, arXiv:1903.03176)."""
+
+
+class Encoder(eqx.Module):
+    """An observation as one vector: every leaf of its space by its kind, one after the other.
+
+    | leaf | becomes |
+    |---|---|
+    | Discrete, or each integer of MultiDiscrete | one-hot |
+    | Box of shape `[height, width, channels]` | 3 × 3 convolutions, flattened |
+    | any other Box, MultiBinary | its numbers, flattened |
+
+    All in float32, bytes from 0 to 255 divided by 255. The leaves of a Dict stand in the order of
+    their names, those of a Tuple in its own. A Dict's `"action_mask"` is no input: it says which
+    actions are legal (see `rlscan.ActorCritic`). Only convolutions have parameters.
+    """
+
+    parts: tuple["Part", ...]
+    paths: tuple[Path, ...] = eqx.field(static=True)  # where in an observation each part is
+    size: int = eqx.field(static=True)  # of the vector
+
+    def __init__(
+        self,
+        space: Any,
+        *,
+        key: KeyLike,
+        num_channels: Sequence[int] = NUM_CHANNELS,
+        activation: str | Callable[[Array], Array] = "relu",
+    ):
+        """
+        **Arguments:**
+
+        - `space`: of the observations, with gymnax's or Gymnasium's attributes.
+        - `key`: of the convolutions, consumed.
+        - `num_channels`: of each convolution of an image; with none it is flattened as it is.
+            A convolution moves by two pixels where the image it sees is wider or higher than 16.
+        - `activation`: after each convolution: a function, or the name of one in `jax.nn`.
+
+        **Raises:** `ValueError` for a space that has nothing to encode, or is of another kind, and
+            for numbers of channels that cannot be.
+        """
+        leaves = [(p, leaf) for p, leaf in space_leaves(space) if ACTION_MASK not in p]
+        if not leaves:
+            raise ValueError(_unfit(space))
+        check_num_channels(num_channels)
+        function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
+        keys = jax.random.split(as_key(key), len(leaves))
+        self.parts = tuple(
+            _part(leaf, tuple(map(int, num_channels)), function, k)
+            for (_, leaf), k in zip(leaves, keys, strict=True)
+        )
+        self.paths = tuple(path for path, _ in leaves)
+        self.size = sum(part.size for part in self.parts)
+
+    def __call__(self, observation: PyTree) -> Float[Array, " size"]:
+        vectors = [
+            part(_leaf_at(observation, path, part.shape))
+            for path, part in zip(self.paths, self.parts, strict=True)
+        ]
+        return vectors[0] if len(vectors) == 1 else jnp.concatenate(vectors)
+
+
+class _OneHot(eqx.Module):
+    """Integers, each of its own number of categories."""
+
+    num_categories: tuple[int, ...] = eqx.field(static=True)
+    start: tuple[int, ...] = eqx.field(static=True)  # the least of each
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        return sum(self.num_categories)
+
+    def __call__(self, x: Any) -> Float[Array, " size"]:
+        index = jnp.ravel(x) - jnp.asarray(self.start)
+        return jnp.concatenate(
+            [one_hot(i, n) for i, n in zip(index, self.num_categories, strict=True)]
+        )
+
+
+class _Flat(eqx.Module):
+    """Numbers as they are."""
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    is_bytes: bool = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __call__(self, x: Any) -> Float[Array, " size"]:
+        return _in_float32(x, self.is_bytes).ravel()
+
+
+class _Image(eqx.Module):
+    """An image `[height, width, channels]`, of any size, through convolutions."""
+
+    # A convolution is a linear layer on every patch. Not `eqx.nn.Conv2d`: with XLA's
+    # convolution an update of Breakout-MinAtar takes five times as long on a CPU (`python -m
+    # benchmarks --only levers`).
+    layers: tuple[eqx.nn.Linear, ...]
+    activation: Callable[[Array], Array]
+    kernels: tuple[tuple[int, int], ...] = eqx.field(static=True)  # height and width of a patch
+    strides: tuple[int, ...] = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    is_bytes: bool = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, x: Any) -> Float[Array, " size"]:
+        x = _in_float32(x, self.is_bytes)
+        for layer, kernel, stride in zip(self.layers, self.kernels, self.strides, strict=True):
+            x = self.activation(jax.vmap(jax.vmap(layer))(_patches(x, kernel, stride)))
+        return x.ravel()
+
+
+def _patches(
+    x: Float[Array, "height width channels"], kernel: tuple[int, int], stride: int
+) -> Float[Array, "rows columns patch"]:
+    """Every patch of an image as a vector: its rows, of pixels, of channels."""
+    height, width = (x.shape[axis] - kernel[axis] + 1 for axis in (0, 1))
+    shifted = [
+        x[i : i + height : stride, j : j + width : stride]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+Part = _OneHot | _Flat | _Image
+
+
+def check_num_channels(num_channels: Sequence[int]) -> None:
+    """Raises `ValueError` if no convolutions can be of these."""
+    is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
+    if not (is_list and all(map(_is_positive, num_channels))):
+        got = list(num_channels) if is_list else num_channels
+        raise ValueError(
+            f"num_channels must be positive integers, got {got}; such as [16], or [] for no "
+            "convolution"
+        )
+
+
+def _is_positive(size: Any) -> bool:
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and bool(size > 0)
+
+
+def _part(space: Any, num_channels: tuple[int, ...], activation: Callable, key: Array) -> Part:
+    if is_discrete(space):
+        return _OneHot((int(space.n),), (int(getattr(space, "start", 0)),), ())
+    if hasattr(space, "nvec"):
+        nvec = np.asarray(space.nvec)
+        start = np.broadcast_to(getattr(space, "start", 0), nvec.shape)
+        return _OneHot(tuple(nvec.ravel().tolist()), tuple(start.ravel().tolist()), nvec.shape)
+    if not (is_box(space) or num_categories(space) is not None):
+        raise ValueError(_unfit(space))
+    shape = tuple(map(int, space.shape))
+    if len(shape) != 3 or not num_channels:
+        return _Flat(shape, _is_bytes(space))
+    kernels, strides, shapes, size = _convolutions(shape, num_channels)
+    layers = tuple(map(linear, _weights(key, shapes)))
+    return _Image(layers, activation, kernels, strides, shape, _is_bytes(space), size)
+
+
+def _convolutions(shape: tuple[int, ...], num_channels: tuple[int, ...]) -> tuple[Any, ...]:
+    """`(kernels, strides, shapes, size)`: each layer's patches, how far apart they are, and the
+    shape of its weights; and how many numbers come out at the end."""
+    height, width, channels = shape
+    kernels, strides, shapes = [], [], []
+    for num_outputs in num_channels:
+        kernel = min(3, height), min(3, width)  # of a low or narrow image, all of it
+        # Else an image of 84 x 84 would be 100,000 numbers, of which each unit takes a weight.
+        stride = 2 if max(height, width) > 16 else 1
+        kernels.append(kernel)
+        strides.append(stride)
+        shapes.append((num_outputs, math.prod(kernel) * channels))
+        height, width = (height - kernel[0]) // stride + 1, (width - kernel[1]) // stride + 1
+        channels = num_outputs
+    return tuple(kernels), tuple(strides), tuple(shapes), height * width * channels
+
+
+@partial(jax.jit, static_argnums=1)
+def _weights(key: PRNGKeyArray, shapes: tuple[tuple[int, int], ...]) -> list[Array]:
+    keys = jax.random.split(key, len(shapes))
+    return [orthogonal(k, shape, math.sqrt(2)) for k, shape in zip(keys, shapes, strict=True)]
+
+
+def _is_bytes(space: Any) -> bool:
+    """Whether a space is of bytes that use their whole range, as the colours of an image do."""
+    is_uint8 = np.dtype(getattr(space, "dtype", np.float32)) == np.uint8
+    return is_uint8 and is_box(space) and bool(np.all(np.asarray(space.high) == 255))
+
+
+def _in_float32(x: Any, is_bytes: bool) -> Float[Array, "..."]:
+    x = jnp.asarray(x).astype(jnp.float32)
+    return x / 255 if is_bytes else x
+
+
+def _leaf_at(observation: PyTree, path: Path, shape: tuple[int, ...]) -> Any:
+    """A part of an observation, of the shape that it must have."""
+    leaf, at = observation, "".join(f"[{name!r}]" for name in path)
+    try:
+        for name in path:
+            leaf = leaf[name]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(
+            f"this policy takes observations with a part {at}, got one of structure "
+            f"{jax.tree.structure(observation)}; {_BUILD}"
+        ) from None
+    if jnp.shape(leaf) != shape:
+        raise ValueError(
+            f"this policy takes observations{at} of shape {shape}, got one of shape "
+            f"{jnp.shape(leaf)}; {_BUILD}"
+        )
+    return leaf
+
+
+_BUILD = "build it for the environment that it acts in"
+
+
+def _unfit(space: Any) -> str:
+    return (
+        "an Encoder takes observations of a Discrete, MultiDiscrete, MultiBinary or Box space, or "
+        f"of a Dict or Tuple of them, got {space!r}; write a policy of your own: any eqx.Module by "
+        "the contract of rlscan.Policy"
+    )

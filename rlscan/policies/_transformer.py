@@ -1,0 +1,220 @@
+"""`TransformerActorCritic`: a causal transformer over an episode, one token per step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+from .._core.require import require_positive
+from .._core.spaces import action_mask
+from .._core.types import Distribution, Environment, PyTree
+from ..nn._attention import Block, CausalAttention, KeyValueCache
+from ..nn._dropout import Schedule, as_rate, dropout_layer
+from ..nn._mlp import linear, orthogonal
+from ..random._keys import KeyLike, as_key
+from ._action_head import ActionHead, Continuous
+from ._actor_critic import check_settings
+from ._encoder import NUM_CHANNELS, Encoder, check_num_channels
+
+
+class Context(eqx.Module):
+    """What a transformer knows of the episode so far."""
+
+    caches: tuple[KeyValueCache, ...]  # one for each block
+    num_steps: Int[Array, "*N"]  # environment steps of the episode that are in them
+
+
+class TransformerActorCritic(eqx.Module):
+    """A policy that attends to the last L steps of its episode, and acts on what it finds there.
+
+    The observation of a step is one token: encoded, embedded, and sent through blocks of causal
+    attention and an MLP, pre-LayerNorm. Actor and critic read what comes out, so the value has
+    the noise of the policy that acts. The policy's state is a cache of keys and values; a step
+    computes its own token alone, and attends to what is cached. Each block attends to the last
+    L = `context_length` tokens, and what is cached for a token has itself attended to L before
+    it: so the receptive field of B blocks is B (L − 1) + 1 steps.
+
+    A reset empties the cache: tokens of an earlier episode are masked, and attention at the first
+    step of an episode is to that step alone. Rollouts go on from the cache that the last one
+    left, also when parameters have moved since, as with the state of any recurrent policy; what
+    was cached before a rollout is data, to which no gradient flows.
+
+    All dropout of step t, the row of attention weights included, is drawn from the key of step t.
+    `replay` computes the T steps of a sequence at once by `unroll`, with the same masks.
+
+    The state takes `num_layers * 2 * context_length * embed_size * 4` bytes for each environment,
+    32 KiB by default. A rollout also keeps the state of each truncated episode, in one slot per
+    `time_limit` steps; where no limit is known, in T: then 128 steps of 64 environments take
+    256 MiB (`rlscan.transition_bytes` says what a transition takes).
+
+    As the critic reads what the actor reads, scale rewards or lower `value_coef` where returns are
+    far above 1, see `rlscan.RecurrentActorCritic`.
+
+    Source: pre-LayerNorm as in Radford et al., *Language Models are Unsupervised Multitask
+    Learners*, 2019; gating as in Parisotto et al., *Stabilizing Transformers for Reinforcement
+    Learning*, 2019, arXiv:1910.06764; its reset gate is that of `eqx.nn.GRUCell`, which
+    multiplies U x and not x.
+    """
+
+    encoder: Encoder
+    embedding: eqx.nn.Linear
+    blocks: tuple[Block, ...]
+    norm: eqx.nn.LayerNorm
+    actor: eqx.nn.Linear
+    critic: eqx.nn.Linear
+    head: ActionHead
+    dropout: Callable
+
+    def __init__(
+        self,
+        env: Environment,
+        *,
+        context_length: int = 32,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        embed_size: int = 64,
+        activation: str | Callable[[Array], Array] = "gelu",
+        num_channels: Sequence[int] = NUM_CHANNELS,
+        dropout: float | int | Schedule = 0.1,
+        attention_dropout: float | int = 0.1,
+        gated: bool = False,
+        continuous: Continuous = "gaussian",
+        state_dependent_std: bool = False,
+        key: KeyLike,
+    ):
+        """Equinox's initialisation, but orthogonal heads with gains 0.01 (actor) and 1 (critic).
+
+        **Arguments:**
+
+        - `env`: whose spaces the policy is made for.
+        - `context_length`: L, in environment steps, the present one included.
+        - `num_layers`: blocks.
+        - `num_heads`: attention heads of each block; divides `embed_size`.
+        - `embed_size`: numbers of a token. The MLP of a block has four times as many.
+        - `activation`: of the MLPs; a function, or the name of one in `jax.nn`.
+        - `dropout`: the rate after the embedding and after each sublayer, in [0, 1); or a schedule
+            of it over updates, see `rlscan.nn.AnnealedDropout`.
+        - `attention_dropout`: the rate of the attention weights, in [0, 1).
+        - `gated`: whether a sublayer is gated into the stream, by a GRU that starts near the
+            identity, instead of added to it.
+        - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.ActorCritic`.
+        - `key`: consumed.
+
+        **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
+        """
+        check_transformer_settings(
+            context_length, num_layers, num_heads, embed_size, attention_dropout, gated
+        )
+        check_settings((), activation, dropout, 0.0)
+        check_num_channels(num_channels)
+        encoder_key, embedding_key, blocks_key, heads_key = jax.random.split(as_key(key), 4)
+        function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
+        self.encoder = Encoder(
+            env.observation_space(),
+            key=encoder_key,
+            num_channels=num_channels,
+            activation=function,
+        )
+        self.embedding = eqx.nn.Linear(self.encoder.size, embed_size, key=embedding_key)
+        self.dropout = dropout_layer(dropout)
+        self.blocks = tuple(
+            Block(
+                CausalAttention(embed_size, num_heads, context_length, attention_dropout, key=one),
+                embed_size,
+                function,
+                dropout,
+                gated,
+                key=other,
+            )
+            for one, other in jax.random.split(blocks_key, (num_layers, 2))
+        )
+        self.norm = eqx.nn.LayerNorm(embed_size)
+        self.head = ActionHead(
+            env.action_space(), continuous=continuous, state_dependent_std=state_dependent_std
+        )
+        actor_key, critic_key = jax.random.split(heads_key)
+        self.actor = linear(orthogonal(actor_key, (self.head.num_outputs, embed_size), 0.01))
+        self.critic = linear(orthogonal(critic_key, (1, embed_size), 1.0))
+
+    def __call__(
+        self, observation: PyTree, state: Context, *, key: PRNGKeyArray
+    ) -> tuple[Distribution, Float[Array, ""], Context]:
+        x, caches, block_keys = self._embed(observation, key), [], self._block_keys(key)
+        for i, block in enumerate(self.blocks):
+            x, cache = block(x, state.caches[i], state.num_steps, key=block_keys[i])
+            caches.append(cache)
+        state = Context(tuple(caches), state.num_steps + 1)
+        return *self.decide(self.norm(x), observation, key=key), state
+
+    def initial_state(self) -> Context:
+        """Empty caches."""
+        zeros = jnp.zeros_like(self.blocks[0].attention.distance)
+        cache = KeyValueCache(zeros, zeros)
+        return Context((cache,) * len(self.blocks), jnp.zeros((), jnp.int32))
+
+    def unroll(
+        self, observation: PyTree, state: Context, done: Bool[Array, " T"], *, key: Key[Array, " T"]
+    ) -> Float[Array, "T embed_size"]:
+        """What the blocks make of T steps, see `rlscan.SequencePolicy`: of all at once."""
+        position = _positions(state.num_steps, done)
+        x, block_keys = jax.vmap(self._embed)(observation, key), jax.vmap(self._block_keys)(key)
+        for i, block in enumerate(self.blocks):
+            x = block.unroll(x, state.caches[i], position, key=block_keys[i])
+        return jax.vmap(self.norm)(x)
+
+    def decide(
+        self, features: Float[Array, " embed_size"], observation: PyTree, *, key: PRNGKeyArray
+    ) -> tuple[Distribution, Float[Array, ""]]:
+        """What actor and critic make of it; `key` is that of the step."""
+        head_key = _split(key)[2]
+        mask = action_mask(observation)
+        return self.head(self.actor(features), mask=mask, key=head_key), self.critic(features)[0]
+
+    def _embed(self, observation: PyTree, key: PRNGKeyArray) -> Float[Array, " embed_size"]:
+        return self.dropout(self.embedding(self.encoder(observation)), key=_split(key)[0])
+
+    def _block_keys(self, key: PRNGKeyArray) -> tuple[PRNGKeyArray, ...]:
+        return tuple(jax.random.split(_split(key)[1], len(self.blocks)))
+
+
+def check_transformer_settings(
+    context_length: Any,
+    num_layers: Any,
+    num_heads: Any,
+    embed_size: Any,
+    attention_dropout: Any,
+    gated: Any,
+) -> None:
+    """Raises `ValueError` for a setting that only `TransformerActorCritic` has, and cannot be."""
+    require_positive("context_length", context_length)
+    require_positive("num_layers", num_layers)
+    require_positive("num_heads", num_heads)
+    require_positive("embed_size", embed_size)
+    if embed_size % num_heads:
+        raise ValueError(
+            f"embed_size = {embed_size} is not divisible by num_heads = {num_heads}; "
+            f"use embed_size = {-(-embed_size // num_heads) * num_heads}"
+        )
+    as_rate("attention_dropout", attention_dropout)
+    if not isinstance(gated, bool):
+        raise ValueError(f"gated must be True or False, got {gated!r}")
+
+
+def _split(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
+    """The keys of a step: of the embedding, of the blocks, and of the head.
+
+    A clone, as each part of the policy takes its own of the three.
+    """
+    embedding_key, blocks_key, head_key = jax.random.split(jax.random.clone(key), 3)
+    return embedding_key, blocks_key, head_key
+
+
+def _positions(num_steps: Int[Array, ""], done: Bool[Array, " T"]) -> Int[Array, " T"]:
+    """The place of each step in its episode, where `num_steps` steps came before the first."""
+    t = jnp.arange(len(done))
+    starts = jnp.concatenate([-num_steps[None], jnp.where(done, t + 1, -num_steps)[:-1]])
+    return t - lax.cummax(starts)

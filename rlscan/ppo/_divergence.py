@@ -1,0 +1,160 @@
+"""Why a run diverged: the first number that was not finite, by name."""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import keystr, tree_flatten_with_path
+from jaxtyping import Array
+
+from .._core.mesh import AXIS, WHOLE, mean_over, sharded
+from .._core.types import Environment, PyTree
+from ..nn._trainable import partition_trainable
+from ._config import PPOConfig
+from ._finite import DivergenceError, place_of, stay_finite, which_are_finite
+from ._losses import Loss, Minibatch, ppo_loss
+from ._update import TrainState, act_and_judge, attempt, spread
+
+
+def explain_divergence(
+    state: TrainState,
+    env: Environment,
+    config: PPOConfig,
+    *,
+    num_updates: int,
+    loss: Loss = ppo_loss,
+    mesh: Mesh | None = None,
+) -> str | None:
+    """What was the first number that was not finite, or `None` if the run has not diverged.
+
+    A diverged state is the one before the update in question, keys included. So the update is made
+    once more, and its numbers are looked at in the order in which they came about: of the rollout,
+    observation, action, value, log-probability and reward, step by step; of each gradient step the
+    loss, the gradient, and the parameters after it. Not for use under `jit`.
+
+    **Arguments:**
+
+    - `state`: a diverged state, of one seed.
+    - `env`, `config`, `num_updates`, `loss`, `mesh`: as for the `update` that it comes from.
+
+    **Returns:** `update 3, minibatch 2: the gradient of policy.actor.layers[0].weight is not
+    finite`.
+    """
+    if not state.divergence.update > 0:
+        return None
+    config = config.as_arrays()
+    if state.divergence.minibatch == 0:
+        culprit = _in_rollout(eqx.filter_jit(act_and_judge)(state, env, config)[2])
+    else:
+        axis = None if mesh is None else AXIS
+        again = partial(_make_again, env, config, num_updates, loss, axis)
+        if mesh is not None:
+            again = sharded(again, mesh, (spread(state),), WHOLE)
+        steps, statistics = jax.device_get(eqx.filter_jit(again)(state))
+        which = divmod(int(state.divergence.minibatch) - 1, config.num_minibatches)
+        culprit = _in_step(jax.tree.map(lambda x: x[which], steps)) or _first(
+            "the statistic policy{}", statistics
+        )
+    # Another program may round otherwise, so what was at the edge may be on this side of it now.
+    return f"{place_of(state.divergence)}: {culprit or 'all is finite when it is made again'}"
+
+
+def check_divergence(
+    state: TrainState,
+    env: Environment,
+    config: PPOConfig,
+    loss: Loss = ppo_loss,
+    *,
+    num_updates: int,
+    debug: bool = False,
+    mesh: Mesh | None = None,
+) -> None:
+    """Raises `DivergenceError` if a state has diverged; with its explanation, if `debug`."""
+    if int(state.divergence.update) == 0:
+        return
+    if not debug:
+        raise DivergenceError(
+            f"{place_of(state.divergence)}: a number is not finite; the state before that update "
+            "is kept, and --debug (debug=True) names the number"
+        )
+    explain = partial(explain_divergence, num_updates=num_updates, loss=loss, mesh=mesh)
+    raise DivergenceError(f"{explain(state, env, config)}; the state before that update is kept")
+
+
+def _in_rollout(batch: Minibatch) -> str | None:
+    """Of all that is not finite, what came first."""
+    steps = batch.trajectory
+    in_order = {"observation": steps.observation, "action": steps.action, "value": batch.value}
+    in_order |= {"log_prob": steps.log_prob, "reward": steps.reward}
+    found = []
+    for path, leaf in tree_flatten_with_path(in_order)[0]:
+        at = _not_finite(leaf)
+        if len(at):
+            (name, *rest), (t, n) = path, at[0]
+            found.append((t, list(in_order).index(name.key), f"{name.key}{keystr(tuple(rest))}", n))
+    if found:
+        t, _, name, n = min(found)
+        return f"{name} is not finite, first at step {t} of environment {n}"
+    at = _not_finite(batch.advantage)  # from which GAE goes backwards
+    if len(at):
+        t, n = at[-1]
+        found = f"the value of what followed step {t} of environment {n} is not finite"
+        if steps.truncated[t, n] and not steps.terminated[t, n]:
+            found += (
+                "; it was truncated there: if the environment declares a time_limit, none of its "
+                "episodes may be truncated earlier"
+            )
+        return found
+    return "the value target overflows" if len(_not_finite(batch.target)) else None
+
+
+def _not_finite(leaf: Array) -> np.ndarray:
+    """`(t, n)` of the steps of `[T, N, …]` with a number that is not finite, in their order."""
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return np.zeros((0, 2), int)
+    bad = ~np.asarray(jnp.isfinite(leaf))
+    return np.argwhere(bad.reshape(*bad.shape[:2], -1).any(axis=-1))
+
+
+def _in_step(step: dict[str, Any]) -> str | None:
+    """Of all that is not finite in one gradient step, what came first."""
+    finite = step.pop("finite")
+    broken = {name: x for name, x in step.items() if not np.isfinite(x)}
+    if "loss" in broken:
+        parts = ", ".join(f"{n} {x}" for n, x in broken.items() if n not in ("loss", "grad_norm"))
+        return f"the loss is {broken['loss']}{f' ({parts})' if parts else ''}"
+    gradient = _first("the gradient of policy{}", finite["gradient"])
+    if gradient is None and "grad_norm" in broken:
+        gradient = "the gradient is finite, but its global norm is not"
+    return gradient or _first("the parameter policy{}, after the step,", finite["parameter"])
+
+
+def _first(what: str, finite: PyTree) -> str | None:
+    paths = [keystr(path) for path, is_finite in tree_flatten_with_path(finite)[0] if not is_finite]
+    if not paths:
+        return None
+    others = f"; nor are {len(paths) - 1} other leaves" if len(paths) > 1 else ""
+    return f"{what.format(paths[0])} is not finite{others}"
+
+
+def _make_again(
+    env: Environment,
+    config: PPOConfig,
+    num_updates: int,
+    loss: Loss,
+    axis: str | None,
+    state: TrainState,
+) -> tuple[dict[str, PyTree], PyTree]:
+    """What the gradient steps report, `[num_epochs, num_minibatches]`, with what of them is finite
+    leaf by leaf; and which of the statistics are that moved after them."""
+    after, _, steps = attempt(env, config, num_updates, loss, axis, which_are_finite, state)
+    finite = steps.pop("finite")
+    steps = {name: x for name, x in steps.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+    return (
+        {**mean_over(axis, steps), "finite": finite},
+        stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after))),
+    )

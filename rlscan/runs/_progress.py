@@ -1,0 +1,131 @@
+"""What a training run shows while it runs: a bar on a terminal, lines of text elsewhere."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+LINES_PER_RUN = 20
+
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+SECONDS_BETWEEN_REFRESHES = 0.1
+
+
+class Progress:
+    """Shows how far a run is. Writes to stdout, which may be closed at any time."""
+
+    def __init__(self, num_updates: int, *, done: int = 0):
+        """**Arguments:** updates of the whole run, and how many of them were made before."""
+        self.console = _Console(highlight=False, soft_wrap=True)
+        self._num_updates = num_updates
+        self._started = self._shown = time.monotonic()
+        self._part_before = done / num_updates
+        self._next_line = math.floor(self._part_before * LINES_PER_RUN) + 1  # of LINES_PER_RUN
+        self._bar: Bar | None = None
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self._bar = _bar(self.console)
+            shown = {"total": num_updates, "completed": done, "speed": "", "episode_return": ""}
+            self._task = self._bar.add_task("", **shown)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar where there is one. `OSError` names stdout."""
+        try:
+            self.console.print(text, markup=False)
+        except OSError as error:
+            self.console.silence()
+            raise OSError(error.errno, error.strerror, "standard output") from None
+
+    def start(self) -> None:
+        """From here on the time counts."""
+        self._started = self._shown = time.monotonic()
+        if self._bar is not None:
+            self._bar.start()
+
+    def update(self, row: dict[str, Any], returned: Callable[[], str] | None = None) -> None:
+        """Shows a row of the metrics, if it is time to.
+
+        **Arguments:**
+
+        - `row`: of the metrics.
+        - `returned`: says what episodes returned, called only then; the row's own if not given.
+        """
+        now = time.monotonic()
+        last = row["update"] == self._num_updates
+        speed = f"{row['steps_per_second']:,.0f} steps/s"
+        returned = returned or (lambda: f"return {format_return(row['episode_return'])}")
+        if self._bar is not None:
+            if last or now - self._shown >= SECONDS_BETWEEN_REFRESHES:
+                self._shown = now
+                self._bar.update(
+                    self._task,
+                    completed=row["update"],
+                    refresh=True,
+                    speed=speed,
+                    episode_return=returned(),
+                )
+            return
+        part = row["update"] / self._num_updates
+        if (
+            last
+            or part * LINES_PER_RUN >= self._next_line
+            or now - self._shown >= (SECONDS_BETWEEN_LINES)
+        ):
+            self._shown = now
+            self._next_line = math.floor(part * LINES_PER_RUN) + 1
+            left = (now - self._started) * (1 - part) / (part - self._part_before)
+            self.say(
+                f"{part:4.0%}  update {row['update']:,}/{self._num_updates:,}  {speed}  "
+                f"{returned()}  {format_seconds(left)} left"
+            )
+
+    def stop(self) -> None:
+        """Leaves the bar as it is, and the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def format_return(value: float) -> str:
+    """Four digits or so; `none` where no episode ended."""
+    return "none" if math.isnan(value) else f"{value:.4g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`8.3 s`, `4:05` or `2:10:00`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _bar(console: Console) -> Bar:
+    return Bar(
+        TextColumn("update {task.completed:,.0f}/{task.total:,.0f}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[episode_return]}"),
+        TimeRemainingColumn(),
+        console=console,
+        auto_refresh=False,  # no thread beside the training
+        expand=True,
+    )
+
+
+class _Console(Console):
+    """A console whose reader may leave: `rlscan train … | head` trains on, and says no more."""
+
+    def on_broken_pipe(self) -> None:
+        self.silence()
+
+    def silence(self) -> None:
+        self.quiet = True
+        # Python flushes stdout once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,136 @@
+"""Several runs in one program: over seeds, and over numbers of PPO."""
+
+import dataclasses
+import itertools
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from .._core.require import did_you_mean
+from ..ppo._config import PPOConfig, check_config
+
+# What one program can have several of: numbers. Another shape is another program.
+SWEEPABLE = tuple(
+    f"ppo.{field.name}"
+    for field in dataclasses.fields(PPOConfig)
+    if not field.metadata.get("static", False)
+)
+
+
+EXAMPLES = "ppo.learning_rate=1e-4,3e-4 or ppo.learning_rate=log:1e-4..1e-2"
+
+
+class Member(NamedTuple):
+    """One of the runs that are trained side by side."""
+
+    seed: int
+    swept: dict[str, float]  # by the keys of the config, such as ppo.learning_rate
+
+
+class _Sweep(NamedTuple):
+    key: str
+    values: list[float]  # or the two ends of a range
+    is_range: bool
+    is_log: bool
+
+
+def members_of(seed: int, num_seeds: int, sweep: Sequence[str], num_samples: int) -> list[Member]:
+    """The runs that a config describes: each combination of what is swept, with each seed.
+
+    Lists form a grid. Ranges are drawn from together, `num_samples` times, by a generator that
+    starts from `seed`; each of these samples is combined with all of the grid.
+
+    **Arguments:** the entries of the config.
+
+    **Returns:** the runs, those of one combination next to each other.
+
+    **Raises:** `ValueError` for a sweep that cannot be read, or a key that cannot be swept.
+    """
+    sweeps = [_read(text) for text in sweep]
+    keys = [one.key for one in sweeps]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"sweep has {key} twice; give all its values in one")
+    ranges = [one for one in sweeps if one.is_range]
+    lists = [[(one.key, value) for value in one.values] for one in sweeps if not one.is_range]
+    rng = np.random.default_rng(seed)
+    samples = [
+        [(one.key, _draw(one, rng)) for one in ranges] for _ in range(num_samples if ranges else 1)
+    ]
+    settings = [dict([*grid, *drawn]) for grid in itertools.product(*lists) for drawn in samples]
+    return [
+        Member(seed + i, {key: setting[key] for key in keys})
+        for setting in settings
+        for i in range(num_seeds)
+    ]
+
+
+def check_sweep(ppo: PPOConfig, members: Sequence[Member]) -> None:
+    """Raises `ValueError` for a value that cannot be."""
+    for member in members:
+        names = {key.removeprefix("ppo."): value for key, value in member.swept.items()}
+        try:
+            check_config(dataclasses.replace(ppo, **names))
+        except ValueError as error:
+            raise ValueError(f"sweep: ppo.{error}") from None
+
+
+def with_numbers(ppo: PPOConfig, swept: Mapping[str, Any]) -> PPOConfig:
+    """The settings with the numbers of one run, which may be traced."""
+    for key, number in swept.items():
+        name = key.removeprefix("ppo.")
+        ppo = eqx.tree_at(operator.attrgetter(name), ppo, jnp.asarray(number, jnp.float32))
+    return ppo
+
+
+def _read(text: str) -> _Sweep:
+    key, equals, values = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals:
+        raise ValueError(f"sweep must be KEY=VALUES, such as {EXAMPLES}, got {text!r}")
+    if key not in SWEEPABLE:
+        nearest = did_you_mean(key, SWEEPABLE) or f"; one of {', '.join(SWEEPABLE)}"
+        is_shape = any(key == f"ppo.{field.name}" for field in dataclasses.fields(PPOConfig))
+        hint = ", which shapes the program; start a run for each" if is_shape else nearest
+        raise ValueError(f"sweep takes keys that are numbers of PPO, got {key!r}{hint}")
+    is_log = values.startswith("log:")
+    values = values.removeprefix("log:")
+    is_range = ".." in values
+    try:
+        numbers = [_number(one) for one in values.split(".." if is_range else ",")]
+    except ValueError:
+        raise ValueError(
+            f"sweep of {key} must be numbers or a range, such as {EXAMPLES}, got {text!r}"
+        ) from None
+    if is_log and not is_range:
+        raise ValueError(f"sweep of {key}: log: is for a range, such as log:1e-4..1e-2")
+    if is_range:
+        _check_range(key, numbers, is_log)
+    return _Sweep(key, numbers, is_range, is_log)
+
+
+def _check_range(key: str, ends: list[float], is_log: bool) -> None:
+    if len(ends) != 2 or not (-math.inf < ends[0] < ends[1] < math.inf):
+        raise ValueError(f"sweep of {key}: a range is LOW..HIGH with LOW below HIGH, got {ends}")
+    if is_log and ends[0] <= 0:
+        raise ValueError(f"sweep of {key}: a log: range begins above 0, got {ends[0]}")
+
+
+def _number(text: str) -> float:
+    number = float(text.strip().replace(".inf", "inf"))  # as YAML writes it
+    if math.isnan(number):
+        raise ValueError(text)
+    return number
+
+
+def _draw(sweep: _Sweep, rng: Any) -> float:
+    """To four digits: what is in the metrics can be typed."""
+    low, high = sweep.values
+    drawn = rng.uniform(math.log(low), math.log(high)) if sweep.is_log else rng.uniform(low, high)
+    rounded = float(f"{math.exp(drawn) if sweep.is_log else drawn:.4g}")
+    return min(max(rounded, low), high)

@@ -1,0 +1,256 @@
+"""Evaluations of a run: on seeds of their own, after training and during it."""
+
+import csv
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import run_dirs
+
+import rlscan
+from rlscan._cli.main import main
+from rlscan.runs._evaluations import Evaluations, evaluation_key, summarize
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
+SMALL += [
+    "--compile-cache",
+    "false",
+    "--num-devices",
+    "1",
+    "--env.params.max_steps_in_episode",
+    "9",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_dirs.with_policy(tmp_path_factory.mktemp("runs") / "run")
+
+
+def evaluated(run: Path, tmp_path: Path, *options: str) -> dict[str, Any]:
+    file = tmp_path / "figures.json"
+    assert main(["evaluate", str(run), "--json", str(file), "--overwrite", *options]) == 0
+    return json.loads(file.read_text())
+
+
+@pytest.mark.slow
+def test_the_script_prints_what_it_found(run: Path, tmp_path: Path):
+    script = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), str(run)]
+    command = [*script, "--episodes", "12", "--action", "sample", "--json", "figures.json"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    returns = np.array(figures["episode_returns"])
+    assert returns.shape == (12,)
+    assert figures["episode_return"] == returns.mean()
+    assert figures["episode_return_iqm"] == np.sort(returns)[3:9].mean()
+    low, high = figures["episode_return_iqm_low"], figures["episode_return_iqm_high"]
+    assert returns.min() <= low < high <= returns.max()
+    assert "12 episodes, sample, inference, seed 0" in result.stdout
+    assert f"IQM   {figures['episode_return_iqm']:.4g} [{low:.4g}, {high:.4g}]" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_switches_do_what_they_say(run: Path, tmp_path: Path):
+    """Against `rlscan.evaluate` with the key that is documented."""
+    env = rlscan.make("CartPole-v1", max_steps_in_episode=20)
+    policy = rlscan.load_policy(run)
+    figures: dict[str, Any] = {}
+    switches: Any = (("sample", "train"), ("mode", "mc-dropout"))
+    for action, network in switches:
+        options = f"--action {action} --network {network} --masks 3 --episodes 6 --seed 5"
+        figures = evaluated(run, tmp_path, *options.split())
+        expected: Any = eqx.filter_jit(rlscan.evaluate)(
+            policy,
+            env,
+            num_episodes=6,
+            key=jax.random.fold_in(rlscan.key(5), 0x6576616C),
+            action=action,
+            network=network,
+            num_masks=3,
+        )
+        np.testing.assert_array_equal(figures["episode_returns"], expected.episode_return)
+    assert figures["spread_logits"] > 0
+    np.testing.assert_allclose(
+        figures["spread_episode_return"], np.mean(figures["episode_returns"], axis=1).std(), 1e-6
+    )
+
+
+@pytest.mark.slow
+def test_no_key_of_an_evaluation_is_one_of_a_training():
+    """Whatever its seed: all first children of both, and of the evaluations during a run."""
+
+    def words(keys: Any) -> set[tuple[int, ...]]:
+        return set(map(tuple, jax.vmap(jax.random.key_data)(keys).tolist()))
+
+    for generator in rlscan.GENERATORS:
+        seeds = jnp.arange(200)
+        roots = jax.vmap(lambda s, g=generator: rlscan.key(s, generator=g))(seeds)
+        training = [roots, *jax.vmap(jax.random.split, out_axes=1)(roots)]
+        training += [*jax.vmap(lambda k: jax.random.split(k, 16), out_axes=1)(roots)]
+        for when in ("after", "during"):
+            keys = [evaluation_key(s, when, generator=generator) for s in range(20)]
+            ours = jnp.stack(keys)
+            children = jax.vmap(jax.random.split)(ours).ravel()
+            for theirs in training:
+                assert not words(jnp.concatenate([ours, children])) & words(theirs)
+        assert evaluation_key(0, "after") != evaluation_key(0, "during")
+
+
+def test_the_summary_counts_masks_not_episodes():
+    """Of two networks that each always do the same, nothing is sure about a third."""
+
+    def of(returns: Any) -> Any:
+        full = jnp.asarray(returns)
+        length = jnp.ones(full.shape, jnp.int32)
+        return rlscan.Evaluation(full, length, full > 1, None)
+
+    flat, rows = summarize(of([1.0] * 50 + [2.0] * 50)), summarize(of([[1.0] * 50, [2.0] * 50]))
+    assert flat["episode_return"] == rows["episode_return"] == 1.5
+    assert (rows["episode_return_low"], rows["episode_return_high"]) == (1, 2)
+    assert 1.3 < flat["episode_return_low"] < 1.5 < flat["episode_return_high"] < 1.7
+    assert (flat["num_episodes"], rows["num_episodes"], flat["num_cut"]) == (100, 100, 50)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("nowhere", "nowhere is no run directory: it has no config.yaml"),
+        ("unfinished", "unfinished holds no policy yet"),
+        ("run --episodes 0", "num_episodes must be a positive integer, got 0"),
+        ("run --seed -1", "--seed must be from 0 to 4294967295, got -1"),
+        ("run --network mc-dropout --masks 3", "use 99"),
+        ("run --json old.json", "old.json exists already; choose another --json"),
+        ("run --json a.txt", "--json must end in .json, got a.txt"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    options: str, message: str, run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(run)
+    (tmp_path / "old.json").write_text("mine")
+    run_dirs.with_config(tmp_path / "unfinished")
+    assert main(["evaluate", *options.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert message in captured.err and captured.out == ""
+    assert (tmp_path / "old.json").read_text() == "mine"
+
+
+def test_bad_switches_end_in_one_line(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as exit:
+        main(["evaluate", "run", "--action", "best"])
+    assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+# During training.
+
+
+def table(directory: Path, name: str = "evaluations.csv") -> list[dict[str, str]]:
+    return list(csv.DictReader((directory / name).read_text().splitlines()))
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_at_intervals_and_is_the_same_run(tmp_path: Path):
+    common = [*SMALL, "--total-steps", "128", "--policy.dropout", "0.5", "--seed", "3"]
+    plain, observed = tmp_path / "plain", tmp_path / "observed"
+    interval = ["--eval-interval", "2", "--eval-episodes", "5"]
+    assert main(["train", *common, "--output", str(plain)]) == 0
+    assert main(["train", *common, *interval, "--output", str(observed)]) == 0
+    assert not (plain / "evaluations.csv").exists()
+    rows = table(observed)
+    assert [(r["update"], r["step"], r["num_episodes"]) for r in rows] == [
+        ("2", "64", "5"),
+        ("4", "128", "5"),
+    ]
+    for ours, theirs in zip(
+        table(plain, "metrics.csv"), table(observed, "metrics.csv"), strict=True
+    ):
+        for name in ("seconds", "steps_per_second"):
+            del ours[name], theirs[name]
+        assert ours == theirs
+    # The last row is of the policy that was saved.
+    env = rlscan.make("CartPole-v1", max_steps_in_episode=9)
+    key = evaluation_key(3, "during")
+    policy = rlscan.load_policy(observed)
+    again = rlscan.evaluate(policy, env, num_episodes=5, key=key, action="mode")
+    assert float(rows[-1]["episode_return"]) == np.asarray(again.episode_return, float).mean()
+
+
+def evaluations(tmp_path: Path, **settings: Any) -> tuple[Evaluations, Any]:
+    config = dataclasses.replace(run_dirs.CONFIG, eval_interval=3, eval_episodes=4)
+    env = rlscan.make("CartPole-v1", max_steps_in_episode=5)
+    policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
+    return Evaluations(config, env, tmp_path, **settings), policy
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
+    first, policy = evaluations(tmp_path)
+    assert [first.next_due(u) for u in range(7)] == [3, 3, 3, 6, 6, 6, 9]
+    for update in (3, 6, 9):
+        first.add(update, policy)
+    whole = (tmp_path / "evaluations.csv").read_bytes()
+    with open(tmp_path / "evaluations.csv", "ab") as file:
+        file.write(b"12,1")  # killed as it wrote
+    resumed, _ = evaluations(tmp_path, num_updates_done=7)
+    assert [row["update"] for row in table(tmp_path)] == ["3", "6"]
+    resumed.add(9, policy)
+    assert (tmp_path / "evaluations.csv").read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [0, 5, None, -1])
+def test_a_run_that_begins_anew_has_no_row_of_before(cut: int | None, tmp_path: Path):
+    """Killed before its first checkpoint, or on a disk that was full at its first evaluation."""
+    first, policy = evaluations(tmp_path)
+    first.add(3, policy)
+    whole = (tmp_path / "evaluations.csv").read_bytes()
+    (tmp_path / "evaluations.csv").write_bytes(whole[:cut])
+    again, _ = evaluations(tmp_path)
+    again.add(3, policy)
+    assert (tmp_path / "evaluations.csv").read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_several_runs_have_rows_of_their_own(tmp_path: Path):
+    several, policy = evaluations(tmp_path, runs=[{"run": 0, "seed": 3}, {"run": 1, "seed": 9}])
+    other = jax.tree.map(lambda x: -x if eqx.is_array(x) else x, policy)
+    both = jax.tree.map(lambda x, y: jnp.stack([x, y]) if eqx.is_array(x) else x, policy, other)
+    rows = several.add(3, both)
+    assert [(row["run"], row["seed"]) for row in rows] == [(0, 3), (1, 9)]
+    for row, one in zip(rows, (policy, other), strict=True):
+        alone = rlscan.evaluate(
+            one,
+            rlscan.make("CartPole-v1", max_steps_in_episode=5),
+            num_episodes=4,
+            key=evaluation_key(row["seed"], "during"),
+            action="mode",
+        )
+        assert row["episode_return"] == np.asarray(alone.episode_return, float).mean()
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path: Path):
+    first, policy = evaluations(tmp_path)
+    first.add(3, policy)
+    before = (tmp_path / "evaluations.csv").read_bytes()
+
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, most[1]))  # room for half a row
+    try:
+        with pytest.raises(OSError):
+            first.add(6, policy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert (tmp_path / "evaluations.csv").read_bytes() == before

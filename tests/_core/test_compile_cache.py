@@ -1,0 +1,84 @@
+"""Compiled programs are kept where the user's caches are. By real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlscan.runs._policy_file import POLICY_FILE
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
+
+
+def start(cache: Path, output: Path, *arguments: str, **environ: str) -> subprocess.Popen:
+    env = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(cache)}
+    argv = [*SMALL, "--total-steps", "64", "--output", str(output), *arguments]
+    return subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "train.py", *argv],
+        env={**env, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen) -> str:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return err
+
+
+def programs(cache: Path) -> dict[str, float]:
+    kept = cache / "rlscan" / "compiled"
+    return {file.name: file.stat().st_mtime_ns for file in kept.glob("*-cache")}
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is Linux's")
+
+
+@pytest.mark.slow
+def test_a_second_run_compiles_nothing(tmp_path: Path) -> None:
+    end(start(tmp_path / "cache", tmp_path / "first"))
+    kept = programs(tmp_path / "cache")
+    assert all(any(what in name for name in kept) for what in ("start", "updates"))
+    logged = end(start(tmp_path / "cache", tmp_path / "again", JAX_EXPLAIN_CACHE_MISSES="true"))
+    assert programs(tmp_path / "cache") == kept
+    assert "PERSISTENT COMPILATION CACHE MISS" not in logged.upper()
+
+
+@pytest.mark.slow
+def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    end(start(tmp_path / "cache", tmp_path / "run", "--compile-cache", "false"))
+    assert not (tmp_path / "cache" / "rlscan").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_a_directory_of_the_users_own_stands(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    end(start(tmp_path / "cache", tmp_path / "run", JAX_COMPILATION_CACHE_DIR=str(own)))
+    assert not (tmp_path / "cache" / "rlscan").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_runs_share_it_and_damage_is_compiled_anew(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    both = [start(cache, tmp_path / name) for name in ("a", "b")]
+    for process in both:
+        end(process)
+    for file in (cache / "rlscan" / "compiled").glob("*-cache"):
+        file.write_bytes(file.read_bytes()[:100])
+    end(start(cache, tmp_path / "c"))
+    policies = [(tmp_path / name / POLICY_FILE).read_bytes() for name in ("a", "b", "c")]
+    assert policies[0] == policies[1] == policies[2]
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_where_no_cache_can_be_written_the_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    end(start(tmp_path / "cache", tmp_path / "run"))

@@ -1,0 +1,378 @@
+"""Several devices: the host's cores, two of them (see conftest.py)."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import probes
+import pytest
+from jax.flatten_util import ravel_pytree
+from test_statistics import make_policy as statistics_policy
+
+import rlscan
+from rlscan._core.cpu import WHOLE_LOOPS
+from rlscan._core.mesh import FIRST, WHOLE, own_key, sharded, worthwhile
+from rlscan.nn._trainable import partition_trainable
+from rlscan.ppo._update import act_and_judge, flat
+from rlscan.runs._config import Config, PolicyConfig
+from rlscan.runs._run import on_this_machine
+
+MESH = rlscan.make_mesh(2)
+CONFIG = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=1, num_epochs=1)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal but for rounding, keys and all other integers to the last bit."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def rolled_out(policy: Any, schedule: Any, mesh: Any) -> Any:
+    env = probes.Wander()
+    state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(1))
+    roll = eqx.filter_jit(rlscan.rollout)
+    state, _ = roll(policy, env, state, 6, key_schedule=schedule, mesh=mesh)
+    # The second from what the first has left where it is.
+    return roll(policy, env, state, 6, key_schedule=schedule, mesh=mesh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["step", "episode", "rollout"])
+def test_a_rollout_is_that_of_one_device(schedule: str) -> None:
+    policy = probes.dropout_policy()
+    on_two, on_one = (rolled_out(policy, schedule, mesh) for mesh in (MESH, None))
+    assert_same(on_two, on_one)
+    assert on_two[1].reward.sharding.num_devices == 2
+    log_prob, _, _ = rlscan.replay(policy, on_two[1])
+    np.testing.assert_allclose(log_prob, on_two[1].log_prob, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_recurrent_rollout_is_that_of_one_device() -> None:
+    policy = probes.Recurrent()
+    on_two, on_one = (rolled_out(policy, "step", mesh) for mesh in (MESH, None))
+    assert_same(on_two, on_one)
+
+
+def trained(mesh: Any, **changes: Any) -> tuple:
+    config = dataclasses.replace(CONFIG, **changes)
+    policy, env = probes.dropout_policy(), probes.Wander()
+    state = rlscan.init_train(policy, env, config, key=rlscan.key(2), mesh=mesh)
+    update = eqx.filter_jit(rlscan.update)
+    return config, state, update(state, env, config.as_arrays(), num_updates=5, mesh=mesh)
+
+
+@pytest.mark.slow
+def test_an_update_is_that_of_the_mean_gradient_and_the_metrics_of_all() -> None:
+    """One minibatch: what each device has, in whatever order. The reference is one device's, which
+    takes the gradients of the two halves by hand."""
+    config, state, (after, metrics) = trained(MESH, num_steps=32)
+    _, start, (_, on_one) = trained(None, num_steps=32)
+    numbers = config.as_arrays()
+    policy, rollout_state, batch, _ = eqx.filter_jit(act_and_judge)(start, probes.Wander(), numbers)
+    assert_same(after.rollout_state, rollout_state)
+    params, rest = partition_trainable(policy)
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def gradient(params: Any, half: Any) -> Any:
+        return rlscan.ppo_loss(eqx.combine(params, rest), flat(half), numbers)
+
+    halves = jax.tree.map(lambda x: x[:, :2], batch), jax.tree.map(lambda x: x[:, 2:], batch)
+    results = [gradient(params, half) for half in halves]
+    (losses, grads) = zip(*[(value[0], grad) for value, grad in results], strict=True)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *grads)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adam(config.learning_rate, eps=config.adam_eps),
+    )
+    step, _ = optimiser.update(mean, optimiser.init(params))
+    moved = optax.apply_updates(params, step)
+    assert_same(partition_trainable(after.policy)[0], moved)
+    assert ravel_pytree(moved)[0].shape and not np.allclose(
+        ravel_pytree(moved)[0], ravel_pytree(params)[0]
+    )
+    np.testing.assert_allclose(metrics["loss"], sum(losses) / 2, rtol=1e-4)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(mean), rtol=1e-4)
+
+    assert metrics.keys() == rlscan.METRICS.keys()
+    assert metrics["num_episodes"] == on_one["num_episodes"] > 4
+    for name in ("episode_return", "episode_length", "explained_variance", "entropy", "value_loss"):
+        np.testing.assert_allclose(metrics[name], on_one[name], rtol=1e-4, err_msg=name)
+    assert metrics["audit_error"] <= 1e-5
+
+
+@pytest.mark.slow
+def test_the_audit_reports_the_device_that_is_off() -> None:
+    """A loss whose log-ratios are off for one environment alone, which one of the devices has."""
+
+    def off(policy: Any, minibatch: Any, config: Any) -> Any:
+        loss, (log_ratio, metrics) = rlscan.ppo_loss(policy, minibatch, config)
+        is_last = minibatch.trajectory.observation[..., 0] > 1e9
+        return loss, (log_ratio + is_last, metrics)
+
+    policy, env = probes.dropout_policy(), probes.Wander()
+    state = rlscan.init_train(policy, env, CONFIG, key=rlscan.key(2), mesh=MESH)
+    far = state.rollout_state.observation.at[3, 0].set(1e10)
+    state = eqx.tree_at(lambda s: s.rollout_state.observation, state, far)
+    _, metrics = eqx.filter_jit(rlscan.update)(
+        state, env, CONFIG.as_arrays(), num_updates=5, loss=off, mesh=MESH
+    )
+    assert metrics["audit_log_ratio"] >= 0.9
+
+
+def test_each_device_shuffles_by_a_key_of_its_own() -> None:
+    f = sharded(lambda key, _: own_key("envs", key)[None], MESH, (WHOLE, FIRST), FIRST)
+    first, second = jax.random.key_data(jax.jit(f)(rlscan.key(0), jnp.zeros(2)))
+    assert (first != second).any()
+
+
+@pytest.mark.slow
+def test_training_on_two_devices_learns_at_a_ratio_of_1() -> None:
+    env = rlscan.make("CartPole-v1")
+    config = rlscan.PPOConfig(num_envs=16, num_steps=64, learning_rate=1e-3, gae_lambda=0.8)
+    policy = rlscan.ActorCritic(env, dropout=0.1, key=rlscan.key(0))
+    run = rlscan.train(
+        policy, env, config, total_steps=100_000, key=rlscan.key(1), strict=True, mesh=MESH
+    )
+    returns = [metrics["episode_return"] for _, metrics in run]
+    assert np.mean(returns[-5:]) > 150
+
+
+def test_what_is_mapped_is_split() -> None:
+    double = rlscan.on_devices(jax.vmap(lambda key, x: (2 * x, jax.random.normal(key))), MESH)
+    keys, x = jax.random.split(rlscan.key(0), 6), jnp.arange(6.0)
+    doubled, noise = jax.jit(double)(keys, x)
+    np.testing.assert_array_equal(doubled, 2 * x)
+    np.testing.assert_array_equal(noise, jax.vmap(jax.random.normal)(keys))
+    assert doubled.sharding.num_devices == 2
+
+
+@pytest.mark.slow
+def test_a_strict_run_on_two_devices_stops_with_its_cause() -> None:
+    def fresh(policy: Any, minibatch: Any, config: Any) -> Any:
+        """With other masks than those of the rollout."""
+        keys = jax.random.split(rlscan.key(9), minibatch.trajectory.policy_key.shape)
+        trajectory = dataclasses.replace(minibatch.trajectory, policy_key=keys)
+        return rlscan.ppo_loss(
+            policy, dataclasses.replace(minibatch, trajectory=trajectory), config
+        )
+
+    policy, env = probes.dropout_policy(), probes.Wander()
+    run = rlscan.train(
+        policy, env, CONFIG, total_steps=64, key=rlscan.key(2), loss=fresh, strict=True, mesh=MESH
+    )
+    with pytest.raises(rlscan.AuditError, match="update 1: before its first gradient step"):
+        list(run)
+
+
+# Refusals.
+
+
+def test_too_many_devices_are_refused() -> None:
+    for number in (0, 3):
+        with pytest.raises(ValueError, match=f"from 1 to 2, .* got {number}; to split a CPU"):
+            rlscan.make_mesh(number)
+
+
+def test_what_the_devices_do_not_divide_is_refused() -> None:
+    policy, env = probes.dropout_policy(), probes.Wander()
+    state = rlscan.init_rollout(policy, env, num_envs=3, key=rlscan.key(1))
+    with pytest.raises(ValueError, match="number of environments .* got 3; use 4, or fewer"):
+        rlscan.rollout(policy, env, state, 2, mesh=MESH)
+    with pytest.raises(ValueError, match="first axis of each argument .* got 5"):
+        rlscan.on_devices(jnp.sin, MESH)(jnp.zeros(5))
+    with pytest.raises(ValueError, match="num_envs must be a multiple of the 2 devices"):
+        trained(MESH, num_envs=3)
+    with pytest.raises(ValueError, match=r"has 16 of 32 samples.* or num_minibatches = 16"):
+        trained(MESH, num_minibatches=32)
+
+
+def test_statistics_are_refused() -> None:
+    policy = statistics_policy()
+    with pytest.raises(ValueError, match="WithStatistics move by a whole rollout.*mesh=None"):
+        rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
+
+
+# How many are worth their while.
+
+
+@pytest.mark.parametrize(
+    "cores, num_envs, num_steps, num_minibatches, recurrent, found",
+    [
+        (1, 1024, 32, 8, False, 1),
+        (2, 1024, 32, 8, False, 2),
+        (2, 16, 2048, 8, False, 1),  # too few environments for each
+        (2, 1024, 7, 8, False, 1),  # too few steps for each
+        (3, 1024, 32, 8, False, 2),  # 3 does not divide
+        (16, 1024, 32, 8, False, 8),
+        (0, 64, 512, 8, False, 1),
+        (2, 100, 128, 4, False, 2),
+        (2, 100, 128, 4, True, 1),  # 50 environments of each are not divided by 4
+        (2, 104, 128, 4, True, 2),
+    ],
+)
+def test_as_many_devices_as_have_enough_to_do(
+    cores: int, num_envs: int, num_steps: int, num_minibatches: int, recurrent: bool, found: int
+) -> None:
+    sizes = {"num_envs": num_envs, "num_steps": num_steps, "num_minibatches": num_minibatches}
+    assert worthwhile(cores, **sizes, recurrent=recurrent) == found
+
+
+@pytest.mark.parametrize("given, found", [(None, 2), (1, 1)])
+def test_a_run_is_split_unless_told_otherwise(
+    given: int | None, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlscan.runs._run.num_cores", lambda: 2)
+    ppo = rlscan.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8)
+    config = on_this_machine(Config(ppo=ppo, num_devices=given))
+    assert config.num_devices == found
+    assert on_this_machine(Config(num_devices=given)).num_devices == 1  # 8 environments
+    ppo = rlscan.PPOConfig(num_envs=100, num_steps=128, num_minibatches=4)
+    with_memory = on_this_machine(Config(policy=PolicyConfig(kind="gru"), ppo=ppo))
+    assert with_memory.num_devices == 1  # of two each has 50, which 4 minibatches do not divide
+
+
+def test_a_scalar_cannot_be_split():
+    with pytest.raises(ValueError, match="first axis, got a scalar float32; close over"):
+        rlscan.on_devices(lambda x, y: x * y, rlscan.make_mesh(2))(jnp.ones(4), jnp.float32(3))
+
+
+@pytest.mark.slow
+def test_devices_that_were_asked_for_otherwise_stay():
+    program = "import jax, rlscan; rlscan.configure_cpu(); print(len(jax.devices()))"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **flags}, capture_output=True, text=True
+    )
+    assert done.stdout == "2\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "num_devices, given, expected",
+    [
+        (None, "", "--xla_cpu_prefer_vector_width=512"),
+        (1, "--other=1", "--other=1 --xla_cpu_prefer_vector_width=512"),
+        (
+            2,
+            "--xla_cpu_prefer_vector_width=256",
+            "--xla_cpu_prefer_vector_width=256 --xla_disable_hlo_passes=cpu-parallel-task-assigner",
+        ),
+        (
+            2,
+            "--xla_disable_hlo_passes=mine",
+            "--xla_disable_hlo_passes=mine --xla_cpu_prefer_vector_width=512",
+        ),
+    ],
+)
+def test_flags_that_are_given_stand(
+    num_devices: int | None, given: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", given)
+    rlscan.configure_cpu(num_devices)
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_a_jaxlib_that_may_not_know_the_flags_is_given_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would end the process."""
+    monkeypatch.setenv("XLA_FLAGS", "--given=1")
+    monkeypatch.setattr("rlscan._core.cpu.version", lambda name: {"jaxlib": "0.11.0"}[name])
+    rlscan.configure_cpu(2)
+    assert os.environ["XLA_FLAGS"] == "--given=1"
+
+
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPROC", "2")  # so that it is taken back afterwards
+    monkeypatch.delenv("NPROC")
+
+
+@pytest.mark.parametrize(
+    "policy, num_envs, num_runs, are_split",
+    [
+        (PolicyConfig(), 4, 1, False),  # minibatches of 128 steps, of 64 units
+        (PolicyConfig(), 8, 1, False),
+        (PolicyConfig(), 16, 1, False),
+        (PolicyConfig(), 32, 1, True),
+        (PolicyConfig(hidden_sizes=(256, 64)), 8, 1, True),
+        (PolicyConfig(hidden_sizes=(16,)), 32, 1, False),
+        (PolicyConfig(hidden_sizes=()), 16, 1, False),
+        (PolicyConfig(), 4, 8, True),  # as one with 32 environments
+        (PolicyConfig(kind="gru", hidden_size=256), 8, 1, True),
+        (PolicyConfig(kind="lstm", hidden_size=16, hidden_sizes=()), 16, 1, False),
+        (PolicyConfig(kind="transformer", embed_size=256), 8, 1, True),
+        (PolicyConfig(kind="transformer", embed_size=32), 16, 1, False),
+    ],
+)
+def test_loops_are_split_where_they_are_long(
+    policy: PolicyConfig,
+    num_envs: int,
+    num_runs: int,
+    are_split: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_threads(monkeypatch)
+    ppo = rlscan.PPOConfig(num_envs=num_envs, num_steps=128, num_minibatches=4)
+    on_this_machine(Config(policy=policy, ppo=ppo, num_devices=1, num_seeds=num_runs))
+    assert os.environ.get("NPROC") == (None if are_split else "1")
+
+
+@pytest.mark.parametrize("num_devices, given, expected", [(1, "3", "3"), (2, None, None)])
+def test_threads_that_are_given_stand_and_devices_have_theirs(
+    num_devices: int, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_threads(monkeypatch)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    if given is not None:
+        monkeypatch.setenv("NPROC", given)
+    rlscan.configure_cpu(num_devices, one_thread=True)
+    assert os.environ.get("NPROC") == expected
+
+
+def test_threads_are_left_alone_beside_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_threads(monkeypatch)
+    monkeypatch.setattr("rlscan._core.cpu.entry_points", lambda *, group: ["cuda"])
+    rlscan.configure_cpu(1, one_thread=True)
+    assert "NPROC" not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system names no threads")
+@pytest.mark.parametrize("one_thread", [True, False])
+def test_one_thread_computes(one_thread: bool) -> None:
+    """JAX says nothing of a variable that it does not know."""
+    program = f"""
+from pathlib import Path
+import jax.numpy as jnp, rlscan
+rlscan.configure_cpu(one_thread={one_thread})
+jnp.ones(()).block_until_ready()
+names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+print(sum("XLAEigen" in name for name in names))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "NPROC"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == (1 if one_thread else rlscan.num_cores())
+
+
+def test_loops_are_whole() -> None:
+    """XLA says nothing of the name of a pass that it does not have."""
+    x = jnp.ones((1024, 1024))
+
+    def program(options: dict[str, str]) -> str:
+        return jax.jit(jnp.tanh, compiler_options=options).lower(x).compile().as_text() or ""
+
+    assert "outer_dimension_partitions" in program({})
+    assert "outer_dimension_partitions" not in program(WHOLE_LOOPS)

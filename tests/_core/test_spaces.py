@@ -1,0 +1,80 @@
+"""Spaces are read by their attributes, and one place makes an action legal."""
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+
+from rlscan._core.spaces import (
+    action_mask,
+    bounds,
+    is_box,
+    is_discrete,
+    legal_action,
+    one_hot,
+    space_leaves,
+)
+
+
+def test_kinds_of_spaces():
+    discrete = spaces.Discrete(3), gymnasium.spaces.Discrete(3)
+    boxes = spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (2,))
+    others = gymnasium.spaces.MultiBinary(3), gymnasium.spaces.Dict(a=discrete[1]), object()
+    assert [is_discrete(s) for s in (*discrete, *boxes, *others)] == 2 * [True] + 5 * [False]
+    assert [is_box(s) for s in (*discrete, *boxes, *others)] == [False] * 2 + [True] * 2 + [
+        False
+    ] * 3
+
+
+def test_an_action_is_clipped_to_its_box_and_shifted_to_its_first_category():
+    box = spaces.Box(jnp.array([-1.0, 0.0]), jnp.array([1.0, jnp.inf]), (2,))
+    np.testing.assert_array_equal(legal_action(box, jnp.array([-3.0, 7.0]), None), [-1, 7])
+    assert legal_action(gymnasium.spaces.Discrete(3, start=-1), jnp.asarray(2), None) == 1
+    assert legal_action(spaces.Discrete(3), jnp.asarray(2), None) == 2
+
+
+def test_each_part_of_an_action_is_made_legal():
+    box, discrete = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Discrete(3, start=5)
+    several = gymnasium.spaces.MultiDiscrete([2, 3], start=[1, -1])
+    space = spaces.Dict({"b": gymnasium.spaces.Tuple([box, discrete]), "a": several})
+    action = {"a": jnp.asarray([1, 2]), "b": (jnp.asarray([0.5, 7.0]), jnp.asarray(0))}
+    legal = legal_action(space, action, None)
+    np.testing.assert_array_equal(legal["a"], [2, 1])
+    np.testing.assert_array_equal(legal["b"][0], [0.5, 1])
+    assert legal["b"][1] == 5 and set(legal) == {"a", "b"}
+
+
+def test_a_distributions_own_mapping_comes_first():
+    class Doubled:
+        def legal(self, action):
+            return 2 * action
+
+    box = spaces.Box(-1, 1, (2,))
+    legal = legal_action(box, jnp.asarray([0.3, 0.8]), Doubled())
+    np.testing.assert_allclose(legal, [0.6, 1.0])
+
+
+def test_an_action_mask_is_found_where_it_is():
+    mask = jnp.asarray([True, False])
+    assert action_mask({"x": jnp.zeros(2), "action_mask": mask}) is mask
+    assert action_mask({"inner": ({"action_mask": mask},), "last_reward": jnp.zeros(())}) is mask
+    assert action_mask({"x": jnp.zeros(2)}) is action_mask(jnp.zeros(2)) is action_mask(()) is None
+
+
+def test_leaves_stand_as_jax_flattens_what_belongs_to_them():
+    ours = spaces.Dict({"b": spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]), "a": None})
+    paths = [path for path, _ in space_leaves(ours)]
+    assert paths == [("a",), ("b", 0), ("b", 1)]
+    observation = {"b": (1, 2), "a": 0}
+    assert jax.tree.leaves(observation) == [0, 1, 2]
+
+
+def test_the_largest_float_is_no_bound():
+    largest = np.finfo(np.float32).max
+    low, high = bounds(spaces.Box(jnp.array([-largest, -2.0]), jnp.array([largest, 2.0]), (2,)))
+    np.testing.assert_array_equal([low, high], [[-np.inf, -2], [np.inf, 2]])
+
+
+def test_one_hot():
+    np.testing.assert_array_equal(one_hot(jnp.asarray(2), 4), [0, 0, 1, 0])

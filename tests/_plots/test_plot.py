@@ -1,0 +1,207 @@
+"""Learning curves: what is averaged, what is told apart, and the pictures."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import run_dirs
+
+import rlscan
+from rlscan._cli.main import main
+from rlscan._plots.curves import NUM_POINTS, curve, labels, read_groups
+
+REPOSITORY = Path(__file__).parents[2]
+RATES = [dataclasses.replace(run_dirs.CONFIG.ppo, learning_rate=x) for x in (1e-3, 1e-4)]
+
+
+def rows(returns: Sequence[float], **others: Sequence[float]) -> list[dict[str, Any]]:
+    columns = {"episode_return": returns, **others}
+    values = zip(*columns.values(), strict=True)
+    return [
+        {"step": 10 * (i + 1), **dict(zip(columns, v, strict=True))} for i, v in enumerate(values)
+    ]
+
+
+def a_group(tmp_path: Path, *runs: list[dict[str, Any]]) -> Any:
+    directories = [
+        run_dirs.with_metrics(tmp_path / f"run-{i}", run, seed=i) for i, run in enumerate(runs)
+    ]
+    (group,) = read_groups(directories)
+    return group
+
+
+def test_metrics_are_read_with_and_without_runs(tmp_path: Path):
+    alone = run_dirs.with_metrics(tmp_path / "a", rows([1.0, math.nan]), seed=7)
+    table = rlscan.read_metrics(alone)
+    np.testing.assert_array_equal(table["run"], [0, 0])
+    np.testing.assert_array_equal(table["seed"], [7, 7])
+    np.testing.assert_array_equal(table["episode_return"], [1, math.nan])
+    together = rows([1.0, 2.0], run=[0, 1], seed=[7, 8])
+    table = rlscan.read_metrics(run_dirs.with_metrics(tmp_path / "b", together))
+    np.testing.assert_array_equal(table["seed"], [7, 8])
+
+
+def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path):
+    run = run_dirs.with_metrics(tmp_path / "a", rows([1.0, 2.0]))
+    with open(run / "metrics.csv", "a") as file:
+        file.write("3,30,1.")
+    assert rlscan.read_metrics(run)["step"].tolist() == [10, 20]
+    with open(run / "metrics.csv", "a") as file:
+        file.write("\n4\n")
+    with pytest.raises(ValueError, match="metrics.csv is no table of metrics"):
+        rlscan.read_metrics(run)
+
+
+def test_a_run_without_a_row_is_refused(tmp_path: Path):
+    """Also beside others: it would be missing in the picture without a word."""
+    runs = [run_dirs.with_metrics(tmp_path / name, rows([1.0])) for name in "ab"]
+    header = (runs[1] / "metrics.csv").read_text().splitlines(keepends=True)[0]
+    (runs[1] / "metrics.csv").write_text(header)
+    with pytest.raises(ValueError, match=f"{runs[1]}/metrics.csv has no rows yet; wait"):
+        read_groups(runs)
+
+
+@pytest.mark.parametrize("command", ["plot", "evaluate"])
+def test_the_help_has_no_doubled_percent_sign(command: str, capsys: Any):
+    """argparse undoes it in the help of an option, but not in the description."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    words = " ".join(capsys.readouterr().out.split())  # wherever its lines are broken
+    assert "95 % bootstrap interval" in words
+
+
+def test_a_seed_that_was_run_again_to_debug_it_is_of_the_same_curve(tmp_path: Path):
+    runs = [
+        run_dirs.with_metrics(tmp_path / str(debug), rows([1.0]), seed=i, debug=debug)
+        for i, debug in enumerate((False, True))
+    ]
+    assert labels(read_groups(runs)) == ["CartPole-v1 (2 seeds)"]
+
+
+def test_runs_that_differ_in_their_seed_are_one_curve(tmp_path: Path):
+    runs = [[1.0, 5.0], [2.0, 6.0], [3.0, 70.0], [40.0, 80.0]]
+    group = a_group(tmp_path, *map(rows, runs))
+    found = curve(group, "episode_return")
+    np.testing.assert_array_equal(found.step, [10, 20])
+    np.testing.assert_allclose(found.middle, [2.5, 38])  # without the least and the largest
+    assert (found.low < found.middle).all() and (found.middle < found.high).all()
+    assert labels([group]) == ["CartPole-v1 (4 seeds)"]
+
+
+def test_of_the_audit_it_is_the_worst_run(tmp_path: Path):
+    audits = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 0.0]]
+    group = a_group(tmp_path, *(rows([0.0, 0.0], audit_log_ratio=a) for a in audits))
+    found = curve(group, "audit_log_ratio")
+    np.testing.assert_array_equal(found.middle, [0, 0.5])
+    assert np.isnan(found.low).all()
+
+
+def test_where_no_episode_ended_the_curve_goes_straight_on(tmp_path: Path):
+    found = curve(a_group(tmp_path, rows([math.nan, 2.0, math.nan, 4.0])), "episode_return")
+    np.testing.assert_array_equal(found.middle, [math.nan, 2, 3, 4])
+
+
+def test_a_run_that_has_ended_counts_as_long_as_it_lasts(tmp_path: Path):
+    found = curve(a_group(tmp_path, rows([1.0, 1.0, 1.0]), rows([3.0])), "episode_return")
+    np.testing.assert_array_equal(found.middle, [2, 1, 1])
+
+
+def test_many_rows_become_few_points_and_no_episode_counts_twice(tmp_path: Path):
+    n = 4 * NUM_POINTS
+    returns = [float(i) for i in range(n)]
+    weights = [1 + i % 3 for i in range(n)]
+    audits = [float(i == 5) for i in range(n)]
+    run = rows(returns, num_episodes=weights, audit_log_ratio=audits)
+    group = a_group(tmp_path, run)
+    found = curve(group, "episode_return")
+    expected = np.average(np.reshape(returns, (-1, 4)), 1, np.reshape(weights, (-1, 4)))
+    np.testing.assert_allclose(found.middle, expected)
+    assert found.step[-1] == 10 * n
+    np.testing.assert_array_equal(curve(group, "audit_log_ratio").middle[:3], [0, 1, 0])
+
+
+def test_settings_that_differ_are_the_names(tmp_path: Path):
+    directories = [
+        run_dirs.with_metrics(tmp_path / f"{i}{seed}", rows([1.0]), ppo=ppo, seed=seed)
+        for i, ppo in enumerate(RATES)
+        for seed in (0, 1)
+    ]
+    groups = read_groups(directories)
+    assert labels(groups) == ["learning_rate 0.001 (2 seeds)", "learning_rate 0.0001 (2 seeds)"]
+    # Of many settings that differ, as many as it takes.
+    other = dataclasses.replace(RATES[0], gamma=0.9, gae_lambda=0.8, num_epochs=1)
+    more = run_dirs.with_metrics(tmp_path / "more", rows([1.0]), ppo=other, total_steps=10_000)
+    assert (
+        labels(read_groups([*directories, more]))[-1]
+        == "num_epochs 1, learning_rate 0.001 (1 seed)"
+    )
+
+
+def test_what_was_swept_in_one_directory_is_told_apart(tmp_path: Path):
+    rates = {
+        "run": [0, 1, 2, 3],
+        "seed": [0, 1, 0, 1],
+        "ppo.learning_rate": [1e-3, 1e-3, 1e-4, 1e-4],
+    }
+    together = [{**row, "step": 10} for row in rows([1.0, 2.0, 3.0, 4.0], **rates)]
+    groups = read_groups([run_dirs.with_metrics(tmp_path / "sweep", together)])
+    assert labels(groups) == ["learning_rate 0.001 (2 seeds)", "learning_rate 0.0001 (2 seeds)"]
+    assert [curve(g, "episode_return").middle.tolist() for g in groups] == [[1.5], [3.5]]
+
+
+@pytest.mark.slow
+def test_the_pictures(tmp_path: Path):
+    """Two runs of two settings, by the script; and again, as a picture of lines."""
+    returns = [20.0, 30.0, math.nan, 90.0]
+    for i, ppo in enumerate(RATES):
+        for seed in (0, 1):
+            one = rows([r + seed for r in returns], audit_log_ratio=[0.0, 1e-7, 0.0, 2e-6])
+            run_dirs.with_metrics(tmp_path / f"run-{i}-{seed}", one, ppo=ppo, seed=seed)
+    directories = sorted(map(str, tmp_path.glob("run-*")))
+    script = [sys.executable, str(REPOSITORY / "scripts" / "plot.py")]
+    command = [*script, *directories, "--output", "curves.png"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "curves.png\n", "")
+    from PIL import Image
+
+    with Image.open(tmp_path / "curves.png") as image:
+        colours = set(image.convert("RGB").get_flattened_data())
+        assert image.width > 800
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # a line of each setting
+    svg = tmp_path / "curves.svg"
+    assert main(["plot", *directories, "--output", str(svg), "--metrics", "audit_error,kl_k1"]) == 0
+    assert xml.etree.ElementTree.parse(svg).getroot().tag.endswith("svg")
+    assert svg.read_bytes().count(b"<!-- learning_rate 0.001 (2 seeds) -->") == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("nowhere --output a.png", "nowhere is no run directory: it has no config.yaml"),
+        ("run run --output a.png", "run is given twice"),
+        ("run --output a.pdf", "--output must end in .png or .svg, got a.pdf"),
+        ("run --output no/a.png", "--output no/a.png is in no directory that exists"),
+        ("run --output old.png", "old.png exists already; choose another --output"),
+        ("run --output a.png --metrics entropi", "no metric entropi, did you mean entropy?"),
+        ("run --output a.png --metrics evaluation/x", "run has no evaluations.csv; train with"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    options: str, message: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+):
+    monkeypatch.chdir(tmp_path)
+    run_dirs.with_metrics(tmp_path / "run", rows([1.0]))
+    (tmp_path / "old.png").write_text("mine")
+    assert main(["plot", *options.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert message in captured.err and captured.out == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old.png", "run"]
+    assert (tmp_path / "old.png").read_text() == "mine"

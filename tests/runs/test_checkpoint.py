@@ -1,0 +1,163 @@
+"""Checkpoints: what is saved is what comes back, and what cannot be read is said."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlscan
+from rlscan._core import files as _file
+from rlscan.runs import _checkpoint
+from rlscan.runs._checkpoint import (
+    BEST,
+    checkpoint_content,
+    checkpoint_files,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from rlscan.runs._config import Config
+from rlscan.runs._counts import Counts, Episodes, counts_from_dict
+
+CONFIG = Config()
+
+
+def a_state(generator: str = "mix32", value: float = 0.1) -> dict[str, Any]:
+    return {
+        "policy": {"weight": jnp.asarray([[value, 2.0]]), "half": jnp.ones(3, jnp.bfloat16)},
+        "flag": jnp.asarray([True, False]),
+        "count": jnp.asarray(7),
+        "keys": jax.random.split(rlscan.key(3, generator=generator), (2, 3)),
+        "empty": jnp.zeros((0, 2)),
+        "static": jnp.tanh,
+    }
+
+
+def written(directory: Path, state: Any, num_updates: int = 1, **options: Any) -> Path:
+    (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+    options = {"best_update": 0, "keep": 2, **options}
+    content = checkpoint_content(state, CONFIG, {"num_updates": num_updates})
+    save_checkpoint(directory, content, num_updates=num_updates, **options)
+    return checkpoint_files(directory)[0]
+
+
+@pytest.mark.parametrize("generator", rlscan.GENERATORS)
+def test_every_bit_comes_back(generator: str, tmp_path: Path):
+    state, like = a_state(generator), a_state(generator, value=9.0)
+    loaded = restore(read_checkpoint(written(tmp_path, state)), like)
+    assert jax.tree.structure(loaded) == jax.tree.structure(state)
+    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(state), strict=True):
+        assert ours is theirs or eqx.tree_equal(ours, theirs) and ours.dtype == theirs.dtype
+
+
+def test_a_part_alone_into_shapes(tmp_path: Path):
+    checkpoint = read_checkpoint(written(tmp_path, a_state()))
+    like = eqx.filter_eval_shape(lambda: a_state()["policy"])
+    loaded = restore(checkpoint, like, within="['policy']")
+    assert eqx.tree_equal(loaded, a_state()["policy"])
+
+
+def test_arrays_stay_where_the_state_has_them(tmp_path: Path):
+    checkpoint = read_checkpoint(written(tmp_path, {"x": jnp.arange(4.0)}))
+    on_second = {"x": jax.device_put(jnp.zeros(4), jax.devices()[1])}
+    assert restore(checkpoint, on_second)["x"].devices() == {jax.devices()[1]}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"count": jnp.zeros(2)}, r"\['count'\] must be float32\[2\], got int32\[\]; it was saved"),
+        ({"more": jnp.zeros(2)}, r"\['more'\] must be float32\[2\], got nothing"),
+        ({"count": None}, r"it has \['count'\], too"),
+        (
+            {"keys": jax.random.split(rlscan.key(3, generator="threefry2x32"), (2, 3))},
+            r"\(keys of threefry2x32\), got uint32\[2, 3, 2\] \(keys of mix32\)",
+        ),
+    ],
+)
+def test_another_structure_is_named(change: dict[str, Any], message: str, tmp_path: Path):
+    file = written(tmp_path, a_state())
+    with pytest.raises(ValueError, match=message) as error:
+        restore(read_checkpoint(file), {**a_state(), **change})
+    assert str(error.value).startswith(f"{file} does not fit its config: ")
+
+
+def test_any_byte_that_is_lost_or_changed_shows(tmp_path: Path):
+    file = written(tmp_path, a_state())
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(content), 200):
+        flipped = content[at] ^ 1 << int(rng.integers(8))
+        for damaged in (content[:at], content[:at] + bytes([flipped]) + content[at + 1 :]):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=f"^{file} (is|has)"):
+                read_checkpoint(file)
+
+
+def test_a_foreign_file_and_a_later_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "foreign").write_text('{"format": "rlscan policy"}\n')
+    with pytest.raises(ValueError, match=f"{tmp_path}/foreign is no checkpoint saved by rlscan"):
+        read_checkpoint(tmp_path / "foreign")
+    with monkeypatch.context() as later:
+        later.setattr(_checkpoint, "FORMAT_VERSION", 7)
+        later.setattr(_file, "__version__", "8.0.0")
+        file = written(tmp_path, a_state())
+    with pytest.raises(ValueError, match=f"{file} has format 7, saved by rlscan 8.0.0; .* up to 1"):
+        read_checkpoint(file)
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
+    for update in range(1, 6):
+        written(tmp_path, a_state(value=update), update, best_update=min(update, 2), keep=2)
+    assert [f.name for f in checkpoint_files(tmp_path)] == [
+        "update-0000000005.ckpt",
+        "update-0000000004.ckpt",
+    ]
+    best = restore(read_checkpoint(tmp_path / "checkpoints" / BEST), a_state())
+    assert best["policy"]["weight"][0, 0] == 2.0
+    assert len(os.listdir(tmp_path / "checkpoints")) == 3
+
+
+def test_the_best_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def link(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    file = written(tmp_path, a_state(), best_update=1)
+    assert file.with_name(BEST).read_bytes() == file.read_bytes()
+
+
+def test_a_failed_save_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    old = [written(tmp_path, a_state(), update) for update in (1, 2)]
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left") as error:
+        written(tmp_path, a_state(), 3)
+    assert error.value.filename.endswith("update-0000000003.ckpt")
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == [file.name for file in old]
+
+
+def test_counts_come_back_as_they_were(tmp_path: Path):
+    counts = Counts(3, 1 / 3, row=[Episodes(2, 0.1, 1e-300)], ends={"metrics.csv": 12})
+    file = written(tmp_path, {})
+    file.write_bytes(checkpoint_content({}, CONFIG, dataclasses.asdict(counts)))
+    assert counts_from_dict(read_checkpoint(file).header["counts"]) == counts
+
+
+def test_the_best_is_that_of_the_stretch_before_it():
+    counts = Counts(num_updates=4, since_checkpoint=[Episodes(2, 20.0, 2.0)]).at_checkpoint()
+    assert (counts.best_return, counts.best_update) == (10.0, 4)
+    counts.num_updates = 8
+    assert counts.at_checkpoint() == counts  # no episode ended: no better
+    counts.since_checkpoint = [Episodes(1, 9.0, 1.0)]
+    assert counts.at_checkpoint().best_update == 4
+    counts.since_checkpoint = [Episodes(1, 11.0, 1.0)]
+    assert counts.at_checkpoint().best_update == 8

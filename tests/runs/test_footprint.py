@@ -1,0 +1,192 @@
+"""What a run takes: said beforehand, and held against what it then takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import pytest
+
+import rlscan
+from rlscan._cli.main import main
+from rlscan.runs import _footprint
+from rlscan.runs._build import build_env, build_policy
+from rlscan.runs._config import Config, EnvConfig, PolicyConfig
+from rlscan.runs._footprint import device_memory, footprint, format_bytes
+from rlscan.runs._parse import parse
+
+
+def num_bytes(tree: object) -> int:
+    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    is_key = [jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) for x in arrays]
+    raw = [jax.random.key_data(x) if k else x for x, k in zip(arrays, is_key, strict=True)]
+    return sum(x.nbytes for x in raw)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_sizes_are_those_of_the_arrays(name: str):
+    ppo = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2)
+    config = Config(EnvConfig(name), PolicyConfig(hidden_sizes=(8, 8)), ppo, total_steps=100)
+    found = footprint(config)
+    env = build_env(config.env)
+    policy = build_policy(config, env, key=rlscan.key(0))
+    state = rlscan.init_train(policy, env, ppo, key=rlscan.key(1))
+    _, trajectory = rlscan.rollout(policy, env, state.rollout_state, 8)
+    parameters = jax.tree.leaves(rlscan.partition_trainable(policy)[0])
+    assert found.num_parameters == sum(x.size for x in parameters)
+    assert found.num_updates == 3
+    assert found.bytes_per_transition == num_bytes(trajectory) / 32
+    assert found.state == 2 * num_bytes(state)
+    assert found.rollout == 2 * (num_bytes(trajectory) + 12 * 32)
+
+
+def test_runs_side_by_side_take_their_number():
+    one = footprint(Config())
+    many = footprint(Config(num_seeds=3, sweep=("ppo.gamma=0.9,0.99",)))
+    assert (many.num_parameters, many.num_updates) == (one.num_parameters, one.num_updates)
+    assert (many.state, many.rollout, many.update) == (
+        6 * one.state,
+        6 * one.rollout,
+        6 * one.update,
+    )
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
+    output = ["--output", str(tmp_path / "new" / "run")]
+    assert main(["train", "--dry-run", "--policy.hidden-sizes", "[8]", *output]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:22].strip() for line in lines] == [
+        "parameters",
+        "updates",
+        "bytes per transition",
+        "estimated memory",
+        "memory there",
+    ]
+    assert lines[0].endswith(" 107") and "976 of 512 steps, 16 gradient steps each" in lines[1]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_what_cannot_fit_is_refused(options: list[str], tmp_path: Path, capsys):
+    sizes = [
+        "--ppo.num-envs",
+        "500000",
+        "--ppo.num-steps",
+        "4096",
+        "--total-steps",
+        "3_000_000_000",
+    ]
+    output = ["--output", str(tmp_path / "run")]
+    assert main(["train", *options, *[s.replace("_", "") for s in sizes], *output]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("error: the run needs about ") and "TB of memory, but there are" in error
+    )
+    assert error.count("\n") == 1 and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        PolicyConfig(kind="transformer", context_length=1024, embed_size=256),
+        PolicyConfig(kind="gru", hidden_size=4096),
+        PolicyConfig(hidden_sizes=(1024, 1024)),
+    ],
+    ids=lambda policy: policy.kind,
+)
+def test_what_a_policy_keeps_is_looked_at(
+    policy: PolicyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """512 environments of 128 steps: the cache of that transformer alone takes gigabytes."""
+    monkeypatch.setattr(_footprint, "device_memory", lambda: 2**20)
+    ppo = rlscan.PPOConfig(num_envs=512, num_steps=128)
+    with pytest.raises(ValueError, match="needs about .* GB of memory"):
+        _footprint.check_memory(Config(policy=policy, ppo=ppo))
+    _footprint.check_memory(Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.PPOConfig()))
+
+
+def test_what_is_small_at_a_glance_costs_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_footprint, "footprint", lambda config: pytest.fail("looked at"))
+    for file in Path("configs").glob("*.yaml"):
+        _footprint.check_memory(parse(["--config", str(file)]))
+
+
+def test_the_memory_that_is_there():
+    there = device_memory()
+    assert there is not None and 2**28 < there < 2**50
+
+
+def test_bytes_are_easy_to_read():
+    assert [format_bytes(x) for x in (0, 999, 3.25e6, 1.2e13)] == [
+        "0 B",
+        "999 B",
+        "3.25 MB",
+        "12 TB",
+    ]
+
+
+# Measured, by processes of their own.
+
+PROGRAM = """
+import resource, sys
+from rlscan import _log
+from rlscan._cli.main import main
+
+PAGE = resource.getpagesize()
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * PAGE
+seen, write = [], _log.Log.write
+
+def measured(self, metrics):
+    counts = write(self, metrics)
+    seen.append(resident())
+    return counts
+
+_log.Log.write = measured
+assert main(sys.argv[1:]) == 0
+# Not ru_maxrss, which a process inherits: beside a large parent it says nothing.
+(peak,) = [int(s.split()[1]) * 1024 for s in open("/proc/self/status") if s.startswith("VmHWM")]
+print("measured", seen[len(seen) // 4], seen[-1], peak)
+"""
+
+
+def measured(tmp_path: Path, *arguments: str) -> tuple[int, int, int]:
+    """Bytes in memory: after a quarter of the calls, after the last one, and at the peak."""
+    argv = ["train", *arguments, "--output", str(tmp_path / "run"), "--num-devices", "1"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-c", PROGRAM, *argv]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    early, late, peak = result.stdout.splitlines()[-1].split()[1:]
+    return int(early), int(late), int(peak)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_the_estimate_is_the_peak_within_a_quarter(tmp_path: Path):
+    """The difference of two runs, so that the program itself does not count."""
+    units = ["--policy.hidden-sizes", "[256, 256]", "--ppo.num-steps", "128"]
+    units += ["--ppo.num-epochs", "1"]  # all of them take the same memory
+    steps = ["--ppo.num-envs", "1536", "--total-steps", str(2 * 1536 * 128)]
+    less = ["--ppo.num-envs", "64", "--total-steps", str(2 * 64 * 128)]
+    peaks = [measured(tmp_path / str(i), *units, *o)[2] for i, o in enumerate((steps, less))]
+    totals = [footprint(parse([*units, *o])).total for o in (steps, less)]
+    assert peaks[0] - peaks[1] == pytest.approx(totals[0] - totals[1], rel=0.25)
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_a_long_run_takes_no_more_than_a_short_one(tmp_path: Path):
+    """Of 20,000 rows and some hundred checkpoints none stays in memory."""
+    small = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
+    length = ["--total-steps", str(20_000 * 32), "--checkpoint-interval", "0.1"]
+    early, late, _ = measured(tmp_path, *small, *length)
+    assert late - early < 8e6

@@ -1,0 +1,176 @@
+"""Loggers: several at once, of which none can do harm."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rlscan
+from rlscan._cli.main import main
+from rlscan.runs import _log, _loggers
+from rlscan.runs._config import from_dict, to_dict, to_yaml
+from rlscan.runs._loggers import WandbLogger, check_loggers, make_loggers
+from rlscan.runs._parse import parse
+
+ROW = {"update": 1, "step": 128, "episode_return": 3.0, "loss": math.nan}
+
+
+class Kept:
+    """What a user writes."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.num_closed = 0
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def close(self) -> None:
+        self.num_closed += 1
+
+
+class Failing(Kept):
+    """Fails at its second row, or when it is closed."""
+
+    def __init__(self, error: Exception, at: int = 2):
+        super().__init__()
+        self.error, self.at = error, at
+
+    def log(self, row: dict[str, Any]) -> None:
+        row.clear()  # and does as it likes with what it is given
+        super().log(row)
+        if len(self.rows) == self.at:
+            raise self.error
+
+    def close(self) -> None:
+        raise self.error
+
+
+def test_one_that_fails_is_dropped_and_said_once():
+    first, broken, last = Kept(), Failing(OSError(28, "No space left on device")), Kept()
+    said: list[str] = []
+    loggers = rlscan.Loggers([first, broken, last], warn=said.append)
+    for update in range(4):
+        loggers.log({**ROW, "update": update})
+    loggers.close()
+    assert len(broken.rows) == 2
+    assert said == [
+        "Failing failed to log and is dropped (OSError: [Errno 28] No space left on device); "
+        "the run goes on"
+    ]
+    for kept in (first, last):
+        assert [row["update"] for row in kept.rows] == [0, 1, 2, 3]
+        assert all(row["episode_return"] == 3.0 for row in kept.rows)  # not emptied by another
+        assert kept.num_closed == 1
+    assert isinstance(first, rlscan.Logger)
+
+
+def test_one_that_fails_at_the_end():
+    said: list[str] = []
+    loggers = rlscan.Loggers([Failing(ConnectionError(), at=9), kept := Kept()], warn=said.append)
+    loggers.log(ROW)
+    loggers.close()
+    loggers.close()  # nothing is left to close
+    assert (kept.num_closed, len(said)) == (1, 1)
+    assert said[0].startswith("Failing failed to close and is dropped (ConnectionError)")
+
+
+def test_python_warns_where_nobody_says_how():
+    with pytest.warns(UserWarning, match="Failing failed to log and is dropped"):
+        rlscan.Loggers([Failing(RuntimeError("lost"), at=1)]).log(ROW)
+
+
+def test_ctrl_c_is_not_a_failure_of_a_logger():
+    with pytest.raises(KeyboardInterrupt):
+        rlscan.Loggers([Failing(KeyboardInterrupt(), at=1)]).log(ROW)  # type: ignore
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: Any):
+    broken, kept = Failing(OSError(28, "No space left on device")), Kept()
+    monkeypatch.setattr(_log, "make_loggers", lambda names, directory, config: [broken, kept])
+    small = "--ppo.num-envs 2 --ppo.num-steps 16 --policy.hidden-sizes [4] --total-steps 128"
+    others = "--compile-cache false --num-devices 1 --eval-interval 2 --eval-episodes 2"
+    run = tmp_path / "run"
+    assert main(["train", *small.split(), *others.split(), "--output", str(run)]) == 0
+    assert capsys.readouterr().err == (
+        "warning: Failing failed to log and is dropped (OSError: [Errno 28] No space left on "
+        "device); the run goes on\n"
+    )
+    written = rlscan.read_metrics(run)
+    trained = [row for row in kept.rows if "loss" in row]
+    np.testing.assert_array_equal([row["loss"] for row in trained], written["loss"])
+    seen = [row for row in kept.rows if "evaluation/episode_return" in row]
+    assert [(row["update"], row["step"]) for row in seen] == [(2, 64), (4, 128)]
+    assert kept.num_closed == 1
+
+
+@pytest.mark.parametrize("name, package", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_missing_package_names_its_extra(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_loggers, "_is_installed", lambda package: False)
+    message = rf"the logger {name} needs {package}: pip install 'rlscan\[{name}\]'"
+    with pytest.raises(ValueError, match=message):
+        make_loggers([name], "run")
+    parse(["--loggers", f"[{name}]"])  # a config is read without them: to evaluate, say
+
+
+def test_other_mistakes_in_the_list(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_loggers, "_is_installed", lambda package: True)
+    with pytest.raises(ValueError, match="loggers has wandb twice"):
+        check_loggers(["wandb", "wandb"])
+    with pytest.raises(ValueError, match="loggers must be a list of tensorboard and wandb"):
+        parse(["--loggers", "[csv]"])
+    with pytest.raises(ValueError, match="loggers must be of tensorboard, wandb, got 'csv'"):
+        check_loggers(["csv"])
+
+
+def test_a_list_of_loggers_goes_to_a_file_and_back(tmp_path: Path):
+    config = parse(["--loggers", "[tensorboard, wandb]"])
+    assert config.loggers == ("tensorboard", "wandb")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert parse(["--config", str(tmp_path / "config.yaml")]).loggers == config.loggers
+    assert from_dict(json.loads(json.dumps(to_dict(config)))).loggers == config.loggers
+
+
+def test_wandb_is_not_asked_for_a_key_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
+    """On a terminal `wandb.init` would ask, and the run would stand still."""
+
+    class Fake(ModuleType):
+        class settings:
+            mode = "online"
+
+        def setup(self) -> Any:
+            return self
+
+        def login(self, *, prompt: bool) -> bool:
+            assert not prompt
+            return False
+
+    monkeypatch.setitem(sys.modules, "wandb", Fake("wandb"))
+    said: list[str] = []
+    rlscan.Loggers([WandbLogger("run")], warn=said.append).log(ROW)
+    assert "WandbLogger failed to log" in said[0] and "WANDB_MODE=offline" in said[0]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboardX") is None, reason="needs rlscan[tensorboard]"
+)
+def test_scalars_are_where_tensorboard_looks_for_them(tmp_path: Path):
+    (logger,) = make_loggers(["tensorboard"], tmp_path)
+    logger.log(ROW)
+    for run in (0, 1):
+        logger.log({**ROW, "run": run})
+    logger.close()
+    (alone,) = (tmp_path / "tensorboard").glob("events*")
+    content = alone.read_bytes()
+    assert b"episode_return" in content
+    assert b"loss" not in content and b"update" not in content  # NaN, and no metric
+    assert len(list((tmp_path / "tensorboard").glob("run-[01]/events*"))) == 2

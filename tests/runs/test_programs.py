@@ -1,0 +1,106 @@
+"""The programs of a run: traced from shapes, the second while the first is compiled."""
+
+import threading
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlscan
+from rlscan._core.tree import is_shape
+from rlscan.runs import _programs
+from rlscan.runs._build import build_env
+from rlscan.runs._config import Config
+from rlscan.runs._parse import parse
+from rlscan.runs._programs import Program, begin
+
+SMALL = ["--env.name", "CartPole-v1", "--ppo.num-envs", "2", "--ppo.num-steps", "8"]
+
+
+def config_of(*more: str) -> Config:
+    return parse([*SMALL, "--total-steps", "64", *more], prog="test")
+
+
+def shapes_of(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def test_a_program_is_the_function_with_its_statics():
+    layer = eqx.nn.Dropout(0.5)
+
+    def function(layer: Any, x: Any, key: Any) -> Any:
+        return layer(x, key=key), layer, jnp.asarray(len(x.shape))
+
+    x, key = jnp.arange(12.0).reshape(3, 4), rlscan.key(0)
+    program = Program(function, layer, shapes_of(x), shapes_of(key))
+    wanted = function(layer, x, key)
+    assert eqx.tree_equal(program.compile()(layer, x, key), wanted)
+    found = program.result
+    assert found[1].p == 0.5 and (found[0].shape, found[0].dtype) == (x.shape, x.dtype)
+
+
+def test_seconds_are_of_tracing_and_compiling(monkeypatch: pytest.MonkeyPatch):
+    now = iter([0.0, 1.0, 10.0, 12.0])
+    monkeypatch.setattr(_programs.time, "monotonic", lambda: next(now))
+    program = Program(lambda x: x + 1, jnp.zeros(2))
+    assert program.seconds == 1
+    program.compile()
+    assert program.seconds == 3
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("generator", rlscan.GENERATORS)
+def test_a_seed_is_the_same_inside_of_a_program(seed: int, generator: str):
+    """A run begins from the key that `rlscan.key` makes of its seed."""
+    inside = jax.jit(lambda seed: rlscan.key(seed, generator=generator))(np.uint32(seed))
+    assert jnp.array_equal(inside, rlscan.key(seed, generator=generator))
+
+
+@pytest.mark.parametrize("more", [(), ("--num-seeds", "2")])
+def test_updates_are_traced_while_the_state_is_compiled(
+    more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    """One after the other neither would end: compiling waits for the trace."""
+    is_traced, compile, update = threading.Event(), Program.compile, _programs.update
+
+    def waiting(self: Program) -> Any:
+        assert is_traced.wait(10)
+        return compile(self)
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        is_traced.set()
+        return update(*args, **kwargs)
+
+    monkeypatch.setattr(Program, "compile", waiting)
+    monkeypatch.setattr(_programs, "update", traced)
+    config = config_of(*more)
+    state, updates = begin(config, build_env(config.env))
+    found = eqx.filter(updates.result[0], is_shape)
+    wanted = eqx.filter_eval_shape(lambda: eqx.filter(state, eqx.is_array))
+    assert eqx.tree_equal(found, wanted)
+
+
+def test_what_is_wrong_with_the_state_is_said_from_the_other_thread(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def failing(self: Program) -> Any:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(Program, "compile", failing)
+    config = config_of()
+    with pytest.raises(MemoryError, match="too large"):
+        begin(config, build_env(config.env))
+
+
+def test_memory_that_ends_during_a_call_is_raised():
+    """`jax.device_get` of what it returns would wait for ever."""
+
+    def function(x: Any) -> Any:  # so much work that JAX does it in the background
+        return x + 1, jax.lax.fori_loop(0, 3, lambda _, y: x * y, jnp.zeros(2**46) + x)
+
+    program = Program(function, jnp.zeros(()))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        program.compile()(jnp.zeros(()))

@@ -1,0 +1,255 @@
+"""Several runs in one program: which they are, and that each is what it would be alone."""
+
+import csv
+import math
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlscan
+from rlscan._cli.main import main
+from rlscan.ppo import _pace
+from rlscan.runs import _programs
+from rlscan.runs._checkpoint import checkpoint_files, read_checkpoint
+from rlscan.runs._directory import COLUMNS
+from rlscan.runs._log import Log
+from rlscan.runs._parse import parse
+from rlscan.runs._sweep import SWEEPABLE, members_of
+
+SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
+
+
+def test_the_runs_of_seeds_and_lists_are_a_grid():
+    sweep = ["ppo.gamma=0.9,0.99", "ppo.learning-rate=1e-3, 1e-2"]
+    members = members_of(5, 2, sweep, 8)
+    assert [m.seed for m in members] == [5, 6] * 4
+    swept = [tuple(m.swept.items()) for m in members]
+    rates = [(g, r) for g in (0.9, 0.99) for r in (1e-3, 1e-2)]
+    expected = [(("ppo.gamma", g), ("ppo.learning_rate", r)) for g, r in rates for _ in range(2)]
+    assert swept == expected
+
+
+def test_one_run_unless_asked_for_more():
+    assert members_of(7, 1, [], 8) == [(7, {})]
+
+
+def test_ranges_are_drawn_together_and_from_the_seed():
+    sweep = ["ppo.learning_rate=log:1e-4..1e-2", "ppo.clip_range=0.1..0.3", "ppo.gamma=0.9,0.99"]
+    members = members_of(0, 3, sweep, 400)
+    assert len(members) == 400 * 2 * 3
+    assert members == members_of(0, 3, sweep, 400) != members_of(1, 3, sweep, 400)
+    pairs = Counter((m.swept["ppo.learning_rate"], m.swept["ppo.clip_range"]) for m in members)
+    assert set(pairs.values()) == {6} and len(pairs) == 400  # each sample with all of the grid
+    rates, clips = np.array(list(pairs)).T
+    assert 1e-4 <= rates.min() and rates.max() <= 1e-2
+    # Uniform in the logarithm, and not in it: the quartiles of 400 draws.
+    np.testing.assert_allclose(
+        np.quantile(np.log10(rates), [0.25, 0.5, 0.75]), [-3.5, -3, -2.5], atol=0.15
+    )
+    np.testing.assert_allclose(np.quantile(clips, [0.25, 0.5, 0.75]), [0.15, 0.2, 0.25], atol=0.02)
+    assert all(float(f"{rate:.4g}") == rate for rate in rates)
+
+
+def test_what_can_be_swept_are_the_leaves_of_the_settings():
+    leaves = jax.tree_util.tree_leaves_with_path(rlscan.PPOConfig())
+    assert list(SWEEPABLE) == [f"ppo{jax.tree_util.keystr(path)}" for path, _ in leaves]
+    assert {"ppo.learning_rate", "ppo.gamma", "ppo.target_kl"} <= set(SWEEPABLE)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--sweep", "lr"], "sweep must be KEY=VALUES, such as ppo.learning_rate=1e-4,3e-4 or"),
+        (["--sweep", "ppo.learning_rat=1"], "did you mean ppo.learning_rate"),
+        (["--sweep", "ppo.num_envs=2,4"], "'ppo.num_envs', which shapes the program; start a run"),
+        (["--sweep", "seed=1,2"], "sweep takes keys that are numbers of PPO, got 'seed'"),
+        (["--sweep", "ppo.gamma=0.9,2"], "sweep: ppo.gamma must be in [0, 1], got 2.0"),
+        (["--sweep", "ppo.gamma=0.9,"], "sweep of ppo.gamma must be numbers or a range"),
+        (["--sweep", "ppo.gamma=nan"], "sweep of ppo.gamma must be numbers or a range"),
+        (["--sweep", "ppo.gamma=0.9..0.1"], "a range is LOW..HIGH with LOW below HIGH"),
+        (["--sweep", "ppo.target_kl=0.1...inf"], "a range is LOW..HIGH with LOW below HIGH"),
+        (["--sweep", "ppo.gamma=log:0..0.1"], "a log: range begins above 0, got 0.0"),
+        (["--sweep", "ppo.gamma=log:0.1"], "log: is for a range"),
+        (["--sweep", "ppo.gamma=1,0", "--sweep=ppo.gamma=1"], "sweep has ppo.gamma twice"),
+        (["--num-seeds", "0"], "num_seeds must be a positive integer, got 0"),
+        (["--num-samples", "0"], "num_samples must be a positive integer, got 0"),
+        (["--seed", str(2**32 - 2), "--num-seeds", "3"], "seed + num_seeds must be at most"),
+        (["--num-seeds", "3", "--num-devices", "2"], "num_devices = 2 does not divide the 3 runs"),
+    ],
+)
+def test_what_cannot_be(arguments: list[str], message: str, tmp_path: Path, capsys):
+    assert main(["train", *SMALL, *arguments, "--output", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_in_a_file(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("num_seeds: 2\nsweep:\n  - ppo.target_kl=0.01,.inf\n")
+    config = parse(["--config", str(tmp_path / "a.yaml")])
+    members = members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)
+    assert [m.swept["ppo.target_kl"] for m in members] == [0.01, 0.01, math.inf, math.inf]
+    (tmp_path / "b.yaml").write_text("sweep: ppo.gamma=0.9\n")
+    with pytest.raises(ValueError, match="sweep must be a list, of entries such as"):
+        parse(["--config", str(tmp_path / "b.yaml")])
+
+
+# Trained.
+
+NUM_UPDATES = 4
+SWEPT = ["--num-seeds", "2", "--sweep", "ppo.learning_rate=1e-3,1e-2", "--seed", "3"]
+
+
+def arguments(output: Path, *more: str) -> list[str]:
+    steps = ["--total-steps", str(NUM_UPDATES * 32), "--output", str(output)]
+    return ["train", *SMALL, *steps, *more]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A run directory of four runs, and how often the update was traced for them."""
+    directory = tmp_path_factory.mktemp("swept") / "run"
+    traces = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return update(*args, **kwargs)
+
+    update = _programs.update
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(_programs, "update", counted)
+        context.setattr(_pace, "SECONDS", 0.0)
+        assert main(arguments(directory, *SWEPT, "--num-devices", "1")) == 0
+    return directory, traces
+
+
+def rows_of(directory: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
+
+
+def numbers(row: dict[str, str]) -> np.ndarray:
+    clock = ("seconds", "steps_per_second")
+    return np.array([float(row[name]) for name in COLUMNS if name not in clock])
+
+
+def test_one_compilation_of_one_trace(swept: tuple[Path, int]):
+    assert swept[1] == 1
+
+
+def test_a_row_of_each_run_names_it(swept: tuple[Path, int]):
+    rows = rows_of(swept[0])
+    assert list(rows[0]) == ["run", "seed", "ppo.learning_rate", *COLUMNS]
+    told = [(r["run"], r["seed"], r["ppo.learning_rate"], r["update"]) for r in rows]
+    runs = [("0", "3", "0.001"), ("1", "4", "0.001"), ("2", "3", "0.01"), ("3", "4", "0.01")]
+    assert told == [(*run, str(u)) for u in range(1, NUM_UPDATES + 1) for run in runs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run, seed, rate", [(3, 4, "1e-2"), (0, 3, "1e-3")])
+def test_a_run_is_what_it_would_be_alone(
+    run: int, seed: int, rate: str, swept: tuple[Path, int], tmp_path: Path
+):
+    alone = ["--seed", str(seed), "--ppo.learning-rate", rate]
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(_pace, "SECONDS", 0.0)
+        assert main(arguments(tmp_path / "run", *alone)) == 0
+    (first, *_), ours = rows_of(tmp_path / "run"), rows_of(swept[0])[run]
+    np.testing.assert_allclose(numbers(ours), numbers(first), rtol=1e-6, atol=1e-6)
+    # After four updates rounding has grown, but they are not other runs.
+    policies = [
+        rlscan.load_policy(swept[0], run=run, inference=False),
+        rlscan.load_policy(tmp_path / "run", inference=False),
+    ]
+    assert jax.tree.structure(policies[0]) == jax.tree.structure(policies[1])
+    for x, y in zip(*map(jax.tree.leaves, policies), strict=True):
+        if eqx.is_array(x):
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+
+
+def test_which_policy_is_to_be_said(swept: tuple[Path, int], tmp_path: Path):
+    for run in (None, 4, -1):
+        with pytest.raises(ValueError, match=f"holds 4 runs; run must be from 0 to 3, got {run}"):
+            rlscan.load_policy(swept[0], run=run)
+    one, other = (rlscan.load_policy(swept[0], run=run) for run in (0, 1))
+    assert not eqx.tree_equal(one, other)
+    checkpoint = checkpoint_files(swept[0])[0]
+    assert eqx.tree_equal(rlscan.load_policy(checkpoint, run=1), other)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_over_two_devices_and_resumed(swept: tuple[Path, int], tmp_path: Path, monkeypatch):
+    """Stopped in the middle: then every run goes on as it was."""
+    from test_resume import stopped_after
+
+    monkeypatch.setattr(_pace, "SECONDS", 0.0)
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    on_two = (*SWEPT, "--num-devices", "2")
+    assert main(arguments(whole, *on_two)) == 0
+    with stopped_after(2, monkeypatch):
+        assert main(arguments(run, *on_two)) == 143
+    assert main(["train", "--resume", str(run)]) == 0
+    theirs = rows_of(whole)
+    for ours, other, of_one in zip(rows_of(run), theirs, rows_of(swept[0]), strict=True):
+        assert ours["run"] == other["run"]
+        np.testing.assert_array_equal(numbers(ours), numbers(other))
+        np.testing.assert_allclose(numbers(ours), numbers(of_one), rtol=1e-3, atol=1e-4)
+    bodies = [read_checkpoint(checkpoint_files(d)[0]).body for d in (run, whole)]
+    assert bodies[0] == bodies[1]
+
+
+def test_a_setting_whose_seeds_diverged_is_ranked_last_and_says_so():
+    rates = [SimpleNamespace(swept={"ppo.learning_rate": x}) for x in (0.01, 0.01, 0.001, 0.001)]
+    log: Any = SimpleNamespace(_config=SimpleNamespace(num_seeds=2), _members=rates)
+    found = Log._settings(log, [500.0, math.nan, 480.0, 480.0], 100)
+    assert [one.words for one in sorted(found, key=lambda one: one.order, reverse=True)] == [
+        "IQM 480 [480, 480] at ppo.learning_rate 0.001",
+        "500 (1 of 2 seeds) at ppo.learning_rate 0.01",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rates, failed",
+    [
+        (["--ppo.learning_rate", "1e-2"], ""),
+        (["--sweep", "ppo.learning_rate=1e-3,1e-2", "--seed", "3"], "run 1, of seed 3: "),
+    ],
+    ids=["one run", "the second of two"],
+)
+def test_strict_stops_where_an_audit_fails(
+    rates: list[str], failed: str, tmp_path: Path, monkeypatch, capsys
+):
+    """Of updates that only say that they are off, so that no cause is found."""
+    from test_cli import fake_update
+
+    def off(state, env, config, *, num_updates, mesh=None):
+        after, metrics = fake_update(state, env, config, num_updates=num_updates)
+        return after, {**metrics, "audit_error": 1.0 * (jnp.asarray(config.learning_rate) > 5e-3)}
+
+    monkeypatch.setattr(_programs, "update", off)
+    assert main(arguments(tmp_path / "lax", *rates)) == 0
+    assert main(arguments(tmp_path / "strict", "--strict", *rates)) == 1
+    error = capsys.readouterr().err
+    assert f"error: {failed}update 1: before its first gradient step log π is off by 1 " in error
+
+
+@pytest.mark.slow
+def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monkeypatch, capsys):
+    from test_cli import fake_update
+
+    monkeypatch.setattr(_programs, "update", fake_update)
+    assert main(arguments(tmp_path / "run", *SWEPT)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("CartPole-v1: 4 runs of 4 updates of 32 steps")
+    assert lines[-2].startswith("return IQM 40 [40, 40] at ppo.learning_rate 0.0")
+    assert lines[-1].startswith("512 steps in ")
+    assert "return IQM 40 [40, 40] at ppo.learning_rate 0.0" in lines[-1]
