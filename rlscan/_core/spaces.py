@@ -1,7 +1,7 @@
-"""Spaces, read by their attributes, so that gymnax's, Gymnasium's and a user's own all do."""
+"""Spaces, read by their attributes, so that gymnax's, Gymnasium's and a user's own all work."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,127 +12,15 @@ from jaxtyping import Array, Float
 from .types import PyTree
 
 ACTION_MASK = "action_mask"
-"""The key of an observation under which an environment says which actions are legal."""
+"""The key of an observation under which an environment reports the legal actions."""
 
 
 Path = tuple[str | int, ...]
 
 
-def is_discrete(space: Any) -> bool:
-    """One of n integers. Gymnasium's MultiBinary has an `n` as well, but is an array of them."""
-    return hasattr(space, "n") and getattr(space, "shape", ()) == ()
-
-
-def is_box(space: Any) -> bool:
-    """Arrays between `low` and `high`."""
-    return all(hasattr(space, name) for name in ("low", "high", "shape"))
-
-
-def is_composite(space: Any) -> bool:
-    """A Dict or a Tuple of other spaces, or simply a dict or a tuple of them."""
-    if is_box(space) or is_discrete(space):  # either may be a named tuple
-        return False
-    return isinstance(getattr(space, "spaces", space), Mapping | tuple | list)
-
-
-def num_categories(space: Any) -> np.ndarray | None:
-    """How many values each integer of an array may have, of the space's shape; `None` if it is
-    not of integers: MultiDiscrete has `nvec`, and MultiBinary's are two each."""
-    if hasattr(space, "nvec"):
-        return np.asarray(space.nvec, np.int64)
-    if hasattr(space, "n") and not is_discrete(space):
-        return np.full(space.shape, 2)
-    return None
-
-
-def children(space: Any) -> dict[str, Any] | tuple[Any, ...]:
-    """The spaces that a Dict or a Tuple is made of, a Dict's sorted by name.
-
-    So they stand in the order in which JAX flattens the dict or tuple that belongs to them.
-    """
-    parts = getattr(space, "spaces", space)
-    if isinstance(parts, Mapping):
-        return {name: parts[name] for name in sorted(parts)}
-    return tuple(parts)
-
-
-def space_leaves(space: Any, path: Path = ()) -> list[tuple[Path, Any]]:
-    """The spaces in a Dict or Tuple that are neither, each with its path; in `children`'s order."""
-    if not is_composite(space):
-        return [(path, space)]
-    inner = children(space)
-    items = inner.items() if isinstance(inner, dict) else enumerate(inner)
-    return [leaf for name, child in items for leaf in space_leaves(child, (*path, name))]
-
-
-def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
-    """`(low, high)` of a box, each of the box's shape, float32; ±inf where it is unbounded.
-
-    gymnax writes a missing bound as the largest float, which is nothing one could scale by.
-    """
-    largest = np.finfo(np.float32).max
-    sides = [
-        np.broadcast_to(np.asarray(side, np.float32), space.shape)
-        for side in (space.low, space.high)
-    ]
-    low, high = (np.where(np.abs(s) >= largest, np.copysign(np.inf, s), s) for s in sides)
-    return low, high
-
-
-def legal_action(space: Any, action: PyTree, distribution: Any) -> PyTree:
-    """The action that the environment is sent for an action that the policy sampled.
-
-    The one place where the two part. A trajectory holds the sample, as it is the sample's
-    log-probability that was recorded. First the distribution's own mapping, `legal`, where it has
-    one: a Gaussian's sample goes through a tanh, a Beta's from (0, 1) to the box. Then the space's,
-    in each part of a Dict or Tuple: what lies outside of a box is clipped, and in a box of integers
-    rounded; a category counts from 0, where the integers of a space may begin elsewhere.
-    """
-    legal = getattr(distribution, "legal", None)
-    return _into(space, action if legal is None else legal(action))
-
-
-def _into(space: Any, action: PyTree) -> PyTree:
-    if is_composite(space):
-        inner = children(space)
-        if isinstance(inner, dict):
-            return {name: _into(child, action[name]) for name, child in inner.items()}
-        return tuple(_into(*pair) for pair in zip(inner, action, strict=True))
-    if is_box(space):
-        legal = jnp.clip(action, space.low, space.high)
-        whole = jnp.issubdtype(space_dtype(space), jnp.integer)
-        return jnp.round(legal).astype(space_dtype(space)) if whole else legal
-    if is_discrete(space) or num_categories(space) is not None:
-        return action + getattr(space, "start", 0)  # Gymnasium's may begin elsewhere than at 0
-    return action
-
-
-def action_mask(observation: PyTree) -> PyTree | None:
-    """What an observation says of legal actions: its part `"action_mask"`, or `None`.
-
-    True where an action is legal. It is part of what the policy sees, so it is recorded, replayed
-    and bootstrapped with all else. A dict further inside may hold it, as where a wrapper has put
-    the environment's observation beside others.
-    """
-    if isinstance(observation, Mapping):
-        if ACTION_MASK in observation:
-            return observation[ACTION_MASK]
-        parts = list(observation.values())
-    elif isinstance(observation, tuple | list):
-        parts = list(observation)
-    else:
-        return None
-    return next((mask for part in parts if (mask := action_mask(part)) is not None), None)
-
-
-def one_hot(observation: Any, num_categories: int) -> Float[Array, " num_categories"]:
-    """Integers as vectors: state 7 is not seven times state 1."""
-    return (jnp.arange(num_categories) == observation).astype(jnp.float32)
-
-
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Arrays between two bounds, each a number or an array of the shape; of a wrapper's own."""
+    """A space of arrays between two bounds, each a number or an array of the same shape."""
 
     low: Any
     high: Any
@@ -147,11 +35,209 @@ class Nested:
     spaces: dict[str, Any] | tuple[Any, ...]
 
 
-def parts_of(space: Any) -> dict[str, Any] | tuple[Any, ...] | None:
-    """`children` of a dict or a tuple of spaces, else `None`."""
-    return children(space) if is_composite(space) else None
+# Kinds of spaces.
+
+
+def is_discrete(space: Any) -> bool:
+    """Whether the space is one of n integers.
+
+    Gymnasium's MultiBinary has an `n` as well, but it is a space of arrays.
+    """
+    return hasattr(space, "n") and getattr(space, "shape", ()) == ()
+
+
+def is_box(space: Any) -> bool:
+    """Whether the space holds arrays between `low` and `high`."""
+    return all(hasattr(space, name) for name in ("low", "high", "shape"))
+
+
+def is_composite(space: Any) -> bool:
+    """Whether the space is a Dict or a Tuple of spaces, or a plain dict or tuple of them."""
+    if is_box(space) or is_discrete(space):  # either may be a named tuple
+        return False
+    return isinstance(getattr(space, "spaces", space), Mapping | tuple | list)
+
+
+def num_categories(space: Any) -> np.ndarray | None:
+    """The number of values of each integer in a MultiDiscrete or MultiBinary, in its shape.
+
+    `None` for any other space.
+    """
+    if hasattr(space, "nvec"):
+        return np.asarray(space.nvec, np.int64)
+    if hasattr(space, "n") and not is_discrete(space):
+        return np.full(space.shape, 2)
+    return None
 
 
 def space_dtype(space: Any) -> Any:
-    """What it declares, or float32; as JAX has it, which is 32 bits wide by default."""
+    """The dtype that the space declares, or float32; 32 bits wide unless JAX allows 64."""
     return jax.dtypes.canonicalize_dtype(getattr(space, "dtype", jnp.float32))
+
+
+def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`(low, high)` of a box as float32 arrays of its shape; ±inf for a missing bound.
+
+    gymnax writes a missing bound as the largest float, which would overflow in a rescaling.
+    """
+    largest = np.finfo(np.float32).max
+    sides = [
+        np.broadcast_to(np.asarray(side, np.float32), space.shape)
+        for side in (space.low, space.high)
+    ]
+    low, high = (np.where(np.abs(s) >= largest, np.copysign(np.inf, s), s) for s in sides)
+    return low, high
+
+
+# Trees of spaces.
+
+
+def children(space: Any) -> dict[str, Any] | tuple[Any, ...]:
+    """The spaces inside a Dict or a Tuple; those of a Dict are sorted by name.
+
+    This is the order in which JAX flattens an element of the space.
+    """
+    parts = getattr(space, "spaces", space)
+    if isinstance(parts, Mapping):
+        return {name: parts[name] for name in sorted(parts)}
+    return tuple(parts)
+
+
+def parts_of(space: Any) -> dict[str, Any] | tuple[Any, ...] | None:
+    """`children` of a Dict or a Tuple, `None` for any other space."""
+    return children(space) if is_composite(space) else None
+
+
+class SpaceMismatch(ValueError):
+    """A pytree lacks the structure of its space."""
+
+    def __init__(self, path: Path, wanted: str, got: Any):
+        """**Arguments:**
+
+        - `path`: the names and indices that lead to the mismatch.
+        - `wanted`: what belongs there, such as `a tuple of 2 (Tuple)`.
+        - `got`: what is there.
+        """
+        self.path, self.wanted, self.got = path, wanted, got
+        place = "".join(f"[{name!r}]" for name in path)
+        found = f"a {type(got).__name__}"
+        if isinstance(got, Mapping):
+            found = f"a dict with {sorted(got)}"
+        elif isinstance(got, tuple | list):
+            found = f"a tuple of {len(got)}"
+        super().__init__(
+            f"a value of this space must be {wanted}{place and f' at {place}'}, got {found}; "
+            "return the structure that the space declares"
+        )
+
+
+def map_space(
+    f: Callable[..., Any], space: Any, *trees: PyTree, allow_extra: bool = False
+) -> PyTree:
+    """Call `f(path, leaf, *parts)` for each leaf of a space, like `jax.tree.map`.
+
+    A leaf is any space but a Dict or a Tuple. Leaves are visited in the order in which JAX flattens
+    an element of the space.
+
+    **Arguments:**
+
+    - `f`: takes the names and indices that lead to the leaf, the leaf, and the part of each tree
+        that belongs to it.
+    - `space`: a space, with any nesting.
+    - `trees`: elements of the space, or pytrees that have its dicts and tuples.
+    - `allow_extra`: whether dicts may have entries that the space does not declare. They are
+        returned as the first tree has them.
+
+    **Returns:** the results, in dicts and tuples as the space has them.
+
+    **Raises:** `SpaceMismatch`, a `ValueError`, if a tree lacks the structure of the space.
+    """
+    return _map_space(f, (), space, trees, allow_extra)
+
+
+def _map_space(
+    f: Callable[..., Any], path: Path, space: Any, trees: tuple[PyTree, ...], allow_extra: bool
+) -> PyTree:
+    if not is_composite(space):
+        return f(path, space, *trees)
+    parts = children(space)
+    for tree in trees:
+        _check_structure(path, parts, tree, allow_extra)
+
+    def inside(name: str | int, part: Any) -> PyTree:
+        return _map_space(f, (*path, name), part, tuple(t[name] for t in trees), allow_extra)
+
+    if isinstance(parts, dict):
+        extra = {name: x for name, x in trees[0].items() if name not in parts} if trees else {}
+        return {name: inside(name, part) for name, part in parts.items()} | extra
+    return tuple(inside(i, part) for i, part in enumerate(parts))
+
+
+def _check_structure(path: Path, parts: dict | tuple, tree: PyTree, allow_extra: bool) -> None:
+    if isinstance(parts, dict):
+        fits = isinstance(tree, Mapping) and parts.keys() <= tree.keys()
+        fits = fits and (allow_extra or len(parts) == len(tree))
+        wanted = f"a dict with {list(parts)} (Dict)"
+    else:
+        fits = isinstance(tree, tuple | list) and len(parts) == len(tree)
+        wanted = f"a tuple of {len(parts)} (Tuple)"
+    if not fits:
+        raise SpaceMismatch(path, wanted, tree)
+
+
+def space_leaves(space: Any) -> list[tuple[Path, Any]]:
+    """The path and the space of each leaf, in the order of `map_space`."""
+    leaves: list[tuple[Path, Any]] = []
+    map_space(lambda path, leaf: leaves.append((path, leaf)), space)
+    return leaves
+
+
+# Elements of spaces.
+
+
+def legal_action(space: Any, action: PyTree, distribution: Any) -> PyTree:
+    """The action that the environment receives for an action that the policy sampled.
+
+    This is the one place where the two differ. A trajectory holds the sample, because its
+    log-probability is the one that was recorded. The distribution's own mapping `legal` comes
+    first, if it has one: a Gaussian's sample goes through a tanh, a Beta's from (0, 1) to the box.
+    The space's mapping follows, for each leaf of a Dict or Tuple:
+
+    - a Box clips, and rounds if it is a box of integers;
+    - a Discrete or a MultiDiscrete adds its `start`, because samples count from 0.
+    """
+    legal = getattr(distribution, "legal", None)
+    return map_space(_to_space, space, action if legal is None else legal(action))
+
+
+def _to_space(_: Path, space: Any, action: Any) -> Any:
+    if is_box(space):
+        legal = jnp.clip(action, space.low, space.high)
+        whole = jnp.issubdtype(space_dtype(space), jnp.integer)
+        return jnp.round(legal).astype(space_dtype(space)) if whole else legal
+    if is_discrete(space) or num_categories(space) is not None:
+        return action + getattr(space, "start", 0)  # Gymnasium's need not start at 0
+    return action
+
+
+def action_mask(observation: PyTree) -> PyTree | None:
+    """The mask of legal actions in an observation, its entry `"action_mask"`; `None` without one.
+
+    True marks a legal action. The mask is part of the observation, so it is recorded, replayed and
+    bootstrapped like the rest. It may be in a nested dict, as when a wrapper adds entries beside
+    the environment's observation.
+    """
+    if isinstance(observation, Mapping):
+        if ACTION_MASK in observation:
+            return observation[ACTION_MASK]
+        parts = list(observation.values())
+    elif isinstance(observation, tuple | list):
+        parts = list(observation)
+    else:
+        return None
+    return next((mask for part in parts if (mask := action_mask(part)) is not None), None)
+
+
+def one_hot(observation: Any, num_categories: int) -> Float[Array, " num_categories"]:
+    """Encode an integer as a one-hot vector, because categories have no order."""
+    return (jnp.arange(num_categories) == observation).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Arrays in pytrees, beside functions and flags that stay as they are."""
+"""Operations on the arrays of a pytree; its functions and flags stay as they are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,16 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from .types import PyTree
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed keys."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def is_shape(leaf: Any) -> bool:
+    """Whether a leaf is an array, or a `jax.ShapeDtypeStruct` in the place of one."""
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def map_arrays(f: Callable[..., Any], tree: PyTree, *others: PyTree) -> PyTree:
@@ -27,37 +37,41 @@ def where(condition: Bool[Array, "*N"], on_true: PyTree, on_false: PyTree) -> Py
     def select(x: Any, y: Any) -> Array:
         return jnp.where(jnp.expand_dims(condition, range(condition.ndim, jnp.ndim(y))), x, y)
 
-    return unused(map_arrays(select, unused(on_true), unused(on_false)))
+    return clone_keys(map_arrays(select, clone_keys(on_true), clone_keys(on_false)))
 
 
-def unused(tree: PyTree) -> PyTree:
-    """The same, with its keys as if they were new: moving a key about is not drawing from it.
+def clone_keys(tree: PyTree) -> PyTree:
+    """Mark the keys of a tree as unused for JAX's key-reuse checker; their bits are the same.
 
-    JAX's checker of key reuse takes indexing, selecting and storing for draws.
+    The checker counts indexing, selecting and storing a key as a use of it. Moving keys about
+    draws nothing, so the code that moves them clones them.
     """
     return jax.tree.map(lambda x: jax.random.clone(x) if is_key(x) else x, tree)
 
 
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf is an array of typed keys."""
-    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def as_strong_arrays(tree: PyTree) -> PyTree:
+    """Turn numbers into arrays, and weak types into strong ones.
 
-
-def is_shape(leaf: Any) -> bool:
-    """Whether a leaf is an array, or stands for one."""
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
-
-
-def strong(tree: PyTree) -> PyTree:
-    """Numbers as arrays, and no weak types (gymnax's `time=0`): they would retrace a rollout."""
+    A weakly typed entry of a state, such as gymnax's `time=0`, becomes strong in the first step,
+    and the rollout would be traced again for it.
+    """
     arrays = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, tree)
-    return in_dtypes_of(arrays, arrays)
+    return cast_like(arrays, arrays)
 
 
-def in_dtypes_of(like: PyTree, tree: PyTree) -> PyTree:
-    """The arrays of a tree in the dtypes of another's."""
+def cast_like(like: PyTree, tree: PyTree) -> PyTree:
+    """Cast the arrays of `tree` to the dtypes of the arrays of `like`."""
 
-    def convert(x: Array, wanted: Any) -> Array:
+    def cast(x: Array, wanted: Any) -> Array:
         return x if is_key(x) else lax.convert_element_type(x, wanted.dtype)
 
-    return map_arrays(convert, tree, like)
+    return map_arrays(cast, tree, like)
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """The total size in bytes of the arrays of a tree, or of `jax.ShapeDtypeStruct`s in it."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if is_shape(x))
+
+
+# Former names, for the modules that still use them.
+strong, in_dtypes_of, unused = as_strong_arrays, cast_like, clone_keys

@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ..envs._wrappers import Stacked
+from ..envs._wrappers import FrameStackState
 from .episode import Episode
 
 # Okabe and Ito's colours, which can be told apart by the colour-blind.
@@ -79,7 +79,7 @@ def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
     - `ax`: empty axes.
     - `episode`: on the host, cut to its length.
     """
-    while isinstance(episode.env_state, Stacked):  # what is drawn is the environment inside
+    while isinstance(episode.env_state, FrameStackState):  # what is drawn is the environment inside
         episode = eqx.tree_at(lambda e: e.env_state, episode, episode.env_state.env_state)
     if name in _SCENES:
         return _SCENES[name](ax, episode)

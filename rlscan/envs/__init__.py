@@ -10,4 +10,5 @@ from ._wrappers import (
     FrameStack as FrameStack,
     LastActionReward as LastActionReward,
     ObserveOnly as ObserveOnly,
+    Wrapper as Wrapper,
 )

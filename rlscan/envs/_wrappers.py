@@ -1,7 +1,7 @@
-"""`ObserveOnly`: an environment of which a part is seen."""
+"""`Wrapper`: an environment around another, with three that are ready to use."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -9,37 +9,85 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from .._core.require import require_positive
 from .._core.spaces import (
     ACTION_MASK,
     Box,
     Nested,
+    Path,
     bounds,
     is_box,
     is_discrete,
+    map_space,
     parts_of,
     space_dtype,
 )
-from .._core.tree import in_dtypes_of, strong, where
+from .._core.tree import as_strong_arrays, cast_like, where
 from .._core.types import Environment, PyTree, StepResult
 
 
-class ObserveOnly(eqx.Module):
-    """An environment of which only some numbers of its observation `[d]` are seen.
+class Wrapper(eqx.Module):
+    """A base class for environments around another one, which it delegates everything to.
 
-    `ObserveOnly(rlscan.make("CartPole-v1"), [0, 2])` hides the velocities: what is left to see is
-    where cart and pole are, and a policy without memory cannot tell where they are going.
+    A subclass overrides what it changes and nothing else. Two rules keep it correct:
+
+    - `step` changes `info["final_observation"]` as it changes the observation. It is the last
+      observation of the old episode, while the observation after a reset belongs to the new one.
+    - `observation_space` and `action_space` describe what `reset` and `step` return and take.
+
+    **Example:** rewards that are divided by a constant.
+
+    ```python
+    import jax, rlscan
+
+    class ScaledReward(rlscan.envs.Wrapper):
+        scale: float = 10.0
+
+        def step(self, key, state, action):
+            observation, state, reward, *rest = self.env.step(key, state, action)
+            return observation, state, reward / self.scale, *rest
+
+    env = ScaledReward(rlscan.make("Pendulum-v1"), scale=16.0)
+    observation, state = env.reset(jax.random.key(0))
+    ```
     """
 
     env: Environment
+
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        return self.env.reset(key)
+
+    def step(self, key: PRNGKeyArray, state: PyTree, action: PyTree) -> StepResult:
+        return self.env.step(key, state, action)
+
+    def observation_space(self) -> Any:
+        return self.env.observation_space()
+
+    def action_space(self) -> Any:
+        return self.env.action_space()
+
+    @property
+    def time_limit(self) -> int | None:
+        """The inner environment's time limit in steps; `None` if it has none."""
+        return getattr(self.env, "time_limit", None)
+
+
+class ObserveOnly(Wrapper):
+    """An environment that shows only some entries of its observation `[d]`.
+
+    `ObserveOnly(rlscan.make("CartPole-v1"), [0, 2])` hides the velocities. The policy observes the
+    positions of cart and pole, and needs memory to tell where they are going.
+    """
+
     indices: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, env: Environment, indices: Sequence[int]):
         """**Arguments:**
 
-        - `env`: whose observations are vectors.
-        - `indices`: of the numbers that are seen, in the order in which they will be.
+        - `env`: an environment whose observations are vectors.
+        - `indices`: the entries to show, in the order in which they will stand.
 
-        **Raises:** `ValueError` for another observation, and for an index that it does not have.
+        **Raises:** `ValueError` if observations are not vectors, or have no such entry.
         """
         self.env = env
         self.indices = tuple(map(operator.index, indices))
@@ -47,37 +95,30 @@ class ObserveOnly(eqx.Module):
         if not (is_box(space) and len(space.shape) == 1):
             raise ValueError(
                 f"indices must be of an observation that is a vector (a Box [d]), got {space!r}; "
-                "wrap the environment before its frames are stacked or its actions added"
+                "use ObserveOnly inside of FrameStack and LastActionReward, not around them"
             )
         check_indices("indices", self.indices, space.shape[0])
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         observation, state = self.env.reset(key)
-        return self._seen(observation), state
+        return self._select(observation), state
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: PyTree) -> StepResult:
         observation, state, reward, terminated, truncated, info = self.env.step(key, state, action)
-        info = {**info, "final_observation": self._seen(info["final_observation"])}
-        return self._seen(observation), state, reward, terminated, truncated, info
+        info = {**info, "final_observation": self._select(info["final_observation"])}
+        return self._select(observation), state, reward, terminated, truncated, info
 
     def observation_space(self) -> Box:
         space = self.env.observation_space()
         low, high = (side[list(self.indices)] for side in bounds(space))
         return Box(low, high, low.shape, space_dtype(space))
 
-    def action_space(self) -> Any:
-        return self.env.action_space()
-
-    @property
-    def time_limit(self) -> int | None:
-        return getattr(self.env, "time_limit", None)
-
-    def _seen(self, observation: Array) -> Array:
+    def _select(self, observation: Array) -> Array:
         return observation[jnp.asarray(self.indices)]
 
 
 def check_indices(name: str, indices: Sequence[int], size: int | None = None) -> None:
-    """Raises `ValueError` for what cannot be the `indices` of `ObserveOnly`."""
+    """Raise `ValueError` for indices that `ObserveOnly` does not accept."""
     fits = all(0 <= index and (size is None or index < size) for index in indices)
     if not (indices and fits and len(set(indices)) == len(indices)):
         allowed = "from 0" if size is None else f"from 0 to {size - 1}"
@@ -87,198 +128,152 @@ def check_indices(name: str, indices: Sequence[int], size: int | None = None) ->
         )
 
 
-class FrameStack(eqx.Module):
-    """An environment of which the last n observations are seen at once, the newest last.
+class FrameStack(Wrapper):
+    """An environment that shows its last n observations at once, the newest last.
 
-    Arrays are joined along their last axis: a vector `[d]` is `[n · d]`, an image `[H, W, C]` is
-    `[H, W, n · C]`, a number `[n]`. A Discrete observation is a tuple of n. Dicts and tuples are
-    stacked leaf by leaf, but for a dict's `"action_mask"`, of which the newest alone counts. An
-    episode begins with n times its first observation.
+    Arrays are joined along their last axis: a vector `[d]` becomes `[n · d]`, an image `[H, W, C]`
+    becomes `[H, W, n · C]`, a number `[n]`. A Discrete observation becomes a tuple of n. Dicts and
+    tuples are stacked leaf by leaf, except for a dict's `"action_mask"`: the newest mask is kept.
+    An episode begins with n copies of its first observation.
     """
 
-    env: Environment
     num_frames: int = eqx.field(static=True)
 
     def __init__(self, env: Environment, num_frames: int):
         """**Arguments:**
 
-        - `env`: whose observations are boxes, Discretes, or dicts and tuples of them.
-        - `num_frames`: n.
+        - `env`: an environment whose observations are Boxes, Discretes, or dicts and tuples of
+            them.
+        - `num_frames`: n; 1 stacks nothing.
 
-        **Raises:** `ValueError` for another observation space, or an n that is no positive integer.
+        **Raises:** `ValueError` for another observation space, or if n is not a positive integer.
         """
-        check_num_frames("num_frames", num_frames)
+        require_positive("num_frames", num_frames)
         self.env, self.num_frames = env, int(num_frames)
-        self.observation_space()  # raises what it raises here
+        self.observation_space()  # so that a space that cannot be stacked is refused here
 
-    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, "Stacked"]:
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, "FrameStackState"]:
         observation, state = self.env.reset(key)
-        frames = self._repeated(strong(observation))
-        return frames, Stacked(state, frames)
+        frames = self._repeat(as_strong_arrays(observation))
+        return frames, FrameStackState(state, frames)
 
-    def step(self, key: PRNGKeyArray, state: "Stacked", action: PyTree) -> StepResult:
+    def step(self, key: PRNGKeyArray, state: "FrameStackState", action: PyTree) -> StepResult:
         observation, inner, reward, terminated, truncated, info = self.env.step(
             key, state.env_state, action
         )
-        observation = strong(observation)
-        last = in_dtypes_of(observation, strong(info["final_observation"]))
-        pushed = _pushed(self.env.observation_space(), state.frames, last)
+        observation = as_strong_arrays(observation)
+        last = cast_like(observation, as_strong_arrays(info["final_observation"]))
+        pushed = self._push(state.frames, last)
         done = jnp.asarray(terminated | truncated)
-        frames = where(done, self._repeated(observation), pushed)
+        frames = where(done, self._repeat(observation), pushed)
         info = {**info, "final_observation": pushed}
-        return frames, Stacked(inner, frames), reward, terminated, truncated, info
+        return frames, FrameStackState(inner, frames), reward, terminated, truncated, info
 
     def observation_space(self) -> Any:
-        return _stacked_space(self.env.observation_space(), self.num_frames)
+        def stack(path: Path, space: Any) -> Any:
+            if ACTION_MASK in path:
+                return space
+            if is_discrete(space):
+                return Nested((space,) * self.num_frames)
+            if not is_box(space):
+                raise ValueError(
+                    "FrameStack stacks a Box, a Discrete, or dicts and tuples of them, got "
+                    f"{space!r}"
+                )
+            # NumPy, so that bounds stay constants while this is traced.
+            low, high = (
+                np.concatenate([np.atleast_1d(side)] * self.num_frames, axis=-1)
+                for side in bounds(space)
+            )
+            return Box(low, high, low.shape, space_dtype(space))
 
-    def action_space(self) -> Any:
-        return self.env.action_space()
+        space = self.env.observation_space()
+        stacked = map_space(stack, space)
+        return stacked if parts_of(space) is None else Nested(stacked)
 
-    @property
-    def time_limit(self) -> int | None:
-        return getattr(self.env, "time_limit", None)
+    def _repeat(self, observation: PyTree) -> PyTree:
+        """The stack at the start of an episode."""
 
-    def _repeated(self, observation: PyTree) -> PyTree:
-        return _repeated(self.env.observation_space(), observation, self.num_frames)
+        def repeat(path: Path, space: Any, x: Array) -> PyTree:
+            if ACTION_MASK in path:
+                return x
+            frames = (x,) * self.num_frames
+            return frames if is_discrete(space) else _join(*frames)
+
+        return map_space(repeat, self.env.observation_space(), observation, allow_extra=True)
+
+    def _push(self, frames: PyTree, newest: PyTree) -> PyTree:
+        """The stack with one observation more, without the oldest."""
+
+        def push(path: Path, space: Any, x: Array, frames: PyTree) -> PyTree:
+            if ACTION_MASK in path:
+                return x
+            if is_discrete(space):
+                return (*frames[1:], x)
+            width = jnp.atleast_1d(x).shape[-1]
+            return _join(frames[..., width:], x)
+
+        return map_space(push, self.env.observation_space(), newest, frames, allow_extra=True)
 
 
-class Stacked(eqx.Module):
+class FrameStackState(eqx.Module):
     """The state of a `FrameStack`."""
 
     env_state: PyTree
     frames: PyTree  # the last observation, stacked
 
 
-def check_num_frames(name: str, number: Any) -> None:
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {number!r}; 1 stacks nothing")
-
-
-def _stacked_space(space: Any, num_frames: int) -> Any:
-    parts = parts_of(space)
-    if isinstance(parts, dict):
-        return Nested(
-            {
-                name: part if name == ACTION_MASK else _stacked_space(part, num_frames)
-                for name, part in parts.items()
-            }
-        )
-    if parts is not None:
-        return Nested(tuple(_stacked_space(part, num_frames) for part in parts))
-    if is_discrete(space):
-        return Nested((space,) * num_frames)
-    if not is_box(space):
-        raise ValueError(
-            f"FrameStack stacks a Box, a Discrete, or dicts and tuples of them, got {space!r}"
-        )
-    # NumPy, as bounds are constants, also where this is being traced.
-    low, high = (
-        np.concatenate([np.atleast_1d(side)] * num_frames, axis=-1) for side in bounds(space)
-    )
-    return Box(low, high, low.shape, space_dtype(space))
-
-
-def _repeated(space: Any, observation: PyTree, num_frames: int) -> PyTree:
-    def repeat(space: Any, x: Array) -> PyTree:
-        return (x,) * num_frames if is_discrete(space) else _joined([x] * num_frames)
-
-    return _leafwise(repeat, space, observation)
-
-
-def _pushed(space: Any, frames: PyTree, newest: PyTree) -> PyTree:
-    """The frames with a new one, and without the oldest."""
-
-    def push(space: Any, x: Array, frames: PyTree) -> PyTree:
-        if is_discrete(space):
-            return (*frames[1:], x)
-        width = jnp.atleast_1d(x).shape[-1]
-        return _joined([frames[..., width:], x])
-
-    return _leafwise(push, space, newest, frames)
-
-
-def _joined(frames: list) -> Array:
+def _join(*frames: Array) -> Array:
     return jnp.concatenate([jnp.atleast_1d(frame) for frame in frames], axis=-1)
 
 
-def _leafwise(f: Callable, space: Any, newest: PyTree, *others: PyTree) -> PyTree:
-    """`f(space, newest, *others)` for each Box and Discrete; the newest of an action mask, and of
-    what a dict has beside its space."""
-    parts = parts_of(space)
-    if isinstance(parts, dict):
-        return {
-            name: _leafwise(f, parts[name], x, *(other[name] for other in others))
-            if name in parts and name != ACTION_MASK
-            else x
-            for name, x in newest.items()
-        }
-    if parts is not None:
-        each = zip(parts, newest, *others, strict=True)
-        return tuple(_leafwise(f, *of_part) for of_part in each)
-    return f(space, newest, *others)
+class LastActionReward(Wrapper):
+    """An environment that shows the last action and reward beside its observation.
 
-
-class LastActionReward(eqx.Module):
-    """An environment that shows, beside its observation, what was done last and what it gave.
-
-    An observation is a dict: `{"observation": …, "last_action": …, "last_reward": …}`; one that is
-    a dict already gets the last two beside its own. The action is the one that was sent to the
-    environment, in the space of its actions; the reward is a number as it came. An episode begins
-    with an action and a reward of 0 (the first action, where they are integers that count from
-    another `start`).
+    An observation is a dict `{"observation": …, "last_action": …, "last_reward": …}`; if it is a
+    dict already, the last two entries are added to it. The action is the one that the environment
+    received, an element of its action space. The reward is a number, unscaled. An episode begins
+    with a reward of 0 and an action of 0, or of its space's `start` if integers count from there.
 
     Source: Duan et al., *RL²: Fast Reinforcement Learning via Slow Reinforcement Learning*, 2016,
-    arXiv:1611.02779, §2.2; without their flag of termination, as a policy's memory is reset here.
+    arXiv:1611.02779, §2.2; without their termination flag, because a policy's memory is reset here.
     """
-
-    env: Environment
 
     def reset(self, key: PRNGKeyArray) -> tuple[dict[str, PyTree], PyTree]:
         observation, state = self.env.reset(key)
-        return _beside(observation, self._nothing()), state
+        return _add(observation, self._first_entries()), state
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: PyTree) -> StepResult:
         observation, state, reward, terminated, truncated, info = self.env.step(key, state, action)
-        added = strong({"last_action": action, "last_reward": jnp.asarray(reward, jnp.float32)})
-        last = _beside(info["final_observation"], added)
+        reward_entry = jnp.asarray(reward, jnp.float32)
+        entries = as_strong_arrays({"last_action": action, "last_reward": reward_entry})
+        info = {**info, "final_observation": _add(info["final_observation"], entries)}
         done = jnp.asarray(terminated | truncated)
-        first = in_dtypes_of(added, self._nothing())
-        seen = _beside(observation, where(done, first, added))
-        return seen, state, reward, terminated, truncated, {**info, "final_observation": last}
+        first = cast_like(entries, self._first_entries())
+        observation = _add(observation, where(done, first, entries))
+        return observation, state, reward, terminated, truncated, info
 
     def observation_space(self) -> Nested:
         space = self.env.observation_space()
         parts = parts_of(space)
-        added = {"last_action": self.env.action_space(), "last_reward": Box(-np.inf, np.inf, ())}
-        return Nested(_beside(parts if isinstance(parts, dict) else space, added))
+        entries = {"last_action": self.env.action_space(), "last_reward": Box(-np.inf, np.inf, ())}
+        return Nested(_add(parts if isinstance(parts, dict) else space, entries))
 
-    def action_space(self) -> Any:
-        return self.env.action_space()
-
-    @property
-    def time_limit(self) -> int | None:
-        return getattr(self.env, "time_limit", None)
-
-    def _nothing(self) -> dict[str, PyTree]:
-        return {"last_action": _zero(self.env.action_space()), "last_reward": jnp.zeros(())}
+    def _first_entries(self) -> dict[str, PyTree]:
+        action = map_space(_first_action, self.env.action_space())
+        return {"last_action": action, "last_reward": jnp.zeros(())}
 
 
-def _beside(observation: PyTree, added: dict[str, PyTree]) -> dict[str, PyTree]:
+def _add(observation: PyTree, entries: dict[str, PyTree]) -> dict[str, PyTree]:
     parts = observation if isinstance(observation, dict) else {"observation": observation}
-    if taken := parts.keys() & added.keys():
+    if taken := parts.keys() & entries.keys():
         raise ValueError(
             f"the observation has {' and '.join(sorted(taken))} already; wrap the environment once"
         )
-    return {**parts, **added}
+    return {**parts, **entries}
 
 
-def _zero(space: Any) -> PyTree:
-    """An action of zeros, or the first of several."""
-    parts = parts_of(space)
-    if isinstance(parts, dict):
-        return {name: _zero(part) for name, part in parts.items()}
-    if parts is not None:
-        return tuple(map(_zero, parts))
+def _first_action(_: Path, space: Any) -> Array:
     dtype = jnp.int32 if is_discrete(space) else space_dtype(space)
     start = 0 if is_box(space) else getattr(space, "start", 0)
     return jnp.broadcast_to(jnp.asarray(start, dtype), getattr(space, "shape", ()))

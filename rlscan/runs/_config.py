@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .._core.require import require_positive
 from ..envs._gymnax import check_name
-from ..envs._wrappers import check_indices, check_num_frames
+from ..envs._wrappers import check_indices
 from ..ppo._config import PPOConfig, check_config
 from ..ppo._train import count_updates
 from ..random._keys import Generator
@@ -106,7 +107,7 @@ def check(config: Config) -> None:
         raise ValueError(f"env.name: {error}") from None
     if config.env.observe is not None:
         check_indices("env.observe", config.env.observe)
-    check_num_frames("env.frame_stack", config.env.frame_stack)
+    require_positive("env.frame_stack", config.env.frame_stack)
     try:
         check_policy_config(config.policy)
     except ValueError as error:

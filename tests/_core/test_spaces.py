@@ -4,14 +4,18 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from gymnax.environments import spaces
 
 from rlscan._core.spaces import (
+    Nested,
+    SpaceMismatch,
     action_mask,
     bounds,
     is_box,
     is_discrete,
     legal_action,
+    map_space,
     one_hot,
     space_leaves,
 )
@@ -78,3 +82,61 @@ def test_the_largest_float_is_no_bound():
 
 def test_one_hot():
     np.testing.assert_array_equal(one_hot(jnp.asarray(2), 4), [0, 0, 1, 0])
+
+
+# A tree of spaces, of each library, in the order of JAX's leaves: a, b[0], b[1].
+DISCRETES = [gymnasium.spaces.Discrete(n) for n in (2, 3, 4)]
+TREES = {
+    "gymnax": spaces.Dict({"b": spaces.Tuple(DISCRETES[1:]), "a": DISCRETES[0]}),
+    "gymnasium": gymnasium.spaces.Dict(b=gymnasium.spaces.Tuple(DISCRETES[1:]), a=DISCRETES[0]),
+    "ours": Nested({"b": Nested(tuple(DISCRETES[1:])), "a": DISCRETES[0]}),
+    "plain": {"b": tuple(DISCRETES[1:]), "a": DISCRETES[0]},
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_space_is_mapped_leaf_by_leaf(name):
+    found = map_space(
+        lambda path, leaf, x, y: (path, int(leaf.n), x, y),
+        TREES[name],
+        {"a": 1, "b": (2, 3)},
+        {"b": [20, 30], "a": {"any": "tree"}},  # a leaf's part may be anything
+    )
+    assert found == {
+        "a": (("a",), 2, 1, {"any": "tree"}),
+        "b": ((("b", 0), 3, 2, 20), (("b", 1), 4, 3, 30)),
+    }
+    assert map_space(lambda path, leaf: path, TREES[name])["b"] == (("b", 0), ("b", 1))
+    sizes = map_space(lambda _, leaf: jnp.asarray(leaf.n), TREES[name])
+    assert jax.tree.leaves(sizes) == [leaf.n for _, leaf in space_leaves(TREES[name])] == [2, 3, 4]
+
+
+def test_a_leaf_alone_is_mapped():
+    assert map_space(lambda path, leaf, x: (path, leaf, x), DISCRETES[0], 5) == (
+        (),
+        DISCRETES[0],
+        5,
+    )
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ({"a": 1}, r"must be a dict with \['a', 'b'\] \(Dict\), got a dict with \['a'\]; "),
+        ((1, (2, 3)), r"must be a dict with \['a', 'b'\] \(Dict\), got a tuple of 2; "),
+        ({"a": 1, "b": (2,)}, r"a tuple of 2 \(Tuple\) at \['b'\], got a tuple of 1; "),
+        ({"a": 1, "b": None}, r"a tuple of 2 \(Tuple\) at \['b'\], got a NoneType; "),
+        ({"a": 1, "b": (2, 3), "c": 4}, r"got a dict with \['a', 'b', 'c'\]; "),
+    ],
+)
+def test_a_tree_of_another_structure_is_refused(tree, message):
+    with pytest.raises(SpaceMismatch, match=message):
+        map_space(lambda path, leaf, x: x, TREES["plain"], tree)
+
+
+def test_a_dict_may_have_entries_beside_its_space():
+    tree = {"a": 1, "b": (2, 3), "c": 4}
+    double = map_space(lambda path, leaf, x: 2 * x, TREES["plain"], tree, allow_extra=True)
+    assert double == {"a": 2, "b": (4, 6), "c": 4}
+    with pytest.raises(SpaceMismatch):
+        map_space(lambda path, leaf, x: x, TREES["plain"], {"a": 1}, allow_extra=True)

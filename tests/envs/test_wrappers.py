@@ -13,7 +13,6 @@ import pytest
 
 import rlscan
 from rlscan._core.spaces import Box, Nested, is_box, is_discrete, parts_of
-from rlscan.envs import _wrappers as _frame_stack
 from rlscan.runs._build import build_env, build_policy
 from rlscan.runs._config import Config, EnvConfig, check, from_dict, to_dict
 from rlscan.runs._parse import parse
@@ -403,7 +402,78 @@ def test_a_policy_of_a_config_fits_a_stack_and_comes_back_from_a_file(tmp_path: 
 
 def test_a_mask_of_any_space_is_not_stacked():
     parts = {"observation": Box(-1, 1, (2,), jnp.float32), "action_mask": gymnasium.MultiBinary(3)}
-    space = _frame_stack._stacked_space(Nested(parts), 2)
+
+    class Masked(rlscan.envs.Wrapper):
+        def observation_space(self) -> Nested:
+            return Nested(parts)
+
+    space = rlscan.FrameStack(Masked(probes.Wander()), 2).observation_space()
     stacked: Any = parts_of(space)
     assert stacked["action_mask"] is parts["action_mask"]
     assert stacked["observation"].shape == (4,)
+
+
+def test_what_a_dict_has_beside_its_space_is_not_stacked() -> None:
+    class Undeclared(rlscan.envs.Wrapper):
+        def reset(self, key: Any) -> tuple:
+            observation, state = self.env.reset(key)
+            return {"seen": observation, "beside": jnp.asarray(5)}, state
+
+        def observation_space(self) -> Nested:
+            return Nested({"seen": self.env.observation_space()})
+
+    observation, _ = rlscan.FrameStack(Undeclared(probes.Wander()), 2).reset(jax.random.key(0))
+    assert observation["seen"].shape == (8,) and observation["beside"] == 5
+
+
+# A wrapper of one's own.
+
+
+class ScaledReward(rlscan.envs.Wrapper):
+    """The example of the docstring."""
+
+    scale: float = 10.0
+
+    def step(self, key: Any, state: Any, action: Any) -> Any:
+        observation, state, reward, *rest = self.env.step(key, state, action)
+        return observation, state, reward / self.scale, *rest
+
+
+def test_a_wrapper_changes_what_it_overrides_alone() -> None:
+    inner = probes.Wander()
+    wrapper = ScaledReward(inner, scale=4.0)
+    assert isinstance(wrapper, rlscan.Environment)
+    seen, last, dones = follow(inner, one_action)
+    wrapped_seen, wrapped_last, wrapped_dones = follow(wrapper, one_action)
+    assert_equal(wrapped_seen, seen)
+    assert wrapped_dones == dones
+    for (final, _, reward), (wrapped_final, _, wrapped_reward) in zip(
+        last, wrapped_last, strict=True
+    ):
+        assert_equal(wrapped_final, final)
+        np.testing.assert_allclose(wrapped_reward, reward / 4, rtol=1e-6)
+    assert wrapper.time_limit == inner.time_limit == 7
+    assert wrapper.action_space() == inner.action_space()
+    assert wrapper.observation_space() == inner.observation_space()
+
+
+def test_an_environment_without_a_time_limit_stays_without_one() -> None:
+    class Endless(eqx.Module):
+        def reset(self, key: Any) -> Any: ...
+        def step(self, key: Any, state: Any, action: Any) -> Any: ...
+        def observation_space(self) -> Any: ...
+        def action_space(self) -> Any: ...
+
+    assert rlscan.envs.Wrapper(Endless()).time_limit is None
+
+
+def test_a_wrapper_of_ones_own_is_rolled_out_and_replayed() -> None:
+    env = ScaledReward(rlscan.FrameStack(probes.Wander(), 2))
+    policy = probes.dropout_policy(num_inputs=8)
+    rlscan.check_policy(policy, env)
+    state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(0))
+    _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 16)
+    _, plain = eqx.filter_jit(rlscan.rollout)(policy, env.env, state, 16)
+    log_prob, _, _ = rlscan.replay(policy, trajectory)
+    np.testing.assert_allclose(log_prob, trajectory.log_prob, atol=1e-5)
+    np.testing.assert_allclose(trajectory.reward, plain.reward / 10, rtol=1e-6)
