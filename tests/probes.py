@@ -30,8 +30,8 @@ from rlscan.testing import (
     truncation as truncation,
     two_step as two_step,
 )
+from rlscan.testing._environments import finish
 from rlscan.testing._policies import linear_of_gain_3
-from rlscan.testing._step import finish
 
 
 class Wander(eqx.Module):

@@ -16,10 +16,9 @@ import pytest
 
 import rlscan
 from rlscan import testing
-from rlscan.ppo._update import _shuffle
+from rlscan.ppo._update import shuffle as _shuffle
 from rlscan.testing import ConformanceError
-from rlscan.testing._wrong_functions import log_ratios_with_statistics, scaled_reward
-from rlscan.testing._wrong_rollouts import train_and_evaluate
+from rlscan.testing._wrong import log_ratios_with_statistics
 
 FILES = sorted((Path(rlscan.__file__).parent / "testing").glob("*.py"))
 
@@ -149,6 +148,18 @@ def test_minibatches(recurrent):
     testing.check_minibatches(ours, recurrent=recurrent)
 
 
+def scaled_reward(reward, terminated, truncated, *, gamma):
+    """By the deviation of the discounted returns of all steps up to each."""
+    reward, goes_on = np.asarray(reward, float), ~np.asarray(terminated | truncated)
+    returns, history, scaled = np.zeros(reward.shape[1]), [], []
+    for r, on in zip(reward, goes_on, strict=True):
+        returns = gamma * returns + r
+        history.append(returns)
+        scaled.append(r / np.sqrt(np.var(history) + 1e-8))
+        returns = returns * on
+    return np.stack(scaled)
+
+
 def test_reward_scaling():
     testing.check_reward_scaling(scaled_reward)
 
@@ -166,12 +177,19 @@ def test_ratio():
         return jnp.asarray([metrics["audit_log_ratio"] for _, metrics in run])
 
     testing.check_ratio(first_log_ratios)
-    with pytest.raises(ConformanceError, match="of two updates at least"):
+    with pytest.raises(ConformanceError, match="of at least two updates"):
         testing.check_ratio(lambda key: first_log_ratios(key)[:1])
 
 
 def test_evaluation():
-    testing.check_evaluation(lambda env, key: train_and_evaluate(env, *jax.random.split(key)))
+    def train_and_evaluate(env, key):
+        run, policy, observations = eqx.filter_jit(rlscan.rollout), testing.DropoutPolicy(), []
+        for k, num_envs in zip(jax.random.split(key), (4, 2), strict=True):
+            state = rlscan.init_rollout(policy, env, num_envs=num_envs, key=k)
+            observations.append(run(policy, env, state, 16)[1].observation)
+        return observations
+
+    testing.check_evaluation(train_and_evaluate)
 
 
 # What a check says, where no defect above makes it say so.

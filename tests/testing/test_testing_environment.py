@@ -149,7 +149,7 @@ BROKEN = {
     ),
     "wrong shape of a space": (
         Changed(observation_space=lambda: testing.Box(-1.0, 9.0, (2,))),
-        r"has the shape \(3,\), where \(2,\) is declared",
+        r"has the shape \(3,\), but the space declares \(2,\)",
     ),
     "final is after the reset": (
         Changed(step=final_after_reset),
@@ -157,7 +157,7 @@ BROKEN = {
     ),
     "final is something else": (
         Changed(step=final_elsewhere),
-        "final_observation, where the episode goes on",
+        "final_observation within an episode",
     ),
     "cut early": (Changed(time_limit=9), "truncated before time_limit = 9 .* one of 7 steps"),
     "cut late": (Changed(time_limit=5), "must end after time_limit = 5 steps; got one of 7"),
@@ -167,11 +167,14 @@ BROKEN = {
     ),
     "starts where it ended": (
         Changed(step=starts_where_it_ended),
-        r"the state\['position'\] after an end, from several states",
+        r"the state\['position'\] after an end, from several states with one key",
     ),
     "one start after ends": (Changed(step=one_start), "a start must differ from episode"),
     "one start": (Changed(reset=one_draw), "another key must give another start"),
-    "drawn by NumPy": (Changed(step=drawn_by_numpy), "what a step .* for the key of a mapped one"),
+    "drawn by NumPy": (
+        Changed(step=drawn_by_numpy),
+        "the result of a step.* for the key of a mapped step",
+    ),
 }
 
 
@@ -184,7 +187,7 @@ def test_what_is_broken_is_named(name):
 
 def test_spaces_of_spaces():
     """In Gymnasium's and gymnax's forms, which are read by their attributes."""
-    from rlscan.testing._spaces import complaint, sample
+    from rlscan.testing._environments import complaint, sample
 
     space = {"at": testing.Box(-jnp.inf, jnp.inf, (2,)), "which": (testing.Discrete(3),)}
     for i in range(5):
