@@ -1,4 +1,4 @@
-"""Stochastic layers that Equinox lacks, and markers for what the optimiser must not move.
+"""Stochastic layers that Equinox lacks, and markers for arrays that the optimiser must not change.
 
 All noise comes from the key, so it can be replayed. `eqx.nn.Dropout` and the dropout of
 `eqx.nn.MultiheadAttention` work in a policy as they are, and so does any layer of your own that

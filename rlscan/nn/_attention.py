@@ -1,4 +1,4 @@
-"""`CausalAttention`: each token attends to itself and to the L − 1 before it, in two forms."""
+"""`CausalAttention` over the last L tokens of an episode, step by step or for a whole sequence."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ._dropout import Schedule, dropout_layer
 class KeyValueCache(eqx.Module):
     """Keys and values of an episode's last L tokens, in a ring: position p is in slot p mod L.
 
-    What stands in a slot that the episode has not reached is never read.
+    Slots that the episode has not reached are never read.
     """
 
     key: Float[Array, "*N context num_heads head_size"]
@@ -30,13 +30,13 @@ class CausalAttention(eqx.Module):
         aₜ(d) = softmax over d ≤ p of  qₜ · (kₜ₋ᵈ + r(d)) / √head_size,
         yₜ = Σ over d of  dropout(aₜ)(d) vₜ₋ᵈ,
 
-    with a learnt vector r(d). As nothing here depends on p itself, a key that is kept stays
-    valid while the window slides, in an episode of any length. The row aₜ is dropped by the key
-    of step t, and its bits belong to distances: so both forms below drop the same.
+    with a learnt vector r(d). Nothing depends on p itself, so a cached key stays valid while the
+    window slides, in an episode of any length. Dropout of the row aₜ uses the key of step t, with
+    one bit per distance, so both methods below drop the same entries.
 
-    Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv:1706.03762; r(d) is that of
+    Source: Vaswani et al., *Attention Is All You Need*, 2017, arXiv:1706.03762; r(d) is from
     Shaw et al., *Self-Attention with Relative Position Representations*, 2018, arXiv:1803.02155,
-    for keys alone.
+    used for keys only.
     """
 
     query: eqx.nn.Linear
@@ -71,15 +71,16 @@ class CausalAttention(eqx.Module):
         *,
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, " size"], KeyValueCache]:
-        """One token, which takes its place in the cache: nothing before it is computed again."""
+        """Attend from one token to those in the cache, and add it to the cache."""
         query, new_key, new_value = self._project(x)
         length = len(self.distance)
         keys = cache.key.at[position % length].set(new_key)
         values = cache.value.at[position % length].set(new_value)
-        # Slots by distance; and distances by slot, as the order is its own inverse.
-        turned = (position - jnp.arange(length)) % length
-        scores = jnp.einsum("hi,shi->hs", query, keys)[:, turned]
-        weights = self._weights(scores, query, position, key)[:, turned]
+        # The slot of each distance. It is also the distance of each slot: d = (p − s) mod L is its
+        # own inverse.
+        flip = (position - jnp.arange(length)) % length
+        scores = jnp.einsum("hi,shi->hs", query, keys)[:, flip]
+        weights = self._weights(scores, query, position, key)[:, flip]
         heads = jnp.einsum("hs,shi->hi", weights, values)
         return self.output(heads.ravel()), KeyValueCache(keys, values)
 
@@ -91,10 +92,11 @@ class CausalAttention(eqx.Module):
         *,
         key: Key[Array, " T"],
     ) -> Float[Array, "T size"]:
-        """T tokens at once, of one episode after another; `cache` is that before the first.
+        """Attend from T tokens at once, which may belong to successive episodes.
 
-        The same as T calls of the layer, and all keys at once: of the L − 1 tokens before, then of
-        the T. The scores are a matrix `[T, L − 1 + T]`, of which a band of L is used.
+        Equal to T calls of the layer, starting from `cache`. The keys are those of the L − 1 tokens
+        before, then of the T. The scores are a matrix `[T, L − 1 + T]`, of which a band of width L
+        is used.
         """
         query, new_key, new_value = jax.vmap(self._project)(x)
         length = len(self.distance)
@@ -110,7 +112,7 @@ class CausalAttention(eqx.Module):
         return jax.vmap(self.output)(heads.reshape(x.shape))
 
     def _project(self, x: Float[Array, " size"]) -> tuple[Array, Array, Array]:
-        """Query, key and value of a token, `[num_heads, head_size]`."""
+        """The query, key and value of a token, `[num_heads, head_size]` each."""
         shape = self.distance.shape[1:]
         query, key, value = (f(x).reshape(shape) for f in (self.query, self.key, self.value))
         return query, key, value
@@ -122,25 +124,26 @@ class CausalAttention(eqx.Module):
         position: Int[Array, ""],
         key: PRNGKeyArray,
     ) -> Float[Array, "num_heads context"]:
-        """aₜ after dropout, from qₜ · kₜ₋ᵈ, by distance."""
+        """The weights aₜ(d) after dropout, from the products qₜ · kₜ₋ᵈ."""
         length, _, head_size = self.distance.shape
         scores = (scores + jnp.einsum("hi,dhi->hd", query, self.distance)) / math.sqrt(head_size)
         in_episode = jnp.arange(length) <= position
         return self.dropout(jax.nn.softmax(jnp.where(in_episode, scores, -jnp.inf)), key=key)
 
 
-# Row t of a band begins in column t. Read with rows longer by one, it is a block; and back.
+# The band of row t begins in column t. If the same memory is read in rows that are longer by one,
+# every band begins in column 0. Both functions use this to avoid a gather.
 
 
 def _by_distance(rows: Float[Array, "T S"], length: int) -> Float[Array, "T context"]:
-    """From columns t … t + L − 1 of row t to distances L − 1 … 0, in the order 0 … L − 1."""
+    """Gather columns t … t + L − 1 of each row t, in the order of their distances 0 … L − 1."""
     num_rows, width = rows.shape
     block = jnp.pad(rows.ravel(), (0, num_rows)).reshape(num_rows, width + 1)
     return block[:, :length][:, ::-1]
 
 
 def _by_token(rows: Float[Array, "T context"]) -> Float[Array, "T S"]:
-    """The inverse of `_by_distance`, with zeros beside the band."""
+    """The inverse of `_by_distance`, with zeros outside the band."""
     num_rows, length = rows.shape
     width = num_rows + length - 1
     block = jnp.pad(rows[:, ::-1], ((0, 0), (0, width + 1 - length)))
@@ -148,9 +151,9 @@ def _by_token(rows: Float[Array, "T context"]) -> Float[Array, "T S"]:
 
 
 class Block(eqx.Module):
-    """Attention, then two layers for each token; both read their input through a LayerNorm.
+    """A pre-norm transformer block: attention, then an MLP of two layers for each token.
 
-    A sublayer f adds to the stream, x + dropout(f(norm(x))), or is gated into it,
+    A sublayer f is added to the residual stream, x + dropout(f(norm(x))), or gated into it,
     gate(x, relu(dropout(f(norm(x))))).
     """
 
@@ -191,7 +194,7 @@ class Block(eqx.Module):
         *,
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, " size"], KeyValueCache]:
-        attention_key, rest_key = _two(key)
+        attention_key, rest_key = _split_in_two(key)
         attended, cache = self.attention(self.attention_norm(x), cache, position, key=attention_key)
         return self._finish(x, attended, rest_key), cache
 
@@ -203,13 +206,13 @@ class Block(eqx.Module):
         *,
         key: Key[Array, " T"],
     ) -> Float[Array, "T size"]:
-        attention_key, rest_key = jax.vmap(_two)(key)
+        attention_key, rest_key = jax.vmap(_split_in_two)(key)
         normed = jax.vmap(self.attention_norm)(x)
         attended = self.attention.unroll(normed, cache, position, key=attention_key)
         return jax.vmap(self._finish)(x, attended, rest_key)
 
     def _finish(self, x: Array, attended: Array, key: PRNGKeyArray) -> Array:
-        """The stream after both sublayers."""
+        """The residual stream after both sublayers."""
         attended_key, mlp_key = jax.random.split(key)
         x = self._join(0, x, self.dropout(attended, key=attended_key))
         hidden = self.activation(self.mlp[0](self.mlp_norm(x)))
@@ -219,16 +222,16 @@ class Block(eqx.Module):
         return x + y if self.gates is None else self.gates[which](jax.nn.relu(y), x)
 
 
-def _two(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+def _split_in_two(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     one, other = jax.random.split(key)
     return one, other
 
 
-_STAY = 2.0  # b_g of the paper: σ(2) = 0.88 of the stream passes by
+_GATE_BIAS = 2.0  # b_g of the paper: the gate starts by keeping σ(2) = 0.88 of the stream
 
 
 def _gate(size: int, key: PRNGKeyArray) -> eqx.nn.GRUCell:
-    """A GRU cell that reads a sublayer, and whose state is the stream: it starts by keeping it."""
+    """A GRU cell that takes a sublayer's output as input and the residual stream as state."""
     gate = eqx.nn.GRUCell(size, size, key=key)
     keep = jnp.arange(3 * size) // size == 1  # gates: reset, update, new
-    return eqx.tree_at(lambda g: g.bias, gate, jnp.where(keep, _STAY, 0.0))
+    return eqx.tree_at(lambda g: g.bias, gate, jnp.where(keep, _GATE_BIAS, 0.0))

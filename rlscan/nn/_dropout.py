@@ -1,4 +1,4 @@
-"""What every noisy layer asks for: a rate, and a key."""
+"""Dropout layers that Equinox lacks, and the rate and key that every noisy layer takes."""
 
 import math
 from collections.abc import Callable
@@ -10,51 +10,48 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._core.require import require_rate
 from .._core.types import PyTree
 from ._trainable import NonTrainable
 
 
 def as_rate(name: str, p: Any) -> float:
-    """A rate in [0, 1) as a Python float: a constant of what is compiled, and no parameter.
+    """A rate as a Python float, so that it is a compile-time constant and not a parameter.
 
-    **Raises:** `ValueError` if `p` is no Python number in [0, 1).
+    **Raises:** `ValueError` unless `p` is a Python number in [0, 1).
     """
-    if not (isinstance(p, int | float) and 0 <= p < 1):
-        raise ValueError(
-            f"{name} must be a Python number in [0, 1), got {p!r} of type {type(p).__name__}; "
-            "0 switches the noise off"
-        )
+    require_rate(name, p)
     return float(p)
 
 
 def require_key(layer: Any, key: PRNGKeyArray | None) -> PRNGKeyArray:
-    """The key that a layer draws with.
+    """The key, if there is one.
 
-    **Raises:** `RuntimeError` if there is none, as the layers of Equinox do.
+    **Raises:** `RuntimeError` if it is `None`, like the layers of Equinox.
     """
     if key is None:
         name = type(layer).__name__
         raise RuntimeError(
-            f"{name} requires a key outside of inference mode, got None; call it with "
-            "key=key, one that no other layer draws with (jax.random.split), or switch its noise "
-            "off with eqx.nn.inference_mode"
+            f"{name} requires a key outside of inference mode, got None; call it with key=key, "
+            "a key of its own (jax.random.split), or switch its noise off with "
+            "eqx.nn.inference_mode"
         )
     return key
 
 
 class DropPath(eqx.Module):
-    """Drops a whole residual branch f with probability p, by one draw for each call:
+    """A layer that drops a whole residual branch f with probability p, with one draw per call:
 
         y = x + b / (1 − p) · f(x),    b ~ Bernoulli(1 − p),
 
-    written `y = x + drop_path(f(x), key=key)`. So E[y] = x + f(x), and in inference mode y is that.
-    Of L blocks, the paper drops block l = 1 … L at the rate p_l = l / L · p_L.
+    written `y = x + drop_path(f(x), key=key)`. So E[y] = x + f(x), which is y in inference mode.
+    In a network of L blocks, the paper drops block l = 1 … L at the rate p_l = l / L · p_L.
 
-    One bit is all that it draws: a policy pays far less for it than for elementwise dropout.
-    The branch is computed even where it is dropped, as the draw differs between environments.
+    It draws a single bit, which is far cheaper than elementwise dropout. A dropped branch is
+    computed all the same, because the draw differs between environments.
 
     Source: Huang et al., *Deep Networks with Stochastic Depth*, 2016, arXiv:1603.09382. They scale
-    the branch by 1 − p in inference; here it is scaled while it acts, as `eqx.nn.Dropout` does.
+    the branch by 1 − p in inference; here it is scaled in training, as in `eqx.nn.Dropout`.
     """
 
     p: float
@@ -63,10 +60,10 @@ class DropPath(eqx.Module):
     def __init__(self, p: float | int = 0.5, inference: bool = False):
         """**Arguments:**
 
-        - `p`: the probability that the branch is dropped, in [0, 1).
+        - `p`: the probability of dropping the branch, in [0, 1).
         - `inference`: whether to return the branch as it is; see `eqx.nn.inference_mode`.
 
-        **Raises:** `ValueError` for a `p` outside [0, 1).
+        **Raises:** `ValueError` if `p` is outside [0, 1).
         """
         self.p = as_rate("p", p)
         self.inference = inference
@@ -76,11 +73,11 @@ class DropPath(eqx.Module):
     ) -> PyTree:
         """**Arguments:**
 
-        - `x`: what the branch says, an array or a pytree of arrays of any shapes.
+        - `x`: the output of the branch, an array or a pytree of arrays of any shapes.
         - `key`: consumed; not needed in inference mode, or if p = 0.
         - `inference`: overrides the layer's own.
 
-        **Returns:** all of `x`, divided by 1 − p, or zeros of its shapes.
+        **Returns:** `x` divided by 1 − p, or zeros of its shapes.
 
         **Raises:** `RuntimeError` if a key is needed and missing.
         """
@@ -92,12 +89,13 @@ class DropPath(eqx.Module):
 
 
 class ChannelDropout(eqx.Module):
-    """Drops each channel c = 1 … C of a feature map with probability p, at all places s alike:
+    """A layer that drops each channel c = 1 … C of a feature map with probability p:
 
-        y[c, s] = b[c] / (1 − p) · x[c, s],    b[c] ~ Bernoulli(1 − p).
+        y[c, s] = b[c] / (1 − p) · x[c, s],    b[c] ~ Bernoulli(1 − p),
 
-    Neighbouring places of a feature map agree, so that elementwise dropout takes little from it.
-    And it draws C bits, where `eqx.nn.Dropout` draws one for each place of each channel.
+    for all positions s. Neighbouring positions of a feature map are correlated, so elementwise
+    dropout removes little information from it. It draws C bits, while `eqx.nn.Dropout` draws one
+    for each position of each channel.
 
     Source: Tompson et al., *Efficient Object Localization Using Convolutional Networks*, 2015,
     arXiv:1411.4280, §3.2 (SpatialDropout).
@@ -109,10 +107,10 @@ class ChannelDropout(eqx.Module):
     def __init__(self, p: float | int = 0.5, inference: bool = False):
         """**Arguments:**
 
-        - `p`: the probability that a channel is dropped, in [0, 1).
+        - `p`: the probability of dropping a channel, in [0, 1).
         - `inference`: whether to return the input as it is; see `eqx.nn.inference_mode`.
 
-        **Raises:** `ValueError` for a `p` outside [0, 1).
+        **Raises:** `ValueError` if `p` is outside [0, 1).
         """
         self.p = as_rate("p", p)
         self.inference = inference
@@ -126,7 +124,7 @@ class ChannelDropout(eqx.Module):
     ) -> Float[Array, "*C_and_space"]:
         """**Arguments:**
 
-        - `x`: `[C, …]`, as the convolutions of Equinox return it for one observation.
+        - `x`: `[C, …]`, the output of an Equinox convolution for one observation.
         - `key`: consumed; not needed in inference mode, or if p = 0.
         - `inference`: overrides the layer's own.
 
@@ -143,12 +141,13 @@ class ChannelDropout(eqx.Module):
 
 
 class GaussianDropout(eqx.Module):
-    """Multiplies each entry i by a Gaussian with mean and variance of a dropout mask of rate p:
+    """A layer that multiplies each entry i by Gaussian noise with a dropout mask's moments:
 
         y_i = (1 + √(p / (1 − p)) ε_i) x_i,    ε_i ~ N(0, 1).
 
-    For a policy that is to be smooth in its noise: nothing is ever switched off, and the size of
-    the exploration is one number.
+    The factor has the mean and the variance of a dropout mask of rate p. Use it for a policy that
+    is smooth in its noise: no entry is ever switched off, and one number sets the amount of
+    exploration.
 
     Source: Srivastava et al., *Dropout*, JMLR 15, 2014, §10; the variance as in Kingma et al.,
     *Variational Dropout and the Local Reparameterization Trick*, 2015, arXiv:1506.02557.
@@ -160,10 +159,10 @@ class GaussianDropout(eqx.Module):
     def __init__(self, p: float | int = 0.5, inference: bool = False):
         """**Arguments:**
 
-        - `p`: the rate of the dropout that it stands for, in [0, 1).
+        - `p`: the rate of the dropout with the same variance, in [0, 1).
         - `inference`: whether to return the input as it is; see `eqx.nn.inference_mode`.
 
-        **Raises:** `ValueError` for a `p` outside [0, 1).
+        **Raises:** `ValueError` if `p` is outside [0, 1).
         """
         self.p = as_rate("p", p)
         self.inference = inference
@@ -192,16 +191,16 @@ class GaussianDropout(eqx.Module):
         return x * (1 + math.sqrt(self.p / (1 - self.p)) * noise)
 
 
-# The rate after so many updates, as optax writes its schedules.
+# A function from the number of updates made so far to the rate, like optax's schedules.
 Schedule = Callable[[Any], Any]
 
 
 class AnnealedDropout(eqx.Module):
     """`eqx.nn.Dropout` with a rate that may change from update to update.
 
-    The rate is an array: another one compiles nothing anew, and it can be mapped over. It is
-    marked as `rlscan.NonTrainable`, so neither gradients nor weight decay reach it. Other than
-    `eqx.nn.Dropout`, a rate of 0 draws its bits all the same; `inference` draws none.
+    The rate is an array, so a new rate compiles nothing again, and it can be mapped over. It is
+    marked as `rlscan.NonTrainable`, so neither gradients nor weight decay reach it. Unlike
+    `eqx.nn.Dropout`, it draws its bits even at a rate of 0; with `inference` it draws none.
     """
 
     rate: NonTrainable
@@ -212,11 +211,12 @@ class AnnealedDropout(eqx.Module):
         """**Arguments:**
 
         - `p`: the rate, in [0, 1); or a schedule, a function from the number of updates made so
-            far to the rate, such as `optax.linear_schedule(0.5, 0.0, 400)`. `rlscan.train` follows
-            it; a loop of one's own calls `rlscan.nn.anneal`. It must stay below 1 to its end.
-        - `inference`: whether it is switched off, as `eqx.nn.inference_mode` does.
+            far to the rate, such as `optax.linear_schedule(0.5, 0.0, 400)`. `rlscan.train` applies
+            the schedule; a training loop of your own calls `rlscan.nn.anneal`. Every rate of the
+            schedule must be below 1.
+        - `inference`: whether to drop nothing; see `eqx.nn.inference_mode`.
 
-        **Raises:** `ValueError` for a rate, or a first one of a schedule, outside [0, 1).
+        **Raises:** `ValueError` if the rate, or the first one of a schedule, is outside [0, 1).
         """
         self.schedule = p if callable(p) else None
         start: Any = p(0) if callable(p) else p
@@ -227,26 +227,28 @@ class AnnealedDropout(eqx.Module):
 
     @property
     def p(self) -> Float[Array, ""]:
-        """The rate as it stands."""
+        """The current rate."""
         return self.rate.value
 
     def __call__(
         self, x: Array, *, key: PRNGKeyArray | None = None, inference: bool | None = None
     ) -> Array:
-        """As `eqx.nn.Dropout`: each element is 0 with probability p, else x / (1 − p)."""
+        """Set each element to 0 with probability p, else divide it by 1 − p."""
         inference = self.inference if inference is None else inference
-        rate: Any = self.p  # annotated as a Python float, but made for arrays, too
-        # The rate is float32, and what is scaled by it would be, too.
+        rate: Any = self.p  # Equinox annotates a Python float, but accepts an array
+        # The float32 rate would promote a bfloat16 input.
         return eqx.nn.Dropout(rate, inference)(x, key=key).astype(x.dtype)
 
 
 def anneal(policy: PyTree, num_updates: int | Int[Array, ""]) -> PyTree:
-    """The policy with the rate of each `AnnealedDropout` where its schedule has it.
+    """Set the rate of each `AnnealedDropout` to the value of its schedule.
 
     **Arguments:**
 
     - `policy`: any pytree. Layers without a schedule stay as they are.
-    - `num_updates`: how many updates have been made.
+    - `num_updates`: the number of updates made so far.
+
+    **Returns:** the policy with its new rates.
     """
 
     def follow(node: Any) -> Any:
@@ -259,5 +261,5 @@ def anneal(policy: PyTree, num_updates: int | Int[Array, ""]) -> PyTree:
 
 
 def dropout_layer(rate: float | int | Schedule) -> eqx.nn.Dropout | AnnealedDropout:
-    """Dropout at a rate that stays, or follows a schedule."""
+    """Dropout at a constant rate, or at one that follows a schedule."""
     return AnnealedDropout(rate) if callable(rate) else eqx.nn.Dropout(rate)

@@ -1,4 +1,4 @@
-"""Layers with orthogonal weights and zero biases."""
+"""`MLP`: linear layers with orthogonal weights and zero biases."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,24 +15,24 @@ from ._dropout import AnnealedDropout, Schedule, dropout_layer
 def orthogonal(
     key: PRNGKeyArray, shape: tuple[int, int], gain: float
 ) -> Float[Array, "output input"]:
-    """Weights whose rows are orthogonal and of length `gain`; or whose columns, if fewer."""
-    # A batched QR decomposition, which is what `vmap` over seeds makes of this, can deadlock in
-    # jaxlib 0.10 on two cores. One after the other costs milliseconds, once.
+    """A weight whose rows are orthogonal with norm `gain`, or its columns if there are fewer."""
+    # Under vmap over seeds this would be a batched QR decomposition, which can deadlock in jaxlib
+    # 0.10 on two cores. One decomposition at a time costs milliseconds, once.
     initialize = jax.nn.initializers.orthogonal()
     draw = jax.custom_batching.sequential_vmap(lambda k: initialize(k, shape, jnp.float32))
     return gain * draw(key)
 
 
 def linear(weight: Float[Array, "output input"]) -> eqx.nn.Linear:
-    """A layer with this weight and a bias of zero."""
+    """A linear layer with a given weight and a bias of zero."""
     num_outputs, num_inputs = weight.shape
-    # The layer's own initialisation is thrown away, so it is never computed.
+    # Only the shapes: the layer's own initialisation would be computed and thrown away.
     layer = eqx.filter_eval_shape(eqx.nn.Linear, num_inputs, num_outputs, key=jax.random.key(0))
     return eqx.tree_at(lambda m: (m.weight, m.bias), layer, (weight, jnp.zeros(num_outputs)))
 
 
 class MLP(eqx.Module):
-    """Linear layers with an activation and dropout after each but the last."""
+    """Linear layers, with an activation and dropout after each one except the last."""
 
     layers: tuple[eqx.nn.Linear, ...]
     dropout: eqx.nn.Dropout | AnnealedDropout
@@ -61,9 +61,15 @@ def orthogonal_weights(
     sizes: tuple[tuple[int, ...], ...],
     final_gains: tuple[float, ...],
 ) -> list[list[Float[Array, "output input"]]]:
-    """The weights of several MLPs, orthogonal, with gains √2 (hidden) and each its own at the end.
+    """Draw orthogonal weights for several MLPs, with gain √2 for the hidden layers.
 
-    One function for all, under `jit`: layer by layer it takes four seconds to compile.
+    All are drawn in one jitted function, because compiling a function for each layer takes seconds.
+
+    **Arguments:**
+
+    - `keys`: consumed, one for each MLP.
+    - `sizes`: the numbers of units of each MLP, from its input to its output.
+    - `final_gains`: the gain of each MLP's last layer.
     """
 
     def weights(key: PRNGKeyArray, sizes: tuple[int, ...], final_gain: float) -> list[Array]:

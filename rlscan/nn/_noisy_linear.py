@@ -1,4 +1,4 @@
-"""`NoisyLinear`: a linear layer that learns how noisy its weights are."""
+"""`NoisyLinear`: a linear layer that learns the scale of the noise on its weights."""
 
 import math
 
@@ -7,28 +7,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._core.require import require_positive
 from ._dropout import require_key
 
 
 class NoisyLinear(eqx.Module):
-    """A linear layer from p to q numbers, with Gaussian noise of learnt size on its parameters:
+    """A linear layer from p to q numbers, with Gaussian noise of a learnt scale on its parameters:
 
         y_j = Σ_i (μ_ji + σ_ji f(ε_i) f(ε'_j)) x_i + μ_j + σ_j f(ε'_j),    f(x) = sgn(x) √|x|,
 
-    where i = 1 … p, j = 1 … q, and ε and ε' are standard normal: the paper's factorised noise,
-    p + q draws for each call. In inference mode, the means alone.
+    where i = 1 … p, j = 1 … q, and ε and ε' are standard normal. This is the paper's factorised
+    noise, with p + q draws per call. In inference mode the layer uses the means μ alone.
 
-    Exploration that learns: where noise costs reward, the gradient turns σ down.
+    Exploration is learnt: if noise costs reward, the gradient decreases σ.
 
     Source: Fortunato et al., *Noisy Networks for Exploration*, 2018, arXiv:1706.10295, eq. 9–11.
-    They draw once for a minibatch, here it is once for each call, so that the noise of a step
-    belongs to its key.
+    They draw noise once per minibatch. Here it is drawn once per call, so that the noise of a step
+    depends on its key alone.
     """
 
-    # μ, under the names of `eqx.nn.Linear`: whatever initialises that one initialises this one.
+    # μ, named as in `eqx.nn.Linear`, so that code which initialises that one initialises this one.
     weight: Float[Array, "out_features in_features"]
     bias: Float[Array, " out_features"] | None
-    # σ, of either sign, as the noise is symmetric.
+    # σ, of either sign, because the noise is symmetric.
     weight_sigma: Float[Array, "out_features in_features"]
     bias_sigma: Float[Array, " out_features"] | None
 
@@ -47,27 +48,25 @@ class NoisyLinear(eqx.Module):
         inference: bool = False,
         key: PRNGKeyArray,
     ):
-        """Every μ is drawn from U(−1/√p, 1/√p), and every σ starts at sigma / √p (§3.2).
+        """Draw every μ from U(−1/√p, 1/√p), and set every σ to sigma / √p (§3.2).
 
         **Arguments:**
 
         - `in_features`: p.
         - `out_features`: q.
         - `use_bias`: whether to add the noisy bias.
-        - `sigma`: σ₀, how large the noise is to begin with.
+        - `sigma`: σ₀, the initial scale of the noise.
         - `inference`: whether to leave the noise out; see `eqx.nn.inference_mode`.
         - `key`: consumed.
 
-        **Raises:** `ValueError` for a size that is not positive or a negative `sigma`.
+        **Raises:** `ValueError` if a size is not a positive integer, or `sigma` is negative or not
+        finite.
         """
-        if not (in_features > 0 and out_features > 0):
-            raise ValueError(
-                "in_features and out_features must be positive, got "
-                f"{in_features!r} and {out_features!r}; count what goes in and what comes out"
-            )
+        require_positive("in_features", in_features)
+        require_positive("out_features", out_features)
         if not 0 <= sigma < math.inf:
             raise ValueError(
-                f"sigma must be a number from 0 up, got {sigma!r}; the paper starts from 0.5"
+                f"sigma must be a finite number, 0 or more, got {sigma!r}; the paper uses 0.5"
             )
         weight_key, bias_key = jax.random.split(key)
         bound = 1 / math.sqrt(in_features)
@@ -107,11 +106,12 @@ class NoisyLinear(eqx.Module):
             return y
         in_key, out_key = jax.random.split(require_key(self, key))
         in_noise = self._noise(in_key, self.in_features)
-        # The q × p matrix of the noise is never made: under vmap each environment would have one.
-        spread = self.weight_sigma @ (in_noise * x)
+        # Factorised, so that the q × p matrix of the noise is never built: under vmap there would
+        # be one for each environment.
+        scale = self.weight_sigma @ (in_noise * x)
         if self.bias_sigma is not None:
-            spread = spread + self.bias_sigma
-        return y + self._noise(out_key, self.out_features) * spread
+            scale = scale + self.bias_sigma
+        return y + self._noise(out_key, self.out_features) * scale
 
     def _noise(self, key: PRNGKeyArray, size: int) -> Float[Array, " size"]:
         noise = jax.random.normal(key, (size,), self.weight.dtype)

@@ -1,4 +1,4 @@
-"""`KeepsStatistics`: what a policy has that keeps running statistics of what it sees."""
+"""`KeepsStatistics` and `WithStatistics`: policies that keep running statistics of their inputs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,36 +13,36 @@ from .._core.types import Distribution, Policy, PyTree
 
 
 class Steps(eqx.Module):
-    """What a policy was called with at B steps of a rollout, in no order."""
+    """The inputs of a policy at B steps of a rollout, in no particular order."""
 
     # Every leaf is [B, …].
     observation: PyTree
-    state: PyTree  # before the step; no leaves for a feed-forward policy
+    state: PyTree  # before the step; without leaves for a feed-forward policy
     key: Key[Array, "*B"]
 
 
 @runtime_checkable
 class KeepsStatistics(Policy, Protocol):
-    """A policy whose arrays move between updates otherwise than by gradients.
+    """A policy with arrays that change between updates, but not by gradients.
 
-    Beside the contract of `rlscan.Policy` it has one method. What the method moves is marked as
-    `rlscan.NonTrainable`, and is constant in `__call__`: so it stands still from the first step of
-    a rollout to the last epoch over it, and the ratio begins at 1.
+    It has one method beside those of `rlscan.Policy`. The arrays that the method changes are marked
+    as `rlscan.NonTrainable`, and `__call__` never changes them. They are constant from the first
+    step of a rollout to the last epoch over it, so the ratio begins at 1.
     """
 
     def move_statistics(self, steps: Steps, axis: str | None) -> Policy:
-        """The policy with its statistics moved by B steps.
+        """Update the statistics by B steps, and return the policy.
 
-        On a mesh each device calls it with its own steps, and `axis` is the mesh's: what comes
-        out must be equal on all, such as by `jax.lax.pmean`. It is `None` for one device. A
-        policy around another one also moves that: `rlscan.move_statistics(self.policy, steps,
-        axis)`, with the steps as the inner one saw them.
+        On a mesh, each device calls it with its own steps, and `axis` is the name of the mesh's
+        axis. The result must be equal on all devices, for example by `jax.lax.pmean`. On one device
+        `axis` is `None`. A policy around another one updates that as well, by
+        `rlscan.move_statistics(self.policy, steps, axis)` with the inputs of the inner policy.
         """
         ...
 
 
 def refuse_nested(outer: Any) -> None:
-    """Raises `TypeError` for statistics inside of a module that does not move them."""
+    """Raise `TypeError` if a module holds a policy with statistics that it would never update."""
 
     def is_one(node: Any) -> bool:
         return node is not outer and isinstance(node, KeepsStatistics)
@@ -58,13 +58,13 @@ def refuse_nested(outer: Any) -> None:
 
 
 class WithStatistics(eqx.Module):
-    """A network with an `eqx.nn.State`, as a policy by the contract of `rlscan.Policy`.
+    """A policy made of a network that has an `eqx.nn.State`.
 
-    Statistics of a batch make the ratio differ from 1 before any step is taken. So the layers
-    that keep statistics (`eqx.nn.BatchNorm`, `eqx.nn.SpectralNorm`) use the running ones from the
-    first step of a rollout to the last epoch over it, while dropout stays on, and one pass over
-    the rollout moves them afterwards. Like parameters they are the same in all environments, and
-    no reset touches them; the optimiser does not see them.
+    Statistics of the current batch would make the ratio differ from 1 before any gradient step. So
+    the layers that keep statistics (`eqx.nn.BatchNorm`, `eqx.nn.SpectralNorm`) use the running ones
+    from the first step of a rollout to the last epoch over it, while dropout stays on. One pass
+    over the rollout updates them afterwards. Like parameters, they are the same in all environments
+    and are never reset; the optimiser does not change them.
 
     ```python
     policy = rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(key=rlscan.key(0)))
@@ -72,8 +72,8 @@ class WithStatistics(eqx.Module):
     """
 
     network: Callable
-    """`(observation, state, statistics, *, key) -> (distribution, value, state, statistics)`, with
-    a method `initial_state()`: the contract of a policy, and an `eqx.nn.State` handed through."""
+    """A module with the methods of a policy, whose `__call__` also takes and returns the state:
+    `(observation, state, statistics, *, key) -> (distribution, value, state, statistics)`."""
     statistics: eqx.nn.State
 
     def __check_init__(self) -> None:
@@ -81,7 +81,7 @@ class WithStatistics(eqx.Module):
             if isinstance(layer, eqx.nn.BatchNorm) and layer.mode == "ema":
                 raise ValueError(
                     f"network{keystr(path)} is a BatchNorm(mode='ema'), which has no statistics "
-                    "before its first batch, and rlscan acts before it learns; use mode='batch'"
+                    "before its first batch, but a rollout needs them at once; use mode='batch'"
                 )
 
     def __call__(
@@ -96,8 +96,10 @@ class WithStatistics(eqx.Module):
         return network.initial_state()
 
     def move_statistics(self, steps: Steps, axis: str | None) -> "WithStatistics":
-        """By one batch, all the steps; `check_mesh` has refused a mesh, of which each device has a
-        part of it."""
+        """Update the statistics by one batch that holds all steps.
+
+        It needs the whole batch on one device; `check_mesh` refuses this policy on a mesh.
+        """
         refuse_nested(self.network)
 
         def one(observation: PyTree, state: PyTree, key: PRNGKeyArray) -> eqx.nn.State:
@@ -109,8 +111,10 @@ class WithStatistics(eqx.Module):
 
 
 def stateful_layers(network: PyTree) -> list[tuple[Any, Any]]:
-    """`(path, layer)` of each layer that has an `eqx.nn.StateIndex` and a flag `inference`; a layer
-    may stand inside of another."""
+    """Find the layers that have an `eqx.nn.StateIndex` and a flag `inference`, nested ones too.
+
+    **Returns:** a list of `(path, layer)`.
+    """
 
     def is_stateful(node: Any) -> bool:
         return isinstance(node, eqx.Module) and hasattr(node, "inference") and has_index(node)
@@ -125,19 +129,19 @@ def stateful_layers(network: PyTree) -> list[tuple[Any, Any]]:
 
 
 def with_frozen_statistics(network: PyTree) -> PyTree:
-    """The network with its stateful layers in inference mode, and no other."""
+    """Switch the stateful layers to inference mode, and leave all others as they are."""
     flags = lambda tree: [layer.inference for _, layer in stateful_layers(tree)]  # noqa: E731
     return eqx.tree_at(flags, network, replace_fn=lambda _: True)
 
 
 def copy(statistics: eqx.nn.State) -> eqx.nn.State:
-    """The same statistics: `State.set` makes the object that it is called on useless."""
+    """A copy of the statistics, because `State.set` invalidates the object it is called on."""
     leaves, structure = jax.tree.flatten(statistics)
     return jax.tree.unflatten(structure, leaves)
 
 
 def has_index(node: Any) -> bool:
-    """Whether a module has an `eqx.nn.StateIndex`, in a field or in a list, tuple or dict there."""
+    """Whether a field of a module is or contains an `eqx.nn.StateIndex`, outside of submodules."""
 
     def is_module(x: Any) -> bool:
         return isinstance(x, eqx.Module)
@@ -147,7 +151,7 @@ def has_index(node: Any) -> bool:
 
 
 def _axis_name(network: Any) -> Any:
-    """The name that the layers give to the batch; they must agree, as there is one batch."""
+    """The name that the layers give to the batch axis. They must agree, as there is one batch."""
     names = {
         keystr(path): vars(layer)["axis_name"]
         for path, layer in stateful_layers(network)
@@ -155,7 +159,7 @@ def _axis_name(network: Any) -> Any:
     }
     if len(set(names.values())) > 1:
         raise ValueError(
-            f"the layers of a policy must name the batch alike, got {names}; "
+            f"the layers of a policy must use the same name for the batch axis, got {names}; "
             "give them one axis_name"
         )
     return next(iter(names.values()), None)

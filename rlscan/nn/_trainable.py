@@ -1,4 +1,4 @@
-"""What the optimiser moves, and what it must not see."""
+"""`partition_trainable`: the arrays that the optimiser changes, and the rest of a policy."""
 
 from typing import Any
 
@@ -9,19 +9,23 @@ from .._core.types import PyTree
 
 
 class NonTrainable(eqx.Module):
-    """A marker around arrays that no gradient step may move, such as a dropout rate.
+    """A marker around arrays that no gradient step may change, such as a dropout rate.
 
-    They stay leaves: another value compiles nothing anew, and they scan, vmap and save as any.
+    The arrays stay leaves. A new value compiles nothing again, and they can be scanned, vmapped and
+    saved like any others.
     """
 
     value: PyTree
 
 
 def partition_trainable(policy: PyTree) -> tuple[PyTree, PyTree]:
-    """`(params, rest)`: the floating-point arrays that an optimiser moves, and all else.
+    """Split a policy into the floating-point arrays that an optimiser changes, and the rest.
 
-    What is marked as `NonTrainable`, and the statistics in an `eqx.nn.State`, are in `rest`.
-    `eqx.combine(params, rest)` is the policy again. For a training loop of one's own:
+    Arrays marked as `NonTrainable` and the statistics in an `eqx.nn.State` belong to the rest.
+
+    **Returns:** `(params, rest)`; `eqx.combine(params, rest)` is the policy again.
+
+    **Example:** a gradient step in a training loop of your own.
 
     ```python
     params, rest = rlscan.partition_trainable(policy)

@@ -1,4 +1,4 @@
-"""`VariationalDropoutCell`: a recurrent cell with one dropout mask for a whole episode."""
+"""`VariationalDropoutCell`: a recurrent cell whose dropout masks last for a whole episode."""
 
 import dataclasses
 from typing import Any
@@ -13,32 +13,32 @@ from ._dropout import as_rate, require_key
 
 
 class VariationalDropoutState(eqx.Module):
-    """Where a cell stands in an episode, and the masks that it goes through it with."""
+    """The state of a cell, and the dropout masks of its episode."""
 
     cell: PyTree  # the wrapped cell's own state: h, or (h, c) of an LSTM
 
-    # Drawn by the first call of an episode, and kept. `True` where an entry is kept.
+    # Drawn by the first call of an episode, and constant until its end. `True` keeps an entry.
     input_mask: Bool[Array, "*N input_size"]
     hidden_mask: Bool[Array, "*N hidden_size"]
-    drawn: Bool[Array, "*N"]  # `False` until then; what stands in the masks is not used
+    drawn: Bool[Array, "*N"]  # `False` before the first call, when the masks are placeholders
 
     @property
     def output(self) -> Float[Array, "*N hidden_size"]:
-        """h, what the layers above read."""
+        """The hidden state h, which is the output of the cell."""
         return self.cell[0] if isinstance(self.cell, tuple) else self.cell
 
 
 class VariationalDropoutCell(eqx.Module):
-    """Wraps a recurrent cell: what it reads is dropped by masks that last for an episode.
+    """A recurrent cell with dropout on its inputs, by masks that last for an episode.
 
     At each step t of an episode, the products with the weights of the cell become
 
         W_ih (z_x ∘ x_t)    and    W_hh (z_h ∘ h_{t−1}),
 
-    where every entry of z is 0 with probability p and else 1 / (1 − p). z_x and z_h are drawn by
-    the first call of the episode, from that call's key, and live in the recurrent state. So they
-    end where the rollout resets that state, go on from one rollout into the next, and come back
-    in replay, which starts from the recorded state. In a policy:
+    where every entry of z is 0 with probability p and 1 / (1 − p) otherwise. z_x and z_h are drawn
+    by the first call of the episode, from that call's key, and are stored in the recurrent state.
+    So they end when the rollout resets that state, continue from one rollout into the next, and
+    are the same in replay, which starts from the recorded state. In a policy:
 
         def __call__(self, observation, state, *, key):
             state = self.cell(observation, state, key=key)
@@ -47,17 +47,18 @@ class VariationalDropoutCell(eqx.Module):
         def initial_state(self):
             return self.cell.initial_state()
 
-    The state of a policy grows by one byte for each entry of x and of h. Bits are drawn on every
-    call and kept on the first alone: under `vmap` a `lax.cond` would run both branches anyway.
+    The state of a policy grows by one byte for each entry of x and of h. Every call draws bits, and
+    all but those of the first call are discarded: under `vmap`, a `lax.cond` would run both
+    branches anyway.
 
-    With rates of 0 or in inference mode it is the wrapped cell, and masks that are drawn stay.
-    Masks are a hidden variable that outlives a step (see `rlscan.rollout`): let the critic read
-    `output` as the actor does.
+    If both rates are 0, or in inference mode, it behaves like the wrapped cell, and masks that have
+    been drawn stay in the state. Masks are a hidden variable that outlives a step (see
+    `rlscan.rollout`): let the critic read `output` like the actor.
 
-    The alternative that wraps nothing: `eqx.nn.Dropout` on what goes into the cell, under the key
-    schedule "episode" of the rollout, which keeps one key for the whole episode. Then the noise
-    of *every* layer of the policy lasts an episode, and not of this cell alone. Leave the state of
-    a GRU out of it: see `hidden_dropout`.
+    An alternative without a wrapper is `eqx.nn.Dropout` on the input of the cell, under the key
+    schedule "episode" of the rollout, which keeps one key for the whole episode. Then the noise of
+    *every* layer of the policy lasts for an episode. Do not apply it to the state of a GRU: see
+    `hidden_dropout`.
 
     Source: Gal & Ghahramani, *A Theoretically Grounded Application of Dropout in Recurrent Neural
     Networks*, 2016, arXiv:1512.05287, the form with tied weights: one mask for all gates.
@@ -77,25 +78,25 @@ class VariationalDropoutCell(eqx.Module):
     ):
         """**Arguments:**
 
-        - `cell`: an `eqx.nn.GRUCell`, an `eqx.nn.LSTMCell`, or one of your own that is called as
-            they are, `cell(x, state, key=key) -> state`, has their `input_size` and `hidden_size`,
-            and multiplies by its recurrent weight as `self.weight_hh @ h`. Its state is an array
-            of zeros `[hidden_size]`, unless it has a method `initial_state()`; if that is a tuple,
-            then h is the first of it.
+        - `cell`: an `eqx.nn.GRUCell`, an `eqx.nn.LSTMCell`, or a cell of your own with the same
+            signature, `cell(x, state, key=key) -> state`, and the same `input_size` and
+            `hidden_size`, which applies its recurrent weight as `self.weight_hh @ h`. Its initial
+            state is zeros `[hidden_size]`, unless it has a method `initial_state()`. If the state
+            is a tuple, its first entry is h.
         - `input_dropout`: the rate of z_x, in [0, 1).
-        - `hidden_dropout`: the rate of z_h, in [0, 1). It reaches h in that product alone, where
-            the paper has it. A GRU also carries h over, (1 − z) n + z h, and there the factor
-            1 / (1 − p) would multiply the same entries on each step until they overflow.
+        - `hidden_dropout`: the rate of z_h, in [0, 1). As in the paper, it acts on h in that
+            product alone. A GRU also carries h over, (1 − z) n + z h, and there the factor
+            1 / (1 − p) would multiply the same entries in every step until they overflow.
         - `inference`: whether to drop nothing; see `eqx.nn.inference_mode`.
 
-        **Raises:** `ValueError` for a rate outside [0, 1), `TypeError` for a cell that lacks one
-        of the three names.
+        **Raises:** `ValueError` if a rate is outside [0, 1); `TypeError` if the cell lacks
+        `input_size`, `hidden_size` or `weight_hh`.
         """
         for name in ("input_size", "hidden_size", "weight_hh"):
             if not hasattr(cell, name):
                 raise TypeError(
                     "cell must have input_size, hidden_size and weight_hh, as eqx.nn.GRUCell has, "
-                    f"got {type(cell).__name__} without {name}; give that name to the field"
+                    f"got {type(cell).__name__} without {name}; give that name to a field"
                 )
         self.cell = cell
         self.input_dropout = as_rate("input_dropout", input_dropout)
@@ -113,7 +114,7 @@ class VariationalDropoutCell(eqx.Module):
         """**Arguments:**
 
         - `x`: `[input_size]`.
-        - `state`: from the call before, or `initial_state()` where an episode starts.
+        - `state`: from the previous call, or `initial_state()` at the start of an episode.
         - `key`: consumed; not needed in inference mode, or if both rates are 0.
         - `inference`: overrides the layer's own.
 
@@ -142,7 +143,7 @@ class VariationalDropoutCell(eqx.Module):
         )
 
     def initial_state(self) -> VariationalDropoutState:
-        """The state where an episode starts: zeros, and no masks yet."""
+        """The state at the start of an episode: zeros, and no masks yet."""
         return VariationalDropoutState(
             cell=self._initial_cell_state(),
             input_mask=jnp.ones(self.cell.input_size, bool),
@@ -158,9 +159,10 @@ class VariationalDropoutCell(eqx.Module):
 
 
 class _DroppingWeight(eqx.Module):
-    """Stands in for a weight W: `self @ h` is W (z ∘ h), and W is shared by all environments.
+    """A stand-in for a weight W, with `self @ h` equal to W (z ∘ h).
 
-    Dropping columns of W itself would say the same, and under vmap make a W for each environment.
+    Dropping columns of W itself would be equivalent, but under vmap it would build a W for each
+    environment.
     """
 
     weight: Float[Array, "_ hidden_size"]

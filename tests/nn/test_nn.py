@@ -509,10 +509,10 @@ def test_a_rate_outside_of_0_to_1_is_refused(name, p):
 
 def test_what_is_no_linear_layer_is_refused():
     for sigma in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="sigma must be a number from 0 up"):
+        with pytest.raises(ValueError, match="sigma must be a finite number, 0 or more, got"):
             nn.NoisyLinear(2, 2, sigma=sigma, key=rlscan.key(0))
     for sizes in ((0, 2), (2, -1)):
-        with pytest.raises(ValueError, match="must be positive"):
+        with pytest.raises(ValueError, match="_features must be a positive integer, got"):
             nn.NoisyLinear(*sizes, key=rlscan.key(0))
 
 
