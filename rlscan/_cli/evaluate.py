@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._core.cpu import use_compile_cache
+from .._core.compile_cache import use_compile_cache
 from .._core.files import write_whole
 from .._rollout.evaluate import Action, Evaluation, Network, evaluate
 from ..runs._evaluations import evaluation_key, summarize

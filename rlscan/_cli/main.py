@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.errors import JaxRuntimeError
 
-from .._core.cpu import seldom_collected
+from .._core.garbage import rare_garbage_collection
 from .._rollout.audit import AuditError
 from .._version import __version__
 from ..ppo._finite import DivergenceError
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """`rlscan train` and `scripts/train.py`. Returns the exit status."""
-    with _stop_signals() as signals, seldom_collected():
+    with _stop_signals() as signals, rare_garbage_collection():
         try:
             return _train(sys.argv[1:] if argv is None else argv, prog, signals)
         except OSError as error:

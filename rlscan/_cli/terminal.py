@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .._core.cpu import seldom_collected
+from .._core.garbage import rare_garbage_collection
 
 # Exit statuses. `DIVERGED`: a loss, a gradient or a parameter was not finite, and what was learned
 # before is kept. `SIGNALLED`: plus the signal's number.
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 def report(work: Callable[[], object]) -> int:
     """Does the work of a command. Returns its exit status, with one line for what is wrong."""
     try:
-        with seldom_collected():
+        with rare_garbage_collection():
             work()
     except (ValueError, FileExistsError, ModuleNotFoundError) as error:
         return fail(error, BAD_INPUT)

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._core.cpu import configure_cpu, num_cores, splitting_pays, use_compile_cache
+from .._core.compile_cache import use_compile_cache
+from .._core.cpu import configure_cpu, num_cores, splitting_pays
 from .._core.mesh import worthwhile
 from .._core.tree import map_arrays
 from .._core.types import Environment
