@@ -1,1 +1,1 @@
-"""What every room stands on: types, pytrees, scans, spaces, devices, files."""
+"""The foundations of every room: protocols, pytrees, scans, spaces, devices and files."""

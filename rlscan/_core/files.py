@@ -1,4 +1,4 @@
-"""What is on the disk whole or not at all: files, and what is appended to them."""
+"""Files that are written atomically: a crash or a full disk never leaves half of one."""
 
 import contextlib
 import errno
@@ -14,14 +14,16 @@ from .._version import __version__
 
 
 def write_whole(file: Path, content: bytes, *, room: Path | None = None) -> None:
-    """Writes a file: what was there before stays until the new one is on the disk.
+    """Write a file atomically: the old content stays until the new content is on the disk.
 
     **Arguments:**
 
-    - `file`, `content`: what, and where.
-    - `room`: from `reserve`. It is written over, so that a full disk has room; and gone after.
+    - `file`: the file to write.
+    - `content`: its new content.
+    - `room`: the file from `reserve`, if space was reserved. The content is written into it, so
+        that a full disk does not matter, and it is gone afterwards.
 
-    **Raises:** `OSError`, which names the file.
+    **Raises:** `OSError`, with the file's name.
     """
     temporary = _temporary(file) if room is None else room
     try:
@@ -39,9 +41,9 @@ def write_whole(file: Path, content: bytes, *, room: Path | None = None) -> None
 
 
 def reserve(file: Path, num_bytes: int) -> Path:
-    """Takes the room on the disk that `write_whole` will need for `file`, by this process, later.
+    """Reserve the space on the disk that `write_whole` will need for `file`.
 
-    **Returns:** the file that holds the room, which is none that could be read by mistake.
+    **Returns:** a temporary file of that size. Only this process can pass it to `write_whole`.
     """
     temporary = _temporary(file)
     try:
@@ -53,15 +55,20 @@ def reserve(file: Path, num_bytes: int) -> Path:
 
 
 def append(files: Sequence[io.FileIO], contents: Sequence[bytes]) -> None:
-    """Writes to the end of each file, or nothing to any: each is unbuffered, and at its end.
+    """Append to several files, or to none of them if one fails.
 
-    **Raises:** `OSError`, which names the file.
+    **Arguments:**
+
+    - `files`: unbuffered files, each positioned at its end.
+    - `contents`: the bytes for each file.
+
+    **Raises:** `OSError`, with the name of the file that failed.
     """
     ends = [file.tell() for file in files]
     try:
         for file, content in zip(files, contents, strict=True):
             _write(file, content)
-    except BaseException:  # a second Ctrl-C, too
+    except BaseException:  # including KeyboardInterrupt, at a second Ctrl-C
         for file, end in zip(files, ends, strict=True):
             file.truncate(end)
             file.seek(end)
@@ -69,14 +76,14 @@ def append(files: Sequence[io.FileIO], contents: Sequence[bytes]) -> None:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """What processes that were killed have left of their files."""
-    for left in directory.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
+    """Delete the temporary files of processes that were killed."""
+    for file in directory.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def _write(file: io.FileIO, content: bytes) -> None:
     try:
-        if file.write(content) != len(content):  # a disk that fills up takes what fits
+        if file.write(content) != len(content):  # a short write, because the disk is full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file.name)) from None
@@ -87,8 +94,8 @@ def _temporary(file: Path) -> Path:
 
 
 def _sync(directory: Path) -> None:
-    """The names in a directory on the disk, too; where a file system cannot, it does so itself."""
-    with contextlib.suppress(OSError):
+    """Flush the entries of a directory to the disk, so that a renamed file survives a crash."""
+    with contextlib.suppress(OSError):  # some file systems do not support it, and do not need it
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -97,27 +104,30 @@ def _sync(directory: Path) -> None:
 
 
 def encode(format: str, version: int, header: dict[str, Any], body: bytes) -> bytes:
-    """The content of a file: its format and `header` in one line, with a checksum, then `body`."""
+    """Encode a file: one line of JSON with the format, `header` and a checksum, then `body`."""
     line = {"format": format, "format_version": version, "rlscan_version": __version__, **header}
     line["sha256"] = _checksum(line, body)
     return json.dumps(line).encode() + b"\n" + body
 
 
 def read(file: Path, formats: Mapping[str, int]) -> tuple[dict[str, Any], bytes]:
-    """`(header, body)` of a file, as they were encoded.
+    """Read a file that `encode` made.
 
     **Arguments:**
 
-    - `file`: one that exists.
-    - `formats`: those that are wanted, the first by name in messages, with the newest version of
-        each that can be read.
+    - `file`: an existing file.
+    - `formats`: the accepted formats, with the newest version of each that can be read. Messages
+        call the file by the first one.
 
-    **Raises:** `ValueError`, which names the file, if it is foreign, damaged or of a later version.
+    **Returns:** `(header, body)`.
+
+    **Raises:** `ValueError`, with the file's name, if the file has another format or a newer
+    version, or is damaged.
     """
     first_line, _, body = file.read_bytes().partition(b"\n")
     try:
         header = json.loads(first_line)
-    except ValueError:  # UnicodeDecodeError is one, too
+    except ValueError:  # also its subclass UnicodeDecodeError
         header = None
     if not isinstance(header, dict) or header.get("format") not in formats:
         noun = next(iter(formats)).removeprefix("rlscan ")
@@ -134,10 +144,10 @@ def read(file: Path, formats: Mapping[str, int]) -> tuple[dict[str, Any], bytes]
 
 
 def _checksum(header: dict[str, Any], body: bytes) -> str:
-    told = {name: value for name, value in header.items() if name != "sha256"}
-    match header["format"], header.get("format_version"):  # what older ones covered
+    covered = {name: value for name, value in header.items() if name != "sha256"}
+    match header["format"], header.get("format_version"):  # older versions covered less
         case "rlscan policy", 1 | 2:
-            told = header.get("config")
+            covered = header.get("config")
         case "rlscan exported policy", 1:
             return hashlib.sha256(body).hexdigest()
-    return hashlib.sha256(json.dumps(told).encode() + body).hexdigest()
+    return hashlib.sha256(json.dumps(covered).encode() + body).hexdigest()

@@ -38,32 +38,32 @@ def filter_scan(
 ) -> tuple[Carry, Y]:
     """`jax.lax.scan` for any pytree, Equinox modules and functions included.
 
-    Computes `carryₜ₊₁, yₜ = f(carryₜ, xₜ)` for t = 0 … T−1. Every pytree is held as two halves.
+    Computes `carryₜ₊₁, yₜ = f(carryₜ, xₜ)` for t = 0 … T−1. Every pytree is split into two parts.
     Its arrays cross the scan boundary. Everything else (functions, Python numbers, flags such as
     `eqx.nn.Dropout.inference`) stays Python, outside the traced loop: no flag becomes a tracer,
-    no Python float looks like a parameter (equinox#987, #772, #681). The non-array half of the
-    carry must therefore leave each step as it came in.
+    no Python float looks like a parameter (equinox#987, #772, #681). Therefore no step may change
+    the non-array part of the carry.
 
-    Use it inside `eqx.filter_jit`: as `lax.scan`, it compiles anew on each call outside.
+    Use it inside `eqx.filter_jit`. Outside, it compiles again in each call, like `lax.scan`.
 
     **Arguments:**
 
     - `f`: the body, `(carry, x) -> (carry, y)`.
     - `init`: the carry at t = 0; any pytree. NumPy arrays count as arrays, Python numbers do not.
-    - `xs`: any pytree; arrays are sliced along their first axis, `[T, …]`, the rest is handed to
-        each step unchanged. A module whose arrays are stacked is a module at each step.
-    - `length`: T; needed only where `xs` holds no array.
+    - `xs`: any pytree. Its arrays are sliced along their first axis, `[T, …]`; the rest is passed
+        to each step unchanged. A module with stacked arrays is a single module in each step.
+    - `length`: T; needed only if `xs` holds no array.
     - `reverse`: run t = T−1 … 0; `xs` and `ys` keep their order.
-    - `unroll`: how many steps one iteration of the compiled loop holds.
+    - `unroll`: the number of steps in one iteration of the compiled loop.
 
-    **Returns:** `(carry, ys)`, the last carry, and the outputs: arrays stacked to `[T, …]`, the
-    rest once, unstacked.
+    **Returns:** `(carry, ys)`: the last carry, and the outputs, with arrays stacked to `[T, …]` and
+    the rest unstacked.
 
-    **Raises:** `TypeError` naming the leaf if the non-array half of the carry changes in `f`, or
-    an array of it changes shape or dtype; `ValueError` naming the leaf if one of `xs` has no
-    first axis or another length than the others.
+    **Raises:** `TypeError`, with the leaf's name, if `f` changes the non-array part of the carry,
+    or the shape or dtype of an array in it; `ValueError`, with the leaf's name, if an array of `xs`
+    has no first axis or differs in length from the others.
 
-    **Example:** a model with active dropout, and the key that it takes, in the carry.
+    **Example:** a carry that holds a model with active dropout, and the key that it uses.
 
     ```python
     import equinox as eqx, jax, jax.numpy as jnp, rlscan
@@ -95,10 +95,11 @@ def filter_scan(
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
                 "the body of filter_scan must return (carry, y), "
-                f"got {type(result).__name__}; write `return carry, None` where there is no output"
+                f"got {type(result).__name__}; write `return carry, None` if there is no output"
             )
         new_carry, y = result
-        # Held against the carry anew, as `f` may have changed a dict or list of it in place.
+        # Compared with a carry that is merged again, as `f` may have changed a dict or list of the
+        # first one in place.
         check_same_carry(merge_arrays(carry_arrays, init_rest), new_carry)
         new_arrays, _ = split_arrays(new_carry)
         y_arrays, y_rest = split_arrays(y)
@@ -112,20 +113,20 @@ def filter_scan(
 
 
 class Rest(NamedTuple):
-    """What is left of a pytree when its arrays are taken out."""
+    """A pytree without its arrays."""
 
     structure: Any  # a PyTreeDef
-    leaves: list[Any]  # `_HOLE` where an array was
+    leaves: list[Any]  # `_HOLE` in the place of each array
 
 
 _HOLE = object()
 
 
 def split_arrays(tree: Any) -> tuple[list[Any], Rest]:
-    """The arrays of a pytree, and the rest.
+    """Split a pytree into its arrays and the rest; `merge_arrays` is the inverse.
 
-    Not `eqx.partition`, which builds a tree with `None` for each array: a distrax distribution
-    cannot be rebuilt with such leaves (equinox#269), but it can be a list of its own.
+    `eqx.partition` would build a tree with `None` in the place of each array. A distrax
+    distribution cannot be built with such leaves (equinox#269), so the arrays are a list instead.
     """
     leaves, structure = jax.tree.flatten(tree)
     arrays = [leaf for leaf in leaves if eqx.is_array(leaf)]
@@ -133,12 +134,13 @@ def split_arrays(tree: Any) -> tuple[list[Any], Rest]:
 
 
 def merge_arrays(arrays: list[Any], rest: Rest) -> Any:
+    """Rebuild the pytree that `split_arrays` took apart, or the same one with other arrays."""
     arrays_in_order = iter(arrays)
     leaves = [next(arrays_in_order) if leaf is _HOLE else leaf for leaf in rest.leaves]
     return jax.tree.unflatten(rest.structure, leaves)
 
 
-# Refusals. `lax.scan` would refuse some of these as well, but without the leaf's name.
+# Checks. `lax.scan` would raise some of these errors as well, but without the leaf's name.
 
 
 def _check_lengths(xs: Any, length: int | None) -> None:
@@ -155,14 +157,15 @@ def _check_lengths(xs: Any, length: int | None) -> None:
         if first is not None and leaf.shape[0] != first[1]:
             raise ValueError(
                 f"{name} has length {leaf.shape[0]}, but {first[0]} is {first[1]}; "
-                "all that is scanned over must have one length"
+                "all arrays that are scanned over must have the same length"
             )
         first = first or (f"the length of {name}", leaf.shape[0])
     if first is None:
-        raise ValueError("xs holds no array to scan over; say how many steps with length=…")
+        raise ValueError("xs holds no array to scan over; set the number of steps with length=…")
 
 
 def check_same_carry(old: Any, new: Any) -> None:
+    """Raise `TypeError` if a step changed more of the carry than the values of its arrays."""
     old_leaves, old_structure = tree_flatten_with_path(old)
     new_leaves, new_structure = tree_flatten_with_path(new)
     if old_structure != new_structure:
@@ -170,8 +173,7 @@ def check_same_carry(old: Any, new: Any) -> None:
         raise TypeError(
             f"the structure of the carry changed inside filter_scan, at carry{keystr(where)}: "
             f"it came in as {was} and went out as {became}; "
-            "return a carry of the structure of `init`, "
-            "and keep what only describes it (a static field) as it was"
+            "return a carry with the structure of `init`, and leave its static fields unchanged"
         )
     for (path, was), (_, became) in zip(old_leaves, new_leaves, strict=True):
         _check_same_leaf(f"carry{keystr(path)}", was, became)
@@ -180,8 +182,8 @@ def check_same_carry(old: Any, new: Any) -> None:
 def _check_same_leaf(name: str, was: Any, became: Any) -> None:
     if eqx.is_array(was) and eqx.is_array(became):
         same_dtype = _dtype(was) == _dtype(became)
-        # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0)` by itself, where it
-        # can, and traces again: what it cannot widen comes here a second time, strongly typed.
+        # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0)` by itself if it can, and
+        # traces again. One that it cannot widen arrives here a second time, strongly typed.
         widened = getattr(was, "weak_type", False)
         if was.shape != became.shape or not (same_dtype or widened):
             raise TypeError(
@@ -196,7 +198,7 @@ def _check_same_leaf(name: str, was: Any, became: Any) -> None:
 
 
 def _dtype(array: Any) -> Any:
-    """The dtype an array has inside JAX, which holds NumPy's float64 as float32."""
+    """The dtype of an array inside JAX, which turns NumPy's float64 into float32."""
     if isinstance(array, np.ndarray | np.generic):
         return jax.dtypes.canonicalize_dtype(array.dtype)
     return array.dtype
@@ -212,39 +214,44 @@ def _remedy(was: Any, became: Any) -> str:
         return f"start from an array: write jnp.asarray({was!r}) in `init`"
     if callable(was) and callable(became):
         return (
-            "a function built anew in each step is another function: "
+            "a function that is defined in each step is a different one each time: "
             "update the module with eqx.tree_at, or define the function outside the loop"
         )
     if eqx.is_array(was):
         return "return an array here, such as jnp.asarray(…)"
-    return "keep it as it was, or make it an array in `init`"
+    return "leave it unchanged, or make it an array in `init`"
 
 
 def same_value(was: Any, became: Any) -> bool:
+    """Whether two leaves have the same type and are equal."""
     if was is became:
         return True
     if type(was) is not type(became):
         return False
     try:
         return bool(was == became)
-    except Exception:  # an `==` that cannot say is no agreement
+    except Exception:  # a comparison that fails counts as a difference
         return False
 
 
 def describe(leaf: Any) -> str:
+    """A leaf in at most 80 characters and its type, for a message."""
     if eqx.is_array(leaf):
         return f"the array {leaf.dtype}{list(leaf.shape)}"
     text = repr(leaf)
-    # Both ends, as a function's name and address are at the end of its text.
+    # Both ends, because the repr of a function has its module at the start, its address at the end.
     text = text if len(text) <= 80 else f"{text[:39]}…{text[-40:]}"
     return f"{text} ({type(leaf).__name__})"
 
 
 def first_structural_difference(old: Any, new: Any, path: KeyPath) -> tuple[KeyPath, str, str]:
-    """Where two pytrees of unequal structure first part, and what stands there in each."""
+    """Find the first difference between two pytrees of unequal structure.
+
+    **Returns:** its path, and a description of what each tree has there.
+    """
     if type(old) is not type(new):
         return path, describe(old), describe(new)
-    # Trees of one type and unequal structure are no leaves, so both have a level to open.
+    # Two trees of one type but unequal structure are not leaves, so both can be flattened.
     (old_level, old_data), (new_level, new_data) = map(flatten_one_level_with_keys, (old, new))
     old_children, new_children = dict(old_level), dict(new_level)
     if old_children.keys() != new_children.keys():
@@ -270,23 +277,24 @@ def filter_repeat(
     *,
     most: int,
 ) -> tuple[Carry, Y]:
-    """`filter_scan` without inputs, for a number of steps that is known when the program runs.
+    """`filter_scan` without inputs, with a number of steps that may be traced.
 
     **Arguments:**
 
     - `f`: the body, `carry -> (carry, y)`; it is traced once.
-    - `init`: the carry at first.
-    - `times`: how often, 0 to `most`; not mapped over.
+    - `init`: the initial carry.
+    - `times`: the number of steps, 0 to `most`; not mapped over.
     - `most`: the length of the outputs.
 
-    **Returns:** `(carry, ys)`, arrays of the outputs stacked to `[most, …]`: zeros from `times` on.
+    **Returns:** `(carry, ys)`, with arrays of the outputs stacked to `[most, …]`; they are zero
+    from index `times` on.
 
-    **Raises:** as `filter_scan`.
+    **Raises:** `TypeError` like `filter_scan`.
     """
     arrays, rest = split_arrays(init)
     y_rest: Rest | None = None
 
-    @jax.jit  # so that one trace serves for the shapes and for the loop
+    @jax.jit  # so that `eval_shape` and the loop share one trace
     def once(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
         nonlocal y_rest
         carry, y = f(merge_arrays(arrays, rest))
@@ -304,5 +312,5 @@ def filter_repeat(
     _, shapes = jax.eval_shape(once, arrays)
     ys = [jnp.zeros((most, *y.shape), y.dtype) for y in shapes]
     arrays, ys = lax.fori_loop(0, times, step, (arrays, ys))
-    assert y_rest is not None  # it was traced
+    assert y_rest is not None  # set by the trace
     return merge_arrays(arrays, rest), merge_arrays(ys, y_rest)

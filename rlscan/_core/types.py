@@ -1,6 +1,6 @@
-"""What rlscan expects of a policy, an environment and a distribution.
+"""The protocols of a policy, an environment and a distribution.
 
-An object needs to inherit from nothing here: whatever has these methods will do.
+Nothing needs to inherit from them: any object with these methods will do.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -10,26 +10,28 @@ from jaxtyping import Array, PRNGKeyArray
 PyTree = Any
 
 
-# `(observation, state, reward, terminated, truncated, info)`, of `Environment.step`.
+# `(observation, state, reward, terminated, truncated, info)`, as `Environment.step` returns it.
 StepResult = tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]
 
 
 @runtime_checkable
 class Distribution(Protocol):
-    """A distribution over actions, as distrax defines it, for one observation.
+    """A distribution over actions for one observation, with the methods of distrax.
 
-    Two methods are optional. `mode()`: the action that an evaluation takes with `action="mode"`.
-    `legal(action)`: what the environment is sent for a sample, where that is not the sample itself,
-    such as its tanh. The sample is what is recorded, and what `log_prob` takes. The space's own
-    mapping follows: a box clips.
+    Two methods are optional:
+
+    - `mode()` is the action that an evaluation takes with `action="mode"`.
+    - `legal(action)` maps a sample to the action that the environment receives, such as its tanh,
+      if they differ. The trajectory records the sample, and `log_prob` takes it. The space's own
+      mapping follows: a box clips.
     """
 
     def sample(self, *, seed: Any) -> PyTree:
-        """An action drawn with the key `seed`."""
+        """Draw an action with the key `seed`."""
         ...
 
     def log_prob(self, value: Any) -> Any:
-        """log π(value), shape `()`."""
+        """The log-probability log π(value), shape `()`."""
         ...
 
     def entropy(self) -> Any:
@@ -44,11 +46,13 @@ class Policy(Protocol):
     def __call__(
         self, observation: Any, state: Any, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Any, Any]:
-        """`(distribution, value, state)`.
+        """Act on one observation.
 
         All randomness before the distribution's parameters (dropout, noise layers, latent
-        samples) comes from `key`, and from nothing else: that is what makes it replayable.
-        `value` is a scalar for PPO; a Q-learner returns its action values, REINFORCE `None`.
+        samples) must come from `key` and nothing else, so that it can be replayed.
+
+        **Returns:** `(distribution, value, state)`. `value` is a scalar for PPO; a Q-learner
+        returns its action values, REINFORCE `None`.
         """
         ...
 
@@ -61,16 +65,16 @@ class Policy(Protocol):
 class SequencePolicy(Policy, Protocol):
     """A recurrent policy that can also compute all steps of a sequence at once.
 
-    Optional: `rlscan.replay` uses the two methods where a policy has them, and else calls the
-    policy step by step. Together they must say what those calls say, under the same keys. That
-    pays where more than the state can be computed for all steps together.
+    The two methods are optional. `rlscan.replay` uses them if a policy has them, and calls the
+    policy step by step otherwise. Together they must compute the same as those calls, with the same
+    keys. They are worth writing if most of the computation does not depend on the state.
     """
 
     def unroll(self, observation: Any, state: Any, done: Any, *, key: Any) -> Any:
-        """T steps of one environment: what the policy knows at each, a pytree of arrays `[T, …]`.
+        """Compute the features of T steps of one environment, a pytree of arrays `[T, …]`.
 
-        `observation`, `done` and `key` are `[T, …]`; `state` is that before the first step. Where
-        `done[t]` is set, the episode ended with step t, and step t + 1 starts from
+        `observation`, `done` and `key` are `[T, …]`; `state` is the state before the first step.
+        If `done[t]` is set, the episode ended with step t, and step t + 1 starts from
         `initial_state()`.
         """
         ...
@@ -78,31 +82,31 @@ class SequencePolicy(Policy, Protocol):
     def decide(
         self, features: Any, observation: Any, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Any]:
-        """`(distribution, value)` of one step, from what `unroll` returned for it.
+        """Return `(distribution, value)` for one step.
 
-        `key` is that of the step, the same as for `unroll`.
+        `features` are those that `unroll` returned for the step, and `key` is the same as there.
         """
         ...
 
 
 @runtime_checkable
 class Environment(Protocol):
-    """One environment that resets itself; batching is the rollout's.
+    """One environment that resets itself; the rollout batches it.
 
-    `time_limit: int` is optional: no episode is truncated before it has lasted that many steps.
-    Knowing it saves the memory of one observation per step (see `rlscan.Trajectory`).
+    An attribute `time_limit: int` is optional. It promises that no episode is truncated before it
+    has lasted that many steps, which saves memory (see `rlscan.Trajectory`).
     """
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        """`(observation, state)`."""
+        """Start an episode, and return `(observation, state)`."""
         ...
 
     def step(self, key: PRNGKeyArray, state: Any, action: Any) -> StepResult:
-        """`(observation, state, reward, terminated, truncated, info)`.
+        """Take a step, and start the next episode if this one ends.
 
-        Where the episode ends, `observation` and `state` are those of the next episode, and
-        `info["final_observation"]` is the last observation of this one. At any other step it
-        is the same as `observation`.
+        **Returns:** `(observation, state, reward, terminated, truncated, info)`. If the episode
+        ends, `observation` and `state` belong to the next one, and `info["final_observation"]` is
+        the last observation of this one. Otherwise it equals `observation`.
         """
         ...
 
@@ -111,5 +115,5 @@ class Environment(Protocol):
         ...
 
     def action_space(self) -> Any:
-        """As `observation_space`."""
+        """The space of actions, with the same attributes."""
         ...

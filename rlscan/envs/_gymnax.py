@@ -1,4 +1,4 @@
-"""Environments by name: gymnax's, brought to rlscan's contract."""
+"""gymnax's environments by name, adapted to `rlscan.Environment`."""
 
 import inspect
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from .._core.types import Environment, PyTree
 from ._import_gymnax import import_gymnax
 from ._reset import reset_where
 
-# Written out, so that a name can be judged without importing gymnax, which takes seconds; a test
-# holds it against gymnax's own list. MNISTBandit-bsuite is left out: it downloads its data.
+# Written out, so that a name can be checked without importing gymnax, which takes seconds. A test
+# compares it with gymnax's own list. MNISTBandit-bsuite is left out because it downloads its data.
 ENVIRONMENTS = (
     "CartPole-v1",
     "Pendulum-v1",
@@ -46,13 +46,13 @@ ENVIRONMENTS = (
 )
 
 
-# Their pixels are 0 or 1 by construction, as they say which objects are where. gymnax makes floats
-# of them, four bytes each in every trajectory.
+# Their pixels are 0 or 1 by construction, because each channel marks where a kind of object is.
+# gymnax returns floats, which would take four bytes each in a trajectory.
 BOOLEAN_ENVIRONMENTS = tuple(name for name in ENVIRONMENTS if name.endswith("-MinAtar"))
 
 
 def make(name: str, **params: Any) -> Environment:
-    """An environment by its name.
+    """Make an environment by its name.
 
     **Arguments:**
 
@@ -60,10 +60,11 @@ def make(name: str, **params: Any) -> Environment:
     - `params`: physical parameters of the environment (`gravity=3.7`, `max_steps_in_episode=200`)
         or arguments of its constructor (`num_bits=2`), by gymnax's names.
 
-    **Returns:** an environment by the contract of `rlscan.Environment`, with its observations in
-    the dtype that its space declares and its rewards in float32. Pixels of MinAtar are booleans.
+    **Returns:** an `rlscan.Environment`. Its observations have the dtype that their space declares,
+    its rewards are float32, and MinAtar's pixels are booleans.
 
-    **Raises:** `ValueError`, with the nearest names, if there is no such environment or parameter.
+    **Raises:** `ValueError`, with the nearest names, if there is no such environment or parameter,
+    or if the environment rejects a value.
     """
     check_name(name)
     gymnax = import_gymnax()
@@ -72,7 +73,7 @@ def make(name: str, **params: Any) -> Environment:
     _check_params(name, params, settings, settings.keys() | _constructor_arguments(type(probe)))
     arguments = {param: value for param, value in params.items() if param not in settings}
     given = {
-        # gymnax selects between its numbers, which must be of one type: 3 for 100.0 is 3.0.
+        # gymnax selects between parameters that must have one type, so 3 instead of 100.0 is 3.0.
         param: float(params[param])
         if isinstance(default, float) and type(params[param]) is int
         else params[param]
@@ -82,7 +83,7 @@ def make(name: str, **params: Any) -> Environment:
     try:
         env, defaults = gymnax.make(name, **arguments)
         made = GymnaxEnvironment(env, defaults.replace(**given))
-        # gymnax keeps what it is given, and trips over it later.
+        # gymnax does not check parameters. An invalid one raises in the first reset, so trace one.
         jax.eval_shape(lambda: made.reset(jax.random.key(0))[0])
     except Exception as error:
         raise ValueError(f"{name} does not take {params}: {error}") from error
@@ -107,7 +108,7 @@ def _check_params(
 
 
 def _wanted(param: str, default: float | int) -> tuple[str, Callable[[float | int], bool]]:
-    """What a parameter must be, in words and as a test of a Python number."""
+    """The requirement on a parameter, in words and as a predicate of a Python number."""
     if isinstance(default, bool):
         return "true or false", lambda value: value in (0, 1)
     if param == "max_steps_in_episode":
@@ -119,12 +120,12 @@ def _wanted(param: str, default: float | int) -> tuple[str, Callable[[float | in
 
 
 def _is_number(value: float | int) -> bool:
-    """Whether it is one to an environment, too, which computes in float32."""
+    """Whether a value is a number that float32, the dtype of the environments, can hold."""
     return not isinstance(value, bool) and abs(value) <= float(np.finfo(np.float32).max)
 
 
 def check_name(name: str) -> None:
-    """Raises `ValueError` if there is no environment of that name. Imports nothing."""
+    """Raise `ValueError` if there is no environment of that name. It does not import gymnax."""
     if name not in ENVIRONMENTS:
         raise ValueError(
             f"unknown environment {name!r}{did_you_mean(name, ENVIRONMENTS)}; "
@@ -133,10 +134,10 @@ def check_name(name: str) -> None:
 
 
 class GymnaxEnvironment(eqx.Module):
-    """A gymnax environment (≥ 1.0) and its parameters, by the contract of `rlscan.Environment`.
+    """A gymnax environment (≥ 1.0) and its parameters, as an `rlscan.Environment`.
 
-    Observations that are 0 or 1 by construction, MinAtar's, are booleans: a byte each, not four.
-    Parameters given as JAX arrays are leaves: they can be traced and mapped over.
+    MinAtar's observations, which are 0 or 1 by construction, are booleans and take a byte each.
+    Parameters given as JAX arrays are leaves, so they can be traced and mapped over.
     """
 
     env: Any
@@ -144,23 +145,23 @@ class GymnaxEnvironment(eqx.Module):
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         observation, state = self.env.reset(key, self.params)
-        return self._declared(observation), state
+        return self._cast(observation), state
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Any
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
         observation, state, reward, terminated, truncated, info = self._step(key, state, action)
-        info = {**info, "final_observation": self._declared(info["final_observation"])}
+        info = {**info, "final_observation": self._cast(info["final_observation"])}
         reward = jnp.asarray(reward, jnp.float32)  # UmbrellaChain's is an integer
-        return self._declared(observation), state, reward, terminated, truncated, info
+        return self._cast(observation), state, reward, terminated, truncated, info
 
     def _step(
         self, key: PRNGKeyArray, state: Any, action: Any
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
-        """gymnax's own `step`, but that no reset is drawn in a step in which no episode ends."""
+        """gymnax's `step`, except that it draws a reset only when an episode ends."""
         from gymnax.environments.environment import Environment as Gymnax
 
-        if type(self.env).step is not Gymnax.step:  # a wrapper, or a step of its own
+        if type(self.env).step is not Gymnax.step:  # a wrapper, or an environment with its own step
             result = self.env.step(key, state, action, self.params)
             if len(result) != 6:
                 raise ValueError(
@@ -181,7 +182,7 @@ class GymnaxEnvironment(eqx.Module):
         )
         return observation, state, reward, terminated, truncated, info
 
-    # gymnax computes some bounds with jnp. They are constants, also where this is being traced.
+    # gymnax computes some bounds with jnp. Under a trace they must still be constants.
 
     def observation_space(self) -> Any:
         with jax.ensure_compile_time_eval():
@@ -198,27 +199,30 @@ class GymnaxEnvironment(eqx.Module):
 
     @property
     def time_limit(self) -> int | None:
-        """Environment steps until truncation; `None` where it is an array, or decided otherwise."""
+        """The number of steps until truncation.
+
+        `None` if it is an array, or if an episode may be truncated for another reason.
+        """
         from gymnax.environments.environment import Environment as Gymnax
 
         limit = self.params.max_steps_in_episode
         by_time_alone = type(self.env).is_truncated is Gymnax.is_truncated
         return int(limit) if by_time_alone and isinstance(limit, int | float) else None
 
-    def _declared(self, observation: PyTree) -> PyTree:
-        """The observation in its space's dtype: FourRooms declares floats and returns integers."""
+    def _cast(self, observation: PyTree) -> PyTree:
+        """Cast an observation to its space's dtype; FourRooms declares floats, returns integers."""
         space = self.observation_space()
         return jnp.asarray(observation, space.dtype) if hasattr(space, "dtype") else observation
 
 
 def _is_boolean(env: Any) -> bool:
-    # Not a wrapper of one, which may have changed what is seen.
+    # A wrapper does not count, because it may change the observation.
     is_own = type(env).__module__.startswith("gymnax.environments.minatar.")
     return is_own and env.name in BOOLEAN_ENVIRONMENTS
 
 
 def _constructor_arguments(cls: type) -> set[str]:
-    """The keyword arguments that an environment's constructor takes by name."""
+    """The names of the keyword arguments of an environment's constructor."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(cls).parameters.values()
     return {p.name for p in parameters if p.kind in kinds}

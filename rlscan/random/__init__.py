@@ -1,4 +1,4 @@
-"""Keys: which generators can be replayed, and the one that rlscan starts from."""
+"""Random keys: the generators that can be replayed, and rlscan's own, `mix32`."""
 
 from ._keys import (
     GENERATORS as GENERATORS,

@@ -1,4 +1,4 @@
-"""Keys: which generators can be replayed, and the one that rlscan starts from."""
+"""`key` and the checks of keys: which generators can be replayed exactly."""
 
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
@@ -10,12 +10,12 @@ from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from ._mix32 import mix32
 
-# A typed key (`jax.random.key`), or the raw uint32 form of one (`jax.random.PRNGKey`). `Any`,
-# because what comes here from outside is judged by `as_key`, which says what was wrong.
+# A typed key (`jax.random.key`), or its raw uint32 form (`jax.random.PRNGKey`). The type is `Any`,
+# because `as_key` checks it and reports what is wrong.
 KeyLike = Any
 
 
-# Those that replay exactly, by name; the first is the one for who has no wish. JAX has all but it.
+# The generators that replay exactly. The first is the default, and the only one that is not JAX's.
 Generator = Literal["mix32", "philox4x32", "threefry2x32", "threefry4x32"]
 
 
@@ -25,25 +25,26 @@ GENERATORS: tuple[str, ...] = get_args(Generator)
 _REFUSED = {
     "rbg": "draws a vmapped batch from its first key only (jax#19085)",
     "unsafe_rbg": "draws a vmapped batch from its first key only (jax#19085)",
-    "philox2x32": "holds 32 bits, so that half a million splits already hold equal keys",
+    "philox2x32": "holds 32 bits, so that half a million splits already contain equal keys",
 }
 
 
 def key(seed: int | Integer[Array, ""], *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
-    """A typed key, by default of the generator that rlscan uses unless told otherwise.
+    """Make a typed key, by default for rlscan's own generator `mix32`.
 
-    Rollouts and training keep the generator of the key that they are given, so this is where it
-    is chosen: every mask, action and reset comes from it. `mix32` is the lightest, and made for
-    simulations, not for cryptography; `threefry2x32` is JAX's own.
+    Rollouts and training use the generator of the key that they get, so it is chosen here for every
+    mask, action and reset. `mix32` is the fastest; it is meant for simulations, not for
+    cryptography. `threefry2x32` is JAX's default.
 
     **Arguments:**
 
     - `seed`: any integer, or an integer array of shape `()`.
-    - `generator`: one of `rlscan.GENERATORS`; or what `jax.extend.random.define_prng_impl` returns.
+    - `generator`: one of `rlscan.GENERATORS`, or a generator of your own from
+        `jax.extend.random.define_prng_impl`.
 
     **Returns:** a typed key, shape `()`.
 
-    **Raises:** `ValueError` for a generator that is unknown, or that cannot be replayed.
+    **Raises:** `ValueError` if the generator is unknown, or cannot be replayed.
     """
     if isinstance(generator, str) and generator not in (*GENERATORS, *_REFUSED):
         raise ValueError(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}")
@@ -51,30 +52,30 @@ def key(seed: int | Integer[Array, ""], *, generator: Any = GENERATORS[0]) -> PR
 
 
 class KeyData(NamedTuple):
-    """Keys outside of JAX, as for a file: their words, and the name of their generator."""
+    """Keys as plain data, for example for a file: their words and the name of their generator."""
 
     words: np.ndarray  # uint32, [*batch, words of a key]
     generator: str
 
 
 def key_data(keys: Key[Array, "*batch"]) -> KeyData:
-    """What `keys` are made of; `keys_from_data` makes them again.
+    """Turn keys into plain data; `keys_from_data` is the inverse.
 
-    **Raises:** `ValueError` for a generator that is not one of `rlscan.GENERATORS`.
+    **Raises:** `ValueError` if their generator is not one of `rlscan.GENERATORS`.
     """
     name = generator_of(keys)
     if name not in GENERATORS:
         raise ValueError(
-            f"keys of the generator {name!r} are not known by their name; "
-            f"use one of {', '.join(GENERATORS)}, or jax.random.key_data(keys)"
+            f"keys must be of one of the generators {', '.join(GENERATORS)}, got keys of {name!r}; "
+            "use one of these, or jax.random.key_data(keys)"
         )
     return KeyData(np.asarray(jax.random.key_data(keys)), name)
 
 
 def keys_from_data(data: KeyData) -> Key[Array, "*batch"]:
-    """The keys that `key_data` took apart.
+    """Rebuild keys from the result of `key_data`.
 
-    **Raises:** `ValueError` for another generator, or another number of words.
+    **Raises:** `ValueError` if the generator is unknown, or the words do not fit it.
     """
     words, generator = data
     if generator not in GENERATORS:
@@ -82,25 +83,25 @@ def keys_from_data(data: KeyData) -> Key[Array, "*batch"]:
     key_shape = jax.eval_shape(lambda: jax.random.key_data(key(0, generator=generator))).shape
     if words.dtype != np.uint32 or words.shape[-1:] != key_shape:
         raise ValueError(
-            f"a key of {generator} is {key_shape[0]} words of uint32, "
-            f"got {words.dtype}{list(words.shape)}"
+            f"words must be uint32[…, {key_shape[0]}] for keys of {generator}, "
+            f"got {words.dtype}{list(words.shape)}; pass what key_data returned"
         )
     return jax.random.wrap_key_data(jnp.asarray(words), impl=_impl(generator))
 
 
 def _impl(generator: Any) -> Any:
-    """As JAX wants it; ours it does not know by name."""
+    """The generator in the form that JAX takes, which does not know `mix32` by name."""
     return mix32 if generator == "mix32" else generator
 
 
 def as_key(key: KeyLike) -> PRNGKeyArray:
-    """One typed key that can be replayed; raw `uint32` keys are wrapped, all else is refused.
+    """Check that a key can be replayed, and return it as a typed key.
 
-    Replay draws with the recorded keys in another batch shape and order. That gives the same
-    noise only where `vmap(draw)(keys)[i] == draw(keys[i])`, and where keys do not repeat.
+    Replay draws with the recorded keys in another batch shape and order. It draws the same noise
+    only if `vmap(draw)(keys)[i] == draw(keys[i])` and no two keys are equal.
 
-    **Raises:** `TypeError` if `key` is no key; `ValueError` if it is not a single one, or if its
-    generator is inexact under `vmap` or has fewer than 64 bits.
+    **Raises:** `TypeError` if `key` is not a key; `ValueError` if it is a batch of keys, or if its
+    generator draws other bits under `vmap` or has fewer than 64 bits.
     """
     if not isinstance(key, jax.Array):
         raise TypeError(
@@ -129,23 +130,35 @@ def as_key(key: KeyLike) -> PRNGKeyArray:
     return key
 
 
+def as_keys(keys: KeyLike) -> PRNGKeyArray:
+    """Check one key, or keys `[R]`, and return them as typed keys; see `as_key`."""
+    is_batch = isinstance(keys, jax.Array) and (
+        keys.ndim == 1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.ndim == 2
+    )
+    if not is_batch or keys.shape[0] == 0:
+        return as_key(keys)
+    as_key(keys[0])
+    is_raw = not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(keys) if is_raw else keys
+
+
 def generator_of(keys: Any) -> str:
-    """The name of the generator that keys are of, or their shapes."""
+    """The name of the generator of typed keys, or of a `jax.ShapeDtypeStruct` of them."""
     return str(jax.random.key_impl(keys))
 
 
 @lru_cache
 def _why_inexact(impl: Any) -> str | None:
-    """Why keys of this generator cannot be replayed, or `None` where they can.
+    """The reason why keys of this generator cannot be replayed; `None` if they can.
 
-    JAX's own and ours are judged by name, as the known faults need not show in a small sample. One
-    that a user registered is tried out: its keys are counted in bits, a batch is drawn both ways.
+    Known generators are looked up by name, because their faults need not show in a small sample. A
+    user's own is tested: its keys must have 64 bits, and a batch must draw the same under `vmap`.
     """
 
     def draws(key: PRNGKeyArray) -> list[Array]:
-        again = jax.random.clone  # one key, used in three ways and twice over, as a trial may
-        split, folded = jax.random.split(again(key)), jax.random.fold_in(again(key), 1)
-        return [jax.random.bits(again(key), (3,)), *map(jax.random.key_data, (split, folded))]
+        reuse = jax.random.clone  # this test may use one key several times
+        split, folded = jax.random.split(reuse(key)), jax.random.fold_in(reuse(key), 1)
+        return [jax.random.bits(reuse(key), (3,)), *map(jax.random.key_data, (split, folded))]
 
     if str(impl) in _REFUSED:
         return _REFUSED[str(impl)]

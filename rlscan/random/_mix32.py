@@ -1,14 +1,14 @@
-"""`mix32`: a light generator, so that a policy's noise costs little beside its network.
+"""`mix32`: a fast random generator, so that a policy's noise is cheap beside its network.
 
-A counter-based generator (Salmon et al., *Parallel Random Numbers: As Easy as 1, 2, 3*, 2011): word
-c of a key is a hash of key and c, so that any part of a stream is drawn in any order, and equally
-under `vmap`. The hash is two rounds of xor-shift and multiplication, with constants that Wellons
-found by search (*Hash Prospector*, 2018). The key is two words, mixed once for a whole draw, which
-enter before and between the rounds, so that all of its 64 bits count. threefry2x32 takes twenty
-rounds for two words.
+It is a counter-based generator (Salmon et al., *Parallel Random Numbers: As Easy as 1, 2, 3*,
+2011). Word c of a key is a hash of the key and c, so any part of a stream can be drawn in any
+order, and `vmap` draws the same. The hash has two rounds of xor-shift and multiplication, with
+constants that Wellons found by search (*Hash Prospector*, 2018). The key's two words are mixed once
+per draw. They enter before and between the rounds, so that all 64 bits affect each word.
+threefry2x32 takes twenty rounds for two words.
 
-It is for simulations. It is not for cryptography: who sees some words may well find the key.
-`python -m benchmarks.randomness` runs the statistical tests that it is judged by.
+It is meant for simulations, not for cryptography: a few words may reveal the key.
+`python -m benchmarks.randomness` runs statistical tests on it.
 """
 
 import math
@@ -21,27 +21,29 @@ from jax import lax
 from jax.extend.random import define_prng_impl
 from jaxtyping import Array, Int, UInt32
 
-# Added to a key that another is made of, so that parts (`split`) and what is folded in are two
-# streams. Digits of π.
+# Domain separators, so that `split` and `fold_in` make different keys from equal numbers. Digits of
+# π.
 _SPLIT, _FOLD = 0x243F6A88, 0x85A308D3
 
 
 _SEED = 0x03707344
 
 
-_MOST_WORDS = 2**32  # of one key: they are counted by one word
+_MOST_WORDS = 2**32  # per key, because the counter is a single word
 
 
 def _word(key: UInt32[Array, "2"], counter: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """32 bits for each counter."""
-    # Every bit of the key into both words, by a bijection. It is the same for all counters.
+    """Hash a key and counters to 32 random bits per counter."""
+    # Mix every bit of the key into both words, by a bijection. XLA does it once for all counters.
     second = key[1] + key[0] * np.uint32(0xC2B2AE35)
     first = key[0] + (second ^ (second >> 16)) * np.uint32(0x85EBCA6B)
-    # What is left to do for each word. An operation more costs a percent of a rollout.
-    x = counter * np.uint32(0x9E3779B9) + first  # 2^32 / the golden ratio: neighbours part
+    # The work per word, which is kept minimal: a rollout is measurably slower for each operation.
+    # The factor is 2^32 / the golden ratio, which spreads neighbouring counters.
+    x = counter * np.uint32(0x9E3779B9) + first
     x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD) + second
     x = (x ^ (x >> 15)) * np.uint32(0xD35A2D97)
-    # Up to here another counter is always another word. In random numbers words do repeat.
+    # x is a bijection of the counter, so its words never repeat, but random words must. The sum
+    # with the counter is not a bijection.
     return (x ^ (x >> 15)) + counter
 
 
@@ -69,23 +71,24 @@ def _random_bits(key: UInt32[Array, "2"], bit_width: int, shape: tuple[int, ...]
 def _child(
     key: UInt32[Array, "2"], number: UInt32[Array, "..."], domain: int
 ) -> UInt32[Array, "... 2"]:
-    """Another key for each number, by a bijection of keys for each, and of numbers for each key.
+    """Derive a key for each number.
 
-    So two keys that differ have children that do, however often they split: streams never merge.
-    Words of `_word` would not do: the first two of a key take but 2^49 of their 2^64 values, and
-    of a thousand chains of splits dozens ran into each other within some ten thousand steps.
+    For a fixed number it is a bijection of keys, and for a fixed key it is injective in the number.
+    So different keys have different children, however often they are split: streams never merge.
+    Words of `_word` would not do. The first two words of a key take only 2^49 of the 2^64 values,
+    and chains of splits soon run into each other.
     """
-    # A Feistel network: each half takes in a hash of the other. Four rounds are what it takes for
-    # every bit to count for every other.
+    # A Feistel network: each half is added a hash of the other. Four rounds are needed for every
+    # input bit to affect every output bit.
     a = key[0] + number * np.uint32(0x9E3779B9)
     b = key[1] + np.uint32(domain)
     b = b + _mixed(a, 0x21F0AAAD)
     a = a + _mixed(b, 0xD35A2D97)
     b = b + _mixed(a, 0x85EBCA6B)
     a = a + _mixed(b, 0xC2B2AE35)
-    # A barrier, as XLA would write this out anew wherever a key is read: of keys that split and
-    # split again that is exponential, and 1,024 resets took 78 s to compile. It holds the keys:
-    # around `(a, b)` a first state of Pendulum took minutes to compile, where it takes 4 s.
+    # XLA would repeat this computation wherever a key is read, and compile time would grow
+    # exponentially in the number of successive splits. The barrier prevents it. It must be around
+    # the stacked keys: around `(a, b)`, compilation of a first state of Pendulum takes minutes.
     return lax.optimization_barrier(jnp.stack(jnp.broadcast_arrays(a, b), axis=-1))
 
 
@@ -109,7 +112,7 @@ def _seed(seed: Int[Array, ""] | UInt32[Array, ""]) -> UInt32[Array, "2"]:
     return _fold_in(_fold_in(key, high), seed)
 
 
-# Jitted, as a key is made outside of any program: op by op that compiles for half a second.
+# Jitted, because keys are made outside of jitted functions, and compiling op by op is slow.
 _inline = partial(jax.jit, inline=True)
 
 

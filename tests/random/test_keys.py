@@ -70,9 +70,15 @@ def test_keys_come_back_from_their_data(generator: str) -> None:
     "data, told",
     [
         ((np.zeros(2, np.uint32), "rbg"), "generator must be one of mix32, .*, got 'rbg'"),
-        ((np.zeros(4, np.uint32), "mix32"), r"mix32 is 2 words of uint32, got uint32\[4\]"),
-        ((np.zeros((), np.uint32), "mix32"), r"mix32 is 2 words of uint32, got uint32\[\]"),
-        ((np.zeros(2), "threefry2x32"), r"2 words of uint32, got float64\[2\]"),
+        (
+            (np.zeros(4, np.uint32), "mix32"),
+            r"uint32\[…, 2\] for keys of mix32, got uint32\[4\]; pass",
+        ),
+        (
+            (np.zeros((), np.uint32), "mix32"),
+            r"uint32\[…, 2\] for keys of mix32, got uint32\[\]; pass",
+        ),
+        ((np.zeros(2), "threefry2x32"), r"words must be uint32\[…, 2\] .*, got float64\[2\]"),
     ],
 )
 def test_data_that_is_no_key_is_refused(data: tuple, told: str) -> None:
@@ -81,7 +87,9 @@ def test_data_that_is_no_key_is_refused(data: tuple, told: str) -> None:
 
 
 def test_keys_of_an_unknown_generator_have_no_data() -> None:
-    with pytest.raises(ValueError, match="'unnamed' are not known by their name"):
+    with pytest.raises(
+        ValueError, match="must be of one of the generators mix32, .*, got keys of 'unnamed'; use"
+    ):
         rlscan.key_data(jax.random.key(0, impl=registered("unnamed")))
 
 
