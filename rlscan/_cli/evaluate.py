@@ -1,4 +1,4 @@
-"""What the commands that play a run's policy share: their options, and the policy."""
+"""`rlscan evaluate RUN_DIR`: returns of a run's policy. Its options are shared with `render`."""
 
 import json
 import sys
@@ -20,27 +20,32 @@ from .terminal import Parser, check_new_file, report
 
 
 def player_parser(prog: str, description: str) -> Parser:
-    """With the options that say which policy plays, and on which seed."""
+    """A parser with the options that choose the policy, its actions and the seed."""
     parser = Parser(
         prog=prog,
-        description=f"{description} Its seeds are other than any that the policy was trained on.",
+        description=f"{description} Whatever the seed, no episode uses random numbers that "
+        "training used.",
     )
-    parser.add_argument("run_dir", help="of `rlscan train`")
-    parser.add_argument("--run", type=int, help="which, of several that were trained together")
+    parser.add_argument("run_dir", help="Run directory, as written by `rlscan train`.")
+    parser.add_argument(
+        "--run",
+        type=int,
+        help="Number of the run, from 0, if several were trained together.",
+    )
     parser.add_argument(
         "--action",
         choices=get_args(Action),
         default="mode",
-        help="of the distribution (default mode)",
+        help="Whether to sample each action or take the mode of its distribution (default: mode).",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is played (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="Seed for the episodes (default: 0).")
     return parser
 
 
 def load_player(options: Namespace) -> Trained:
-    """The run that the options name, with its policy.
+    """Load the run that the options name, with its policy.
 
-    **Raises:** `ValueError` for a seed that no key can be made of, and as `load_trained`.
+    **Raises:** `ValueError` for a seed out of range, and as `load_trained`.
     """
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
@@ -51,7 +56,7 @@ def load_player(options: Namespace) -> Trained:
 
 
 def evaluate_main(argv: Sequence[str] | None = None, *, prog: str = "evaluate.py") -> int:
-    """`rlscan evaluate` and `scripts/evaluate.py`. Returns the exit status."""
+    """The command `rlscan evaluate`, also `scripts/evaluate.py`. Returns the exit status."""
     options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)
     return report(lambda: _evaluate(options))
 
@@ -59,25 +64,32 @@ def evaluate_main(argv: Sequence[str] | None = None, *, prog: str = "evaluate.py
 def _parser(prog: str) -> Parser:
     parser = player_parser(
         prog,
-        "Plays whole episodes with the policy of a run, and prints its return with 95 % bootstrap "
+        "Play whole episodes with the policy of a run, and print its return with 95 % bootstrap "
         "intervals.",
     )
-    parser.add_argument("--episodes", type=int, default=100, help="how many (default 100)")
+    parser.add_argument(
+        "--episodes", type=int, default=100, help="Number of episodes (default: 100)."
+    )
     parser.add_argument(
         "--network",
         choices=get_args(Network),
         default="inference",
-        help="without its noise (inference, the default), with it (train), or several networks of "
-        "one mask each (mc-dropout)",
+        help="Network that plays: without dropout (inference, the default), with dropout as in "
+        "training (train), or several networks with a fixed mask each (mc-dropout).",
     )
-    parser.add_argument("--masks", type=int, default=10, help="of mc-dropout (default 10)")
+    parser.add_argument(
+        "--masks", type=int, default=10, help="Number of masks in mc-dropout (default: 10)."
+    )
     parser.add_argument(
         "--max-steps",
         type=int,
-        help="after which an episode is cut (default: the environment's time limit)",
+        help="Number of steps after which an episode is cut (default: the environment's time "
+        "limit).",
     )
-    parser.add_argument("--json", metavar="FILE", help="writes the figures and every return there")
-    parser.add_argument("--overwrite", action="store_true", help="of FILE, if it exists")
+    parser.add_argument(
+        "--json", metavar="FILE", help="Write the statistics and all returns to this file."
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
     return parser
 
 

@@ -11,7 +11,7 @@ from .terminal import Parser, check_new_file, report
 
 
 def plot_main(argv: Sequence[str] | None = None, *, prog: str = "plot.py") -> int:
-    """`rlscan plot` and `scripts/plot.py`. Returns the exit status."""
+    """The command `rlscan plot`, also `scripts/plot.py`. Returns the exit status."""
     options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)
     return report(lambda: _plot(options))
 
@@ -19,19 +19,26 @@ def plot_main(argv: Sequence[str] | None = None, *, prog: str = "plot.py") -> in
 def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
-        description="Draws metrics of runs over environment steps. Runs that differ in their seeds "
-        "alone are one curve: their interquartile mean, in a band that is its 95 % bootstrap "
-        "interval; of the audit, the worst of them.",
+        description="Plot metrics of runs over environment steps. Runs that differ only in their "
+        "seed form one curve: their interquartile mean, with a band for its 95 % bootstrap "
+        "interval. For the metrics of the audit, the curve is their maximum.",
     )
-    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="of `rlscan train`")
-    parser.add_argument("--output", required=True, help="the picture, .png or .svg")
+    parser.add_argument(
+        "run_dirs",
+        nargs="+",
+        metavar="RUN_DIR",
+        help="Run directory, as written by `rlscan train`.",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", required=True, help="File for the plot, .png or .svg."
+    )
     parser.add_argument(
         "--metrics",
         default="episode_return,audit_log_ratio",
-        help="columns of metrics.csv, or of evaluations.csv as evaluation/episode_return "
-        "(default %(default)s)",
+        help="Columns of metrics.csv, separated by commas. Write evaluation/episode_return for a "
+        "column of evaluations.csv (default: %(default)s).",
     )
-    parser.add_argument("--overwrite", action="store_true", help="of the picture, if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
     return parser
 
 

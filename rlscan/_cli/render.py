@@ -1,4 +1,4 @@
-"""`rlscan render RUN_DIR`: an episode to look at."""
+"""`rlscan render RUN_DIR`: an episode as an animated GIF."""
 
 import sys
 from argparse import Namespace
@@ -20,38 +20,46 @@ from .terminal import Parser, check_new_file, report
 
 
 def render_main(argv: Sequence[str] | None = None, *, prog: str = "render.py") -> int:
-    """`rlscan render` and `scripts/render.py`. Returns the exit status."""
+    """The command `rlscan render`, also `scripts/render.py`. Returns the exit status."""
     options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)
     return report(lambda: _render(options))
 
 
 def _parser(prog: str) -> Parser:
-    parser = player_parser(prog, "Draws an episode of a run's policy as a GIF.")
-    parser.add_argument("--output", required=True, help="the picture, .gif")
+    parser = player_parser(prog, "Draw an episode of a run's policy as an animated GIF.")
+    parser.add_argument(
+        "--output", metavar="FILE", required=True, help="File for the animation, .gif."
+    )
     parser.add_argument(
         "--network",
         choices=["inference", "train"],
         default="inference",
-        help="without its noise (inference, the default), or with it",
+        help="Network that plays: without dropout (inference, the default) or with dropout "
+        "as in training (train).",
     )
     parser.add_argument(
         "--uncertainty",
         action="store_true",
-        help="draws beside it how far the networks of MC-dropout disagree",
+        help="Also draw how far the networks of MC-dropout disagree.",
     )
-    parser.add_argument("--masks", type=int, default=16, help="of MC-dropout (default 16)")
     parser.add_argument(
-        "--max-frames", type=int, default=MOST_FRAMES, help="of the picture (default %(default)s)"
+        "--masks", type=int, default=16, help="Number of masks in MC-dropout (default: 16)."
     )
-    parser.add_argument("--overwrite", action="store_true", help="of the picture, if it exists")
+    parser.add_argument(
+        "--max-frames",
+        type=int,
+        default=MOST_FRAMES,
+        help="Maximum number of frames (default: %(default)s).",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
     return parser
 
 
 def _render(options: Namespace) -> None:
     check_new_file(options.output, [".gif"], overwrite=options.overwrite)
     for name in ("masks", "max_frames"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be a positive integer")
+        if (number := getattr(options, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be a positive integer, got {number}")
     trained = load_player(options)
     episode = _play(trained, options)
     if episode.opinions is not None and np.ptp(episode.opinions.policy, axis=1).max() == 0:
@@ -63,7 +71,7 @@ def _render(options: Namespace) -> None:
     content, num_steps = render(episode, name, max_frames=options.max_frames)
     write_whole(Path(options.output), content)
     length, total = int(episode.length), float(episode.reward[: int(episode.length)].sum())
-    shown = "" if num_steps == length else f", of which the first {num_steps:,} are drawn"
+    shown = "" if num_steps == length else f" (the first {num_steps:,} are drawn)"
     print(f"{options.output}: {length:,} steps{shown}, return {total:.4g}")
 
 

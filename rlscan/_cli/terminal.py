@@ -1,4 +1,4 @@
-"""What the commands share: exit statuses, and errors in one line."""
+"""Exit statuses and one-line errors, shared by all commands."""
 
 import argparse
 import os
@@ -10,26 +10,26 @@ from typing import NoReturn
 
 from .._core.garbage import rare_garbage_collection
 
-# Exit statuses. `DIVERGED`: a loss, a gradient or a parameter was not finite, and what was learned
-# before is kept. `SIGNALLED`: plus the signal's number.
+# Exit statuses. `DIVERGED` means that a loss, a gradient or a parameter was not finite; the policy
+# from before that update is kept. The number of a signal is added to `SIGNALLED`.
 FAILED, BAD_INPUT, DIVERGED, SIGNALLED = 1, 2, 3, 128
 
 
 def fail(error: Exception | str, status: int) -> int:
-    """One line on stderr, whatever the message."""
+    """Print an error to stderr, in one line. Returns `status`."""
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     return status
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """An `ArgumentParser` that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}\n")
 
 
 def report(work: Callable[[], object]) -> int:
-    """Does the work of a command. Returns its exit status, with one line for what is wrong."""
+    """Do the work of a command, and report an error in one line. Returns the exit status."""
     try:
         with rare_garbage_collection():
             work()
@@ -46,11 +46,11 @@ def report(work: Callable[[], object]) -> int:
 def check_new_file(
     path: str, suffixes: Sequence[str], *, overwrite: bool, option: str = "--output"
 ) -> None:
-    """Raises `ValueError` if a file cannot be made there, before the work that fills it."""
+    """Raise `ValueError` if a file cannot be created, before the work that fills it."""
     file = Path(path)
     if file.suffix.lower() not in suffixes:
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
     if not file.parent.is_dir():
         raise ValueError(f"{option} {path} is in no directory that exists; make {file.parent}")
     if file.is_dir() or (os.path.lexists(file) and not overwrite):
-        raise ValueError(f"{path} exists already; choose another {option}, or say --overwrite")
+        raise ValueError(f"{path} exists already; choose another {option}, or add --overwrite")

@@ -1,4 +1,4 @@
-"""`PPOConfig`: the settings of PPO, and which of them cannot be."""
+"""`PPOConfig`: the settings of PPO, and their checks."""
 
 import math
 from typing import Any
@@ -12,98 +12,106 @@ from .._rollout.state import KEY_SCHEDULES, KeySchedule
 
 
 def _shape(default: Any) -> Any:
-    """A setting that shapes the program: another value compiles another one."""
+    """A setting that shapes the program: each value compiles a program of its own."""
     return eqx.field(default=default, static=True)
 
 
 class PPOConfig(eqx.Module):
     """Settings of PPO.
 
-    Counts and flags shape the program. The others are numbers: the trainer makes them arrays, so
-    that another value compiles nothing anew, and arrays may stand in their place, to be traced
-    or mapped over (`eqx.tree_at(lambda c: c.learning_rate, config, rates)`).
+    Counts and flags shape the program. The other settings are numbers: the trainer makes them
+    arrays, so that a new value does not compile again. They may also be arrays from the start, to
+    be traced or mapped over (`eqx.tree_at(lambda c: c.learning_rate, config, rates)`).
     """
 
     num_envs: int = _shape(4)
-    """N, environments that step together."""
+    """N, the number of environments that step in parallel."""
     num_steps: int = _shape(128)
-    """T, steps of each environment per update."""
+    """T, the number of steps per environment and update."""
     num_epochs: int = _shape(4)
-    """Passes over each rollout."""
+    """Number of passes over each rollout."""
     num_minibatches: int = _shape(4)
-    """Gradient steps per pass; divides num_envs * num_steps."""
+    """Number of gradient steps per pass. Must divide num_envs * num_steps, or num_envs if the
+    policy is recurrent."""
     learning_rate: float = 2.5e-4
-    """Adam's step size at the start."""
+    """Adam's learning rate at the start of the run."""
     anneal_learning_rate: bool = _shape(True)
-    """Whether the step size falls linearly, to 0 on the last gradient step."""
+    """Whether the learning rate decreases linearly, to 0 at the last gradient step."""
     gamma: float = 0.99
     """Discount per environment step, in [0, 1]."""
     gae_lambda: float = 0.95
-    """Decay of the advantage's trace, in [0, 1]; 0 is TD(0), 1 is Monte Carlo."""
+    """GAE's lambda, in [0, 1]. 0 is TD(0), and 1 is Monte Carlo."""
     clip_range: float = 0.2
-    """How far from 1 the probability ratio is clipped."""
+    """Distance from 1 at which the probability ratio is clipped."""
     value_clip_range: float = math.inf
-    """How far from its old value a value is clipped; .inf for nowhere."""
+    """Distance from the old value at which a value is clipped; .inf never clips."""
     value_coef: float = 0.5
     """Weight of the value loss."""
     entropy_coef: float = 0.01
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.5
-    """Where the gradient's global norm is clipped; .inf for nowhere."""
+    """Global norm at which the gradient is clipped; .inf never clips."""
     target_kl: float = math.inf
-    """Estimated KL (k3, in nats) of a minibatch at which an update ends; .inf for never."""
+    """Estimated KL divergence (k3, in nats) of a minibatch at which an update stops early; .inf
+    never stops."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     key_schedule: KeySchedule = _shape("step")
-    """How long a policy keeps its noise: for a step, an episode or a rollout."""
+    """Time for which the policy keeps its noise: a step, an episode or a rollout."""
     shared_noise: bool = _shape(False)
-    """Whether all environments have the same noise."""
+    """Whether all environments share the same noise."""
     scale_rewards: bool = _shape(False)
-    """Whether rewards are divided by the standard deviation of discounted returns so far."""
+    """Whether to divide rewards by the running standard deviation of the discounted return."""
 
     def as_arrays(self) -> "PPOConfig":
         """The same settings with every number a float32 array."""
         return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), self)
 
 
-_ONE_OR_MORE = ("num_envs", "num_steps", "num_epochs", "num_minibatches")
+_COUNTS = ("num_envs", "num_steps", "num_epochs", "num_minibatches")
 
 
-_FROM_0_TO_1 = ("gamma", "gae_lambda")
+_FLAGS = ("anneal_learning_rate", "shared_noise", "scale_rewards")
 
 
-_FROM_0 = ("learning_rate", "value_coef", "entropy_coef")
-
-
-_ABOVE_0 = ("clip_range", "value_clip_range", "max_grad_norm", "target_kl", "adam_eps")
+# The numbers, as (names, test, words).
+_NUMBERS = (
+    (("gamma", "gae_lambda"), lambda x: 0 <= x <= 1, "in [0, 1]"),
+    (
+        ("learning_rate", "value_coef", "entropy_coef"),
+        lambda x: 0 <= x < math.inf,
+        "0 or more, and finite",
+    ),
+    (
+        ("clip_range", "value_clip_range", "max_grad_norm", "target_kl", "adam_eps"),
+        lambda x: x > 0,
+        "above 0",
+    ),
+)
 
 
 def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
-    """Raises `ValueError` for a setting that cannot be. Traced numbers pass unseen.
+    """Raise `ValueError` for an invalid setting. Arrays are not checked, as they may be traced.
 
     **Arguments:**
 
     - `config`: the settings.
-    - `recurrent`: whether minibatches are whole environments, as a recurrent policy needs them.
+    - `recurrent`: whether a minibatch consists of whole environments, as a recurrent policy needs.
     """
-    for name in _ONE_OR_MORE:
+    for name in _COUNTS:
         require_positive(name, getattr(config, name))
-    for name in ("anneal_learning_rate", "shared_noise", "scale_rewards"):
+    for name in _FLAGS:
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} must be True or False, got {getattr(config, name)!r}")
-    for names, allowed, wanted in (
-        (_FROM_0_TO_1, lambda x: 0 <= x <= 1, "in [0, 1]"),
-        (_FROM_0, lambda x: 0 <= x < math.inf, "0 or more, and finite"),
-        (_ABOVE_0, lambda x: x > 0, "above 0"),
-    ):
+    for names, is_allowed, words in _NUMBERS:
         for name in names:
             number = getattr(config, name)
             if eqx.is_array(number):
                 continue
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError(f"{name} must be a number, got {number!r}")
-            if not allowed(number):
-                raise ValueError(f"{name} must be {wanted}, got {number!r}")
+            if not is_allowed(number):
+                raise ValueError(f"{name} must be {words}, got {number!r}")
     require_one_of("key_schedule", config.key_schedule, KEY_SCHEDULES)
     samples, what = config.num_envs * config.num_steps, "num_envs * num_steps"
     if recurrent:
@@ -116,7 +124,7 @@ def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
 
 
 def _near_divisors(number: int, wanted: int) -> str:
-    """`4, 5 or 10`: the divisors nearest to the wanted one."""
+    """The divisors nearest to the wanted one, as in `4, 5 or 10`."""
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     nearest = sorted(sorted(divisors, key=lambda d: abs(d - wanted))[:3])
     *others, last = map(str, nearest)

@@ -1,4 +1,4 @@
-"""What a config describes, built: the environment, the untrained policy, the runs."""
+"""Building what a config describes: the environment, the untrained policy and the runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ from ..policies._transformer import TransformerActorCritic
 from ..ppo._train import count_updates
 from ._config import Config, EnvConfig
 from ._policy_config import PolicyConfig
-from ._sweep import Member, members_of
+from ._sweep import Member, read_sweep
 
 
 def build_env(config: EnvConfig) -> Environment:
-    """The environment that a config describes; `ValueError` for parameters it does not take."""
+    """Build the environment; `ValueError` for parameters that it does not take."""
     with _named("env.params"):
         env = make(config.name, **config.params)
     if config.observe is not None:
@@ -35,7 +35,7 @@ def build_env(config: EnvConfig) -> Environment:
 
 @contextmanager
 def _named(key: str, *, instead_of: str = "") -> Iterator[None]:
-    """Says in an error which key of the config it comes from."""
+    """Put the key of the config into an error's message, before it or `instead_of` its subject."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -46,7 +46,7 @@ def _named(key: str, *, instead_of: str = "") -> Iterator[None]:
 
 
 def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
-    """The untrained policy that a config describes."""
+    """Build the untrained policy."""
     policy = _of_kind(config.policy, env, dropout=_dropout(config), key=key)
     return NormalizedObservations(policy, env) if config.policy.normalize_observations else policy
 
@@ -93,15 +93,20 @@ def _of_kind(
 
 
 def _dropout(config: Config) -> float | Schedule:
-    """The rate, or its way to `dropout_end`."""
+    """The rate, or its schedule if it changes to `dropout_end`."""
     start, end = config.policy.dropout, config.policy.dropout_end
     if end is None:
         return start
-    # The first update has the one, the last the other.
+    # The first update has the first rate and the last update the last one.
     num_steps = max(count_updates(config.total_steps, config.ppo) - 1, 1)
     return optax.linear_schedule(start, end, num_steps)
 
 
 def members(config: Config) -> list[Member]:
-    """The runs that a config describes: mostly one."""
-    return members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)
+    """The runs that a config describes: each setting of its sweep with each of its seeds.
+
+    The seeds of one setting are next to each other. Without a sweep or seeds, there is one run.
+    """
+    settings = read_sweep(config.sweep, num_samples=config.num_samples, seed=config.seed)
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    return [Member(seed, setting) for setting in settings for seed in seeds]

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +19,7 @@ from ..ppo._train import count_updates
 from ..random._keys import Generator
 from ._loggers import LoggerName
 from ._policy_config import PolicyConfig, check_policy_config, is_recurrent_kind
-from ._sweep import check_sweep, members_of
+from ._sweep import check_sweep, read_sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,64 +27,69 @@ class EnvConfig:
     """The environment."""
 
     name: str = "CartPole-v1"
-    """One of rlscan.ENVIRONMENTS."""
+    """Name of the environment, one of rlscan.ENVIRONMENTS."""
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Its parameters by gymnax's names, such as {max_steps_in_episode: 200}."""
+    """Parameters of the environment, under gymnax's names: {max_steps_in_episode: 200}."""
     observe: tuple[int, ...] | None = None
-    """Indices of the numbers of an observation that are seen, such as [0, 2]; all if not given."""
+    """Indices of the components of an observation that the policy sees, such as [0, 2]. It sees all
+    of them if this is null."""
     frame_stack: int = 1
-    """How many of the last observations are seen at once."""
+    """Number of most recent observations that the policy sees at once."""
     last_action_reward: bool = False
-    """Whether the last action and reward are seen beside the observation."""
+    """Whether the policy also sees the last action and the last reward."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One training run."""
+    """The run."""
 
     env: EnvConfig = EnvConfig()
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     seed: int = 0
-    """Of everything random in the run, from 0 to 2^32 - 1."""
+    """Seed for all randomness in the run, from 0 to 2^32 - 1."""
     generator: Generator = "mix32"
-    """Of its random numbers: mix32 is the lightest, threefry2x32 is JAX's own."""
+    """Random number generator. mix32 is the fastest; threefry2x32 is JAX's default."""
     num_devices: int | None = None
-    """Over which environments are split, cores being devices too; if not given, what is fastest."""
+    """Number of devices to split the work over; each CPU core counts as one. If null, the fastest
+    number is chosen."""
     compile_cache: bool = True
-    """Whether compiled programs are kept for later runs, in the user's cache directory."""
+    """Whether to keep compiled programs in the user's cache directory, so that later runs start
+    faster."""
     total_steps: int = 500_000
-    """Environment steps, over all environments; the run ends with the last whole update."""
+    """Number of environment steps, summed over all environments. The run ends after the last whole
+    update within it."""
     output: str | None = None
-    """Run directory; runs/CONFIG-SEED-TIME if not given."""
+    """Directory to write the run to. If null, it is runs/CONFIG-SEED-TIME."""
     log_interval: int = 1
-    """Updates per row of the metrics."""
+    """Number of updates per row of the metrics."""
     loggers: tuple[LoggerName, ...] = ()
-    """Where the rows go beside the run directory's files, such as [tensorboard, wandb]."""
+    """Loggers that receive the metrics in addition to the files, such as [tensorboard, wandb]."""
     eval_interval: int = 0
-    """Updates per evaluation, which goes to evaluations.csv; 0 for none."""
+    """Number of updates between evaluations, which are written to evaluations.csv; 0 means no
+    evaluations."""
     eval_episodes: int = 64
-    """Whole episodes per evaluation, without dropout, by the mode of the distribution."""
+    """Number of episodes per evaluation. They are played without dropout, and each action is the
+    mode of its distribution."""
     strict: bool = False
-    """Whether to stop if the policy of an update is not the one that acted (see audit_error)."""
+    """Whether to stop the run if the policy being updated is not the policy that acted, as measured
+    by audit_error."""
     debug: bool = False
-    """Whether to name the number that was not finite first, if the run diverges (exit status 3)."""
+    """Whether to name the first number that is not finite if the run diverges (exit status 3)."""
     checkpoint_interval: float = 30.0
-    """Seconds of training between checkpoints, which --resume goes on from; .inf for none but at
-    the end, 0 for all that can be."""
+    """Seconds of training between checkpoints. `.inf` saves only at the end; 0 saves after every
+    call."""
     keep_checkpoints: int = 2
-    """How many of the last ones are kept, beside the one with the best return."""
+    """Number of most recent checkpoints to keep, in addition to the one with the best return."""
     num_seeds: int = 1
-    """Runs that are trained side by side, of the seeds seed, seed + 1 and so on."""
+    """Number of runs to train side by side, with the seeds seed, seed + 1, and so on."""
     sweep: tuple[str, ...] = ()
-    """Numbers of PPO that differ between runs side by side: ppo.learning_rate=1e-4,3e-4, or a range
-    to draw from, ppo.gamma=0.9..0.999 or ppo.learning_rate=log:1e-4..1e-2. Of several, all
-    combinations are trained, each with all seeds."""
+    """Values of a PPO setting to train side by side: a list such as
+    ppo.learning_rate=1e-4,3e-4, or a range to sample from, such as ppo.gamma=0.9..0.999 or
+    ppo.learning_rate=log:1e-4..1e-2. May be repeated; every combination is trained with every
+    seed."""
     num_samples: int = 8
-    """How often is drawn from the ranges of a sweep."""
-
-
-_LISTS = ("hidden_sizes", "num_channels")  # of a policy; in a file they are no tuples
+    """Number of samples drawn from the swept ranges."""
 
 
 GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
@@ -100,70 +107,57 @@ KEYS = _leaves()
 
 
 def check(config: Config) -> None:
-    """Raises `ValueError` for a value that cannot be. Imports no environment."""
-    try:
+    """Raise `ValueError` for an invalid value. Does not import the environment."""
+    with prefixed("env.name: "):
         check_name(config.env.name)
-    except ValueError as error:
-        raise ValueError(f"env.name: {error}") from None
     if config.env.observe is not None:
         check_indices("env.observe", config.env.observe)
     require_positive("env.frame_stack", config.env.frame_stack)
-    try:
+    with prefixed("policy."):
         check_policy_config(config.policy)
-    except ValueError as error:
-        raise ValueError(f"policy.{error}") from None
-    steps_per_update = config.ppo.num_envs * config.ppo.num_steps
-    if steps_per_update >= 2**31:  # no array can be indexed there; and a divisor is sought below
-        raise ValueError(
-            f"ppo.num_envs * num_steps must be at most {2**31 - 1}, got {steps_per_update}; "
-            "use fewer of either"
-        )
-    try:
+    _check_size_of_update(config.ppo)
+    with prefixed("ppo."):
         check_config(config.ppo, recurrent=is_recurrent_kind(config.policy))
-    except ValueError as error:
-        raise ValueError(f"ppo.{error}") from None
     count_updates(config.total_steps, config.ppo)
-    _check_range(config)
-    if config.log_interval < 1:
-        raise ValueError(f"log_interval must be a positive integer, got {config.log_interval}")
+    _check_magnitudes(config)
+    for name in ("log_interval", "eval_episodes", "keep_checkpoints", "num_seeds", "num_samples"):
+        require_positive(name, getattr(config, name))
+    if config.num_devices is not None:
+        require_positive("num_devices", config.num_devices)
     if config.eval_interval < 0:
         raise ValueError(
-            f"eval_interval must be an integer from 0 on, got {config.eval_interval}; 0 is never"
+            f"eval_interval must be 0 or a positive integer, got {config.eval_interval}; "
+            "0 means no evaluations"
         )
-    if config.eval_episodes < 1:
-        raise ValueError(f"eval_episodes must be a positive integer, got {config.eval_episodes}")
-    if config.num_devices is not None and config.num_devices < 1:
-        raise ValueError(f"num_devices must be a positive integer, got {config.num_devices}")
     if not config.checkpoint_interval >= 0:
         raise ValueError(
             "checkpoint_interval must be 0 or more seconds, or .inf, "
             f"got {config.checkpoint_interval}"
         )
-    if config.keep_checkpoints < 1:
-        raise ValueError(
-            f"keep_checkpoints must be a positive integer, got {config.keep_checkpoints}"
-        )
     if config.output == "":
         raise ValueError("output must name a directory, got nothing; such as runs/first")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {config.seed}")
-    for name in ("num_seeds", "num_samples"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be a positive integer, got {getattr(config, name)}")
     if config.seed + config.num_seeds > 2**32:
-        raise ValueError(f"seed + num_seeds must be at most {2**32}; use smaller ones")
-    members = members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)
-    check_sweep(config.ppo, members)
-    num_runs, num_devices = len(members), config.num_devices or 1
-    if num_runs > 1 and num_runs % num_devices:
         raise ValueError(
-            f"num_devices = {num_devices} does not divide the {num_runs} runs that are split over "
-            "them; use another number of either"
+            f"seed + num_seeds must be at most {2**32}, got {config.seed + config.num_seeds}; "
+            "use smaller ones"
+        )
+    _check_members(config)
+
+
+def _check_size_of_update(ppo: PPOConfig) -> None:
+    # Before `check_config`, which would search for divisors of it.
+    num_steps = ppo.num_envs * ppo.num_steps
+    if num_steps >= 2**31:  # JAX indexes arrays with int32
+        raise ValueError(
+            f"ppo.num_envs * num_steps must be at most {2**31 - 1}, got {num_steps}; "
+            "use fewer of either"
         )
 
 
-def _check_range(config: Config) -> None:
-    """Raises `ValueError` for what is a number here, but would be 0 or infinite in float32."""
+def _check_magnitudes(config: Config) -> None:
+    """Raise `ValueError` for a number that is finite here but 0 or infinite in float32."""
     least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     for key in KEYS:
         number = attrgetter(key)(config)
@@ -176,38 +170,51 @@ def _check_range(config: Config) -> None:
             )
 
 
+def _check_members(config: Config) -> None:
+    """Raise `ValueError` for an invalid sweep, and for runs that cannot be split over devices."""
+    settings = read_sweep(config.sweep, num_samples=config.num_samples, seed=config.seed)
+    check_sweep(config.ppo, settings)
+    num_runs, num_devices = len(settings) * config.num_seeds, config.num_devices or 1
+    if num_runs > 1 and num_runs % num_devices:
+        raise ValueError(
+            f"num_devices = {num_devices} does not divide the {num_runs} runs that are split over "
+            "them; use another number of either"
+        )
+
+
+@contextmanager
+def prefixed(prefix: str) -> Iterator[None]:
+    """Put the key of the config before the message of a `ValueError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from None
+
+
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain dictionaries, lists and numbers, without `output`: that is where a run was written,
-    not what it was."""
-    tree = dataclasses.asdict(config)
+    """The config as plain dictionaries, lists and numbers.
+
+    `output` is left out: it is where the run was written, not a part of what it was.
+    """
+    tree = dataclasses.asdict(config, dict_factory=_with_lists)
     del tree["output"]
-    for name in _LISTS:
-        tree["policy"][name] = list(tree["policy"][name])
-    if config.env.observe is not None:
-        tree["env"]["observe"] = list(config.env.observe)
-    for name in ("sweep", "loggers"):
-        tree[name] = list(tree[name])
     return tree
 
 
+def _with_lists(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in fields}
+
+
 def from_dict(tree: dict[str, Any]) -> Config:
-    """The config that `to_dict` was given, but for its `output`."""
-    policy = {
-        **tree["policy"],
-        **{name: tuple(tree["policy"][name]) for name in _LISTS if name in tree["policy"]},
-    }
-    env = dict(tree["env"])
-    if env.get("observe") is not None:
-        env["observe"] = tuple(env["observe"])
-    groups = {
-        "env": EnvConfig(**env),
-        "policy": PolicyConfig(**policy),
-        "ppo": PPOConfig(**tree["ppo"]),
-    }
-    lists = {name: tuple(tree.get(name, ())) for name in ("sweep", "loggers")}
-    return Config(**{**tree, **groups, **lists})
+    """The inverse of `to_dict`. Missing keys have their default values."""
+    groups = {name: cls(**_with_tuples(tree[name])) for name, cls in GROUPS.items()}
+    return Config(**{**_with_tuples(tree), **groups})
+
+
+def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in tree.items()}
 
 
 def to_yaml(config: Config) -> str:
-    """A file for `--config`."""
+    """The text of a file for `--config`."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)

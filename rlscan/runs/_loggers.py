@@ -1,4 +1,4 @@
-"""Loggers: where the rows of the metrics go, beside the files of the run directory."""
+"""Loggers: receivers of the metrics, in addition to the files of the run directory."""
 
 import importlib.util
 import math
@@ -15,7 +15,7 @@ LoggerName = Literal["tensorboard", "wandb"]
 LOGGERS: tuple[str, ...] = get_args(LoggerName)
 
 
-# What says where a row stands, and is no metric.
+# The entries of a row that are no metrics: they tell which row it is.
 _PLACE = ("update", "step", "run", "seed")
 
 
@@ -24,23 +24,25 @@ _SECONDS_BETWEEN_FLUSHES = 2.0
 
 @runtime_checkable
 class Logger(Protocol):
-    """Takes the rows of a run. Any object with these two methods will do."""
+    """A receiver of a run's metrics: any object with these two methods."""
 
     def log(self, row: dict[str, Any]) -> None:
-        """Takes a row: numbers by the names of `rlscan.METRICS`, with the `update` and the `step`,
-        in environment steps. Where several runs are trained together, `run` counts them from 0,
-        and each row is of one."""
+        """Receive a row: numbers under the names of `rlscan.METRICS`, with `update` and `step`.
+
+        `step` counts environment steps. If several runs are trained together, each row belongs to
+        one of them, and `run` is its number, from 0.
+        """
         ...
 
     def close(self) -> None:
-        """There are no more rows."""
+        """Finish: there are no more rows."""
         ...
 
 
 class Loggers:
-    """Several loggers as one, of which none can do harm: one that raises is dropped.
+    """Several loggers as one. A logger that raises is dropped, so that none can stop a run.
 
-    It is said once, by `warn`; the run and the other loggers go on.
+    `warn` reports it once; the run and the other loggers continue.
     """
 
     def __init__(self, loggers: Iterable[Logger], *, warn: Callable[[str], Any] | None = None):
@@ -48,11 +50,11 @@ class Loggers:
         self._warn = warnings.warn if warn is None else warn
 
     def log(self, row: dict[str, Any]) -> None:
-        """Hands each logger a copy of the row."""
+        """Pass a copy of the row to each logger."""
         self._each("log", row)
 
     def close(self) -> None:
-        """Closes each."""
+        """Close all loggers."""
         self._each("close")
         self._loggers = []
 
@@ -60,19 +62,20 @@ class Loggers:
         for logger in list(self._loggers):
             try:
                 getattr(logger, method)(*map(dict, rows))
-            except Exception as error:  # whatever it is: a full disk, a lost network, a mistake
+            except Exception as error:  # a full disk, a lost network, a bug: none may end the run
                 self._loggers.remove(logger)
                 what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 self._warn(
                     f"{type(logger).__name__} failed to {method} and is dropped ({what}); "
-                    "the run goes on"
+                    "the run continues"
                 )
 
 
 class TensorBoardLogger:
-    """Scalars for TensorBoard, by environment step, in `tensorboard/` of the run directory.
+    """Writes scalars for TensorBoard, by environment step, to `tensorboard/` in the run directory.
 
-    Of several runs each has a directory of its own there. Needs `rlscan[tensorboard]`.
+    If several runs are trained together, each has its own directory there. Needs
+    `rlscan[tensorboard]`.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -88,7 +91,9 @@ class TensorBoardLogger:
         for name, value in _metrics(row).items():
             scalar = summary.scalar(name, value)
             writer.write_event(Event(step=row["step"], wall_time=time.time(), summary=scalar))
-        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:  # it waits for the disk
+        if (
+            time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES
+        ):  # flushing waits for the disk
             self._flushed = time.monotonic()
             for writer in self._writers.values():
                 writer.flush()
@@ -98,8 +103,8 @@ class TensorBoardLogger:
             writer.close()
 
     def _writer(self, run: int | None) -> Any:
-        # Not SummaryWriter: it writes in a thread, and when that has died on a full disk, the queue
-        # to it fills up and the run waits for ever. Here it is this thread that hears of it.
+        # Not SummaryWriter, which writes from a thread. If it dies on a full disk, its queue fills
+        # up and the run waits forever, whereas EventsWriter raises in this thread.
         from tensorboardX.event_file_writer import EventsWriter  # pyright: ignore[reportMissingImports]
 
         if run not in self._writers:
@@ -110,11 +115,11 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """Weights & Biases, online or, with `WANDB_MODE=offline`, into the run directory.
+    """Logs to Weights & Biases, or with `WANDB_MODE=offline` into the run directory.
 
-    A run there for each time that a run starts or is resumed; of several side by side the metrics
-    are `run-0/episode_return` and so on. Needs `rlscan[wandb]`, and `wandb login` or
-    `WANDB_API_KEY` where it is online.
+    Each start and each resume is a run there. If several runs are trained together, their metrics
+    are `run-0/episode_return` and so on. Needs `rlscan[wandb]`, and when online `wandb login` or
+    `WANDB_API_KEY`.
     """
 
     def __init__(self, directory: str | os.PathLike, *, config: dict[str, Any] | None = None):
@@ -135,7 +140,7 @@ class WandbLogger:
     def _start(self) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
 
-        # Else, on a terminal, it would ask for a key and wait.
+        # Otherwise `wandb.init` asks for a key on a terminal, and waits.
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
             raise RuntimeError("not logged in: `wandb login`, or WANDB_MODE=offline")
         run = wandb.init(
@@ -150,15 +155,15 @@ class WandbLogger:
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    """Those that are numbers: NaN stands for episodes that did not end."""
+    """The metrics of a row without NaN, which means that no episode ended."""
     return {k: v for k, v in row.items() if k not in _PLACE and not math.isnan(v)}
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raises `ValueError` for one that is not of `LOGGERS`, twice there, or not installed."""
+    """Raise `ValueError` for a logger that is unknown, given twice or not installed."""
     for name in names:
         if name not in LOGGERS:
-            raise ValueError(f"loggers must be of {', '.join(LOGGERS)}, got {name!r}")
+            raise ValueError(f"loggers must be among {', '.join(LOGGERS)}, got {name!r}")
         if list(names).count(name) > 1:
             raise ValueError(f"loggers has {name} twice; keep one")
         package = {"tensorboard": "tensorboardX", "wandb": "wandb"}[name]
@@ -175,7 +180,7 @@ def _is_installed(package: str) -> bool:
 def make_loggers(
     names: Sequence[str], directory: str | os.PathLike, *, config: dict[str, Any] | None = None
 ) -> list[Logger]:
-    """The loggers of these names, which write into a run directory from their first row on.
+    """Make loggers by name. They create their files in the run directory at the first row.
 
     **Raises:** as `check_loggers`.
     """

@@ -1,19 +1,19 @@
-"""`PolicyConfig`: which policy a run trains, and which of its settings cannot be."""
+"""`PolicyConfig`: the policy that a run trains."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
-from .._core.require import require_one_of
+from .._core.require import require_one_of, require_rate
 from ..policies._action_head import Continuous, check_continuous
 from ..policies._actor_critic import check_settings
 from ..policies._encoder import check_num_channels
-from ..policies._recurrent import check_recurrent_settings
+from ..policies._recurrent import CELLS, check_recurrent_settings
 from ..policies._transformer import check_transformer_settings
 
 Kind = Literal["mlp", "gru", "lstm", "transformer"]
 
 
-KINDS: tuple[Kind, ...] = ("mlp", "gru", "lstm", "transformer")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,54 +21,56 @@ class PolicyConfig:
     """The policy: an rlscan.ActorCritic, RecurrentActorCritic or TransformerActorCritic."""
 
     kind: Kind = "mlp"
-    """One of mlp; gru and lstm, with a recurrent core below the hidden layers; transformer."""
+    """Architecture of the policy. gru and lstm put a recurrent core before the hidden layers."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer, of the actor and of the critic; not of a transformer."""
+    """Number of units in each hidden layer, in the actor and in the critic. Not for a
+    transformer."""
     activation: str = "tanh"
-    """Name of a function in jax.nn."""
+    """Activation function, named as in jax.nn."""
     num_channels: tuple[int, ...] = (16,)
-    """Of each 3 x 3 convolution of an image; with none, [], an image is a flat vector."""
+    """Number of channels of each 3 x 3 convolution over an image. If it is [], images are
+    flattened."""
     dropout: float = 0.1
-    """Rate after each hidden layer of the actor, in [0, 1); also after a recurrent core; of a
-    transformer, after the embedding and each sublayer."""
+    """Dropout rate, in [0, 1). An mlp has dropout after each hidden layer of the actor, a gru or
+    lstm also after its recurrent core, and a transformer after the embedding and each sublayer."""
     critic_dropout: float = 0.0
-    """Likewise of the critic; not of a transformer, whose critic reads what the actor does."""
+    """Dropout rate after each hidden layer of the critic, in [0, 1). Not for a transformer, whose
+    actor and critic share their layers."""
     dropout_end: float | None = None
-    """Rate at the end of the run, reached linearly; the same as at the start if not given."""
+    """Value of dropout at the end of the run; it changes linearly. If null, it stays constant."""
     shared_masks: bool = False
-    """Whether the critic has the actor's masks, and its dropout_end; of an mlp."""
+    """Whether the critic uses the dropout masks of the actor, and its dropout_end. Only for an mlp;
+    needs critic_dropout = dropout."""
     continuous: Continuous = "gaussian"
-    """How actions in a box are distributed: gaussian (clipped), tanh (squashed) or beta."""
+    """Distribution of continuous actions: a Gaussian that is clipped to the bounds, a Gaussian that
+    tanh squashes into them, or a Beta distribution."""
     state_dependent_std: bool = False
-    """Whether the scale of a Gaussian depends on the observation."""
+    """Whether the standard deviation of a Gaussian depends on the observation."""
     normalize_observations: bool = False
-    """Whether observations are normalised by the mean and variance of those before."""
+    """Whether to normalise observations by their running mean and variance."""
     hidden_size: int = 64
-    """Numbers in the state of a gru or lstm."""
+    """Number of units in the recurrent core of a gru or lstm."""
     recurrent_dropout: float = 0.0
-    """Rate of what a gru or lstm reads of its state, with one mask for an episode."""
+    """Dropout rate inside the recurrent core of a gru or lstm, with one mask per episode."""
     context_length: int = 32
-    """Steps that a transformer attends to."""
+    """Number of steps that a transformer attends to."""
     num_layers: int = 2
-    """Blocks of a transformer."""
+    """Number of blocks in a transformer."""
     num_heads: int = 4
-    """Attention heads in each block of a transformer; divides embed_size."""
+    """Number of attention heads in each block of a transformer. Must divide embed_size."""
     embed_size: int = 64
-    """Numbers of a token of a transformer."""
+    """Size of the embedding in a transformer."""
     attention_dropout: float = 0.1
-    """Rate of the attention weights of a transformer."""
+    """Dropout rate of the attention weights in a transformer."""
     gated: bool = False
-    """Whether the sublayers of a transformer are gated in, rather than added (GTrXL)."""
+    """Whether a transformer has gates in place of residual connections, as in GTrXL."""
 
 
-# Who takes a setting that not all do.
-_RECURRENT: tuple[Kind, ...] = ("gru", "lstm")
-
-
+# The kinds that take a setting, for the settings that not all kinds take.
 _TAKEN_BY: dict[str, tuple[Kind, ...]] = {
-    **dict.fromkeys(("hidden_sizes", "critic_dropout"), ("mlp", *_RECURRENT)),
+    **dict.fromkeys(("hidden_sizes", "critic_dropout"), ("mlp", *CELLS)),
     "shared_masks": ("mlp",),
-    **dict.fromkeys(("hidden_size", "recurrent_dropout"), _RECURRENT),
+    **dict.fromkeys(("hidden_size", "recurrent_dropout"), CELLS),
     **dict.fromkeys(
         ("context_length", "num_layers", "num_heads", "embed_size", "attention_dropout", "gated"),
         ("transformer",),
@@ -77,7 +79,7 @@ _TAKEN_BY: dict[str, tuple[Kind, ...]] = {
 
 
 def check_policy_config(policy: PolicyConfig) -> None:
-    """Raises `ValueError` for a setting that cannot be, or that this kind of policy lacks."""
+    """Raise `ValueError` for an invalid setting, or one that this kind of policy lacks."""
     require_one_of("kind", policy.kind, KINDS)
     for field in dataclasses.fields(policy):
         value, takers = getattr(policy, field.name), _TAKEN_BY.get(field.name, KINDS)
@@ -88,13 +90,13 @@ def check_policy_config(policy: PolicyConfig) -> None:
                 f"is {policy.kind}, which does not take it; leave it out, or set policy.kind"
             )
     check_settings(
-        list(policy.hidden_sizes),
+        policy.hidden_sizes,
         policy.activation,
         policy.dropout,
         policy.critic_dropout,
         policy.shared_masks,
     )
-    check_num_channels(list(policy.num_channels))
+    check_num_channels(policy.num_channels)
     check_continuous(policy.continuous, policy.state_dependent_std)
     check_recurrent_settings("gru", policy.hidden_size, policy.recurrent_dropout)
     check_transformer_settings(
@@ -105,18 +107,17 @@ def check_policy_config(policy: PolicyConfig) -> None:
         policy.attention_dropout,
         policy.gated,
     )
-    end = policy.dropout_end
-    if end is not None and not 0 <= end < 1:
-        raise ValueError(f"dropout_end must be in [0, 1), got {end!r}; 0 ends without")
+    if policy.dropout_end is not None:
+        require_rate("dropout_end", policy.dropout_end)
 
 
 def is_recurrent_kind(policy: PolicyConfig) -> bool:
-    """Whether the policy carries a state, so that minibatches are taken over environments."""
+    """Whether the policy carries a state, so that a minibatch consists of whole environments."""
     return policy.kind != "mlp"
 
 
 def width_of(policy: PolicyConfig) -> int:
-    """Units of the widest layer, but for convolutions."""
+    """Number of units in the widest layer, not counting convolutions."""
     if policy.kind == "transformer":
         return policy.embed_size
     core = (policy.hidden_size,) if is_recurrent_kind(policy) else ()

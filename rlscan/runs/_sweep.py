@@ -1,4 +1,4 @@
-"""Several runs in one program: over seeds, and over numbers of PPO."""
+"""Sweeps: several values of PPO's numbers, trained side by side in one program."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 from .._core.require import did_you_mean
 from ..ppo._config import PPOConfig, check_config
 
-# What one program can have several of: numbers. Another shape is another program.
+# Only numbers can be swept: settings that are shapes need a program for each value.
 SWEEPABLE = tuple(
     f"ppo.{field.name}"
     for field in dataclasses.fields(PPOConfig)
@@ -29,7 +29,7 @@ class Member(NamedTuple):
     """One of the runs that are trained side by side."""
 
     seed: int
-    swept: dict[str, float]  # by the keys of the config, such as ppo.learning_rate
+    swept: dict[str, float]  # by keys of the config, such as ppo.learning_rate
 
 
 class _Sweep(NamedTuple):
@@ -39,17 +39,14 @@ class _Sweep(NamedTuple):
     is_log: bool
 
 
-def members_of(seed: int, num_seeds: int, sweep: Sequence[str], num_samples: int) -> list[Member]:
-    """The runs that a config describes: each combination of what is swept, with each seed.
+def read_sweep(sweep: Sequence[str], *, num_samples: int, seed: int) -> list[dict[str, float]]:
+    """The settings that a sweep trains, each as values by key; one without values for no sweep.
 
-    Lists form a grid. Ranges are drawn from together, `num_samples` times, by a generator that
-    starts from `seed`; each of these samples is combined with all of the grid.
+    Lists form a grid. Ranges are sampled jointly, `num_samples` times, by a generator that starts
+    from `seed`. Each sample is combined with every point of the grid.
 
-    **Arguments:** the entries of the config.
-
-    **Returns:** the runs, those of one combination next to each other.
-
-    **Raises:** `ValueError` for a sweep that cannot be read, or a key that cannot be swept.
+    **Raises:** `ValueError` for an entry that is not KEY=VALUES, and for a key that is no number of
+    PPO or is repeated.
     """
     sweeps = [_read(text) for text in sweep]
     keys = [one.key for one in sweeps]
@@ -63,17 +60,13 @@ def members_of(seed: int, num_seeds: int, sweep: Sequence[str], num_samples: int
         [(one.key, _draw(one, rng)) for one in ranges] for _ in range(num_samples if ranges else 1)
     ]
     settings = [dict([*grid, *drawn]) for grid in itertools.product(*lists) for drawn in samples]
-    return [
-        Member(seed + i, {key: setting[key] for key in keys})
-        for setting in settings
-        for i in range(num_seeds)
-    ]
+    return [{key: setting[key] for key in keys} for setting in settings]
 
 
-def check_sweep(ppo: PPOConfig, members: Sequence[Member]) -> None:
-    """Raises `ValueError` for a value that cannot be."""
-    for member in members:
-        names = {key.removeprefix("ppo."): value for key, value in member.swept.items()}
+def check_sweep(ppo: PPOConfig, settings: Sequence[Mapping[str, float]]) -> None:
+    """Raise `ValueError` for an invalid value in a setting."""
+    for setting in settings:
+        names = {key.removeprefix("ppo."): value for key, value in setting.items()}
         try:
             check_config(dataclasses.replace(ppo, **names))
         except ValueError as error:
@@ -81,7 +74,7 @@ def check_sweep(ppo: PPOConfig, members: Sequence[Member]) -> None:
 
 
 def with_numbers(ppo: PPOConfig, swept: Mapping[str, Any]) -> PPOConfig:
-    """The settings with the numbers of one run, which may be traced."""
+    """PPO's settings with the swept numbers of one run, which may be traced."""
     for key, number in swept.items():
         name = key.removeprefix("ppo.")
         ppo = eqx.tree_at(operator.attrgetter(name), ppo, jnp.asarray(number, jnp.float32))
@@ -96,7 +89,7 @@ def _read(text: str) -> _Sweep:
     if key not in SWEEPABLE:
         nearest = did_you_mean(key, SWEEPABLE) or f"; one of {', '.join(SWEEPABLE)}"
         is_shape = any(key == f"ppo.{field.name}" for field in dataclasses.fields(PPOConfig))
-        hint = ", which shapes the program; start a run for each" if is_shape else nearest
+        hint = ", which shapes the program; start a run for each value" if is_shape else nearest
         raise ValueError(f"sweep takes keys that are numbers of PPO, got {key!r}{hint}")
     is_log = values.startswith("log:")
     values = values.removeprefix("log:")
@@ -108,7 +101,7 @@ def _read(text: str) -> _Sweep:
             f"sweep of {key} must be numbers or a range, such as {EXAMPLES}, got {text!r}"
         ) from None
     if is_log and not is_range:
-        raise ValueError(f"sweep of {key}: log: is for a range, such as log:1e-4..1e-2")
+        raise ValueError(f"sweep of {key}: log: needs a range, such as log:1e-4..1e-2")
     if is_range:
         _check_range(key, numbers, is_log)
     return _Sweep(key, numbers, is_range, is_log)
@@ -116,20 +109,20 @@ def _read(text: str) -> _Sweep:
 
 def _check_range(key: str, ends: list[float], is_log: bool) -> None:
     if len(ends) != 2 or not (-math.inf < ends[0] < ends[1] < math.inf):
-        raise ValueError(f"sweep of {key}: a range is LOW..HIGH with LOW below HIGH, got {ends}")
+        raise ValueError(f"sweep of {key}: a range must be LOW..HIGH with LOW < HIGH, got {ends}")
     if is_log and ends[0] <= 0:
-        raise ValueError(f"sweep of {key}: a log: range begins above 0, got {ends[0]}")
+        raise ValueError(f"sweep of {key}: a log: range must start above 0, got {ends[0]}")
 
 
 def _number(text: str) -> float:
-    number = float(text.strip().replace(".inf", "inf"))  # as YAML writes it
+    number = float(text.strip().replace(".inf", "inf"))  # YAML writes it with a point
     if math.isnan(number):
         raise ValueError(text)
     return number
 
 
 def _draw(sweep: _Sweep, rng: Any) -> float:
-    """To four digits: what is in the metrics can be typed."""
+    """A sample, rounded to four digits so that it can be typed into another run."""
     low, high = sweep.values
     drawn = rng.uniform(math.log(low), math.log(high)) if sweep.is_log else rng.uniform(low, high)
     rounded = float(f"{math.exp(drawn) if sweep.is_log else drawn:.4g}")

@@ -1,4 +1,4 @@
-"""Configs: what they are read from, and what is refused."""
+"""Configs: where values come from, and which are refused."""
 
 import ast
 import dataclasses
@@ -15,7 +15,7 @@ import yaml
 import rlscan
 from rlscan.runs._build import build_policy
 from rlscan.runs._config import KEYS, Config, check, from_dict, to_dict, to_yaml
-from rlscan.runs._parse import parse
+from rlscan.runs._parse import parse, parse_command
 from rlscan.runs._policy_config import KINDS, PolicyConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -136,14 +136,113 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture):
     assert "--ppo CONFIG" not in text
 
 
+def test_help_reads_as_english(capsys: pytest.CaptureFixture):
+    """Each text is a noun phrase, an imperative or a clause with `whether`, and ends as one."""
+    with pytest.raises(SystemExit):
+        parse(["-h"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--resume RUN_DIR Continue a run that was stopped" in text
+    assert "--dry-run {true,false} Print the size of the run" in text
+    for key in KEYS:
+        described = text.split(f"--{key} ")[1].split("(type:")[0].split(maxsplit=1)[1].strip()
+        assert described.endswith("."), key
+        assert described.split()[0] not in {"Of", "By", "Those", "That", "With", "How"}, key
+
+
+# What is no part of a config.
+
+
+def test_a_command_has_its_config_and_options():
+    command = parse_command(["--seed", "3", "--ppo.learning-rate=1e-3", "--env.params.gravity=9"])
+    assert (command.resume, command.dry_run) == (None, False)
+    assert command.changed == {"seed", "ppo.learning_rate", "env.params.gravity"}
+    assert (command.config.seed, command.config.ppo.learning_rate) == (3, 1e-3)
+
+
+def test_keys_in_a_file_are_not_changed_by_the_command_line(tmp_path: Path):
+    file = write(tmp_path / "a.yaml", "seed: 1\nppo.gamma: 0.5\n")
+    command = parse_command(["--config", file, "--strict"])
+    assert command.changed == {"strict"}
+    assert (command.config.seed, command.config.ppo.gamma, command.config.strict) == (1, 0.5, True)
+
+
+@pytest.mark.parametrize(
+    "options, dry_run",
+    [("--dry-run", True), ("--dry_run --seed 1", True), ("--dry-run=false", False), ("", False)],
+)
+def test_a_dry_run_is_a_switch(options: str, dry_run: bool):
+    assert parse_command(options.split()).dry_run is dry_run
+
+
+def test_print_config_leaves_out_what_is_no_part_of_a_config(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        parse(["--dry-run", "--seed", "3", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert {key for key, value in printed.items() if key != "output"} == to_dict(Config()).keys()
+
+
+@pytest.fixture
+def stopped_run(tmp_path: Path) -> Path:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "update-3.ckpt").write_bytes(b"")
+    write(tmp_path / "run" / "config.yaml", "seed: 5\nppo: {gamma: 0.5}\n")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["", "checkpoints/update-3.ckpt"])
+def test_a_resumed_run_has_its_own_config(name: str, stopped_run: Path):
+    path = str(stopped_run / name)
+    command = parse_command(["--keep-checkpoints", "7", "--resume", path, "--dry-run"])
+    assert (command.resume, command.dry_run) == (path, True)
+    assert command.changed == {"keep_checkpoints"}
+    config = command.config
+    assert (config.seed, config.ppo.gamma, config.keep_checkpoints) == (5, 0.5, 7)
+    assert config.output == str(stopped_run)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--seed 1", "--seed cannot be given with --resume: a run goes on as it began; "),
+        ("--config a.yaml", "--config cannot be given with --resume"),
+        ("--output elsewhere", "--output cannot be given with --resume"),
+        ("--env.params.gravity 3", "what can be are --checkpoint_interval, --keep_checkpoints, "),
+        ("--total-steps 1", "total_steps = 1 is less than one update"),
+    ],
+)
+def test_a_resumed_run_stays_the_same_run(options: str, message: str, stopped_run: Path):
+    with pytest.raises(ValueError) as error:
+        parse(["--resume", str(stopped_run), *options.split()])
+    assert message in str(error.value)
+
+
+def test_a_run_to_resume_must_be_there(tmp_path: Path):
+    with pytest.raises(ValueError, match="no run at .*; --resume takes the directory of a run"):
+        parse_command(["--resume", str(tmp_path)])
+
+
+def test_params_of_the_environment_override_one_by_one_in_their_order(tmp_path: Path):
+    file = write(tmp_path / "a.yaml", "env: {params: {a: 1, b: [x, 2e-1], c: {d: null}}}\n")
+    params = parse(["--config", file, "--env.params.a", "3", "--env.params.e=text"]).env.params
+    assert params == {"a": 3, "b": ["x", 0.2], "c": {"d": None}, "e": "text"}
+    argv = ["--env.params", "{a: 1}", "--env.params.a", "2", "--env.params", "{b: 3}"]
+    assert parse(argv).env.params == {"b": 3}
+    assert parse([*argv, "--env.params.a", "2"]).env.params == {"a": 2, "b": 3}
+
+
 BAD_OPTIONS = {
     "--ppo.learning-rat 1e-3": "unknown option --ppo.learning_rat, did you mean ppo.learning_rate",
     "--learning_rate 1e-3": "unknown option --learning_rate, did you mean ppo.learning_rate",
     "--total 5": "did you mean total_steps?",
     "--xyzzy 5": "unknown option --xyzzy; --help lists all",
     "--ppo 3": "unknown option --ppo; set its keys one by one, such as ppo.num_envs",
-    "extra": "extra",
-    "--seed": "expected one argument",
+    "--ppo.gamma null": "ppo.gamma must be a number, such as 3e-4, got null",
+    "--dry-run maybe": "dry_run must be true or false, got maybe",
+    "--resume": "--resume needs a value: a run directory",
+    "--strict extra": "strict must be true or false, got extra",
+    "--seed 1 extra": "'extra' follows no option",
+    "extra": "'extra' follows no option; write --KEY VALUE, such as --seed 1",
+    "--seed": "--seed needs a value: an integer",
     "--seed x": "seed must be an integer",
     "--seed -1": "seed must be from 0 to 4294967295, got -1",
     "--total-steps 5e5": "total_steps must be an integer, written without point or exponent, got 5",
@@ -183,7 +282,7 @@ BAD_OPTIONS = {
     "--total_steps 999999999999999": "makes 31249999999984 gradient steps, which are counted up to",
     "--log_interval 0": "log_interval must be a positive integer, got 0",
     "--output=": "output must name a directory",
-    "--config": "expected one argument",
+    "--config": "--config needs a value: a YAML file",
     "--config configs/cartpol.yaml": "no config file configs/cartpol.yaml, did you mean configs/ca",
     "--config configs": "cannot read the config file configs: Is a directory",
 }
@@ -213,21 +312,23 @@ BAD_FILES = {
     "seed: 1\nppo: [\n": "bad.yaml:3: not valid YAML",
     "seed: 1\n\tppo: 3\n": "bad.yaml:2: not valid YAML",
     "seed: \x07\n": "bad.yaml: not valid YAML",
-    "ppo: {num_envs: many}\n": "bad.yaml: ppo.num_envs must be an integer",
-    "ppo: {num_envs: 4.0}\n": "bad.yaml: ppo.num_envs must be an integer",
-    "seed: true\n": "bad.yaml: seed must be an integer",
+    "ppo: {num_envs: many}\n": "bad.yaml:1: ppo.num_envs must be an integer",
+    "ppo: {num_envs: 4.0}\n": "bad.yaml:1: ppo.num_envs must be an integer",
+    "seed: true\n": "bad.yaml:1: seed must be an integer",
     "seed: null\n": "bad.yaml:1: seed must be an integer",
     "seed: 1\nppo:\n  gamma:\n": "bad.yaml:3: ppo.gamma must be a number",
-    "env: {name: [a]}\n": "bad.yaml: env.name must be text, got ['a']",
-    "policy: {hidden_sizes: [64, wide]}\n": "bad.yaml: policy.hidden_sizes must be a list of int",
-    "ppo: {key_schedule: often}\n": "bad.yaml: ppo.key_schedule must be one of step, episode, roll",
+    "env: {name: [a]}\n": "bad.yaml:1: env.name must be text, got [a]",
+    "policy: {hidden_sizes: [64, wide]}\n": "bad.yaml:1: policy.hidden_sizes must be a list of",
+    "ppo: {key_schedule: often}\n": "bad.yaml:1: ppo.key_schedule must be one of step, episode, ro",
     "ppo: {key_schedule: }\n": "bad.yaml:1: ppo.key_schedule must be one of step, episode, rollout",
     "env: &a {name: x}\nppo:\n  <<: *a\n": "bad.yaml:3: a key must be a name, such as seed, got <<",
     "[seed]: 1\n": "bad.yaml:1: a key must be a name, such as seed, got a list",
     "env:\n  params: {{a: 1}: 1}\n": "bad.yaml:2: a key must be a name, such as seed, got a map",
     "env: {params: {3: 1}}\n": "bad.yaml:1: a key must be a name, such as seed, got 3",
     "env: {params: {g: 1, g: 2}}\n": "bad.yaml:1: env.params.g is given twice; keep one",
-    "policy: {dropout: '10 %'}\n": "bad.yaml: policy.dropout must be a number",
+    "seed: 1\nenv:\n  params:\n    a: [{[b]: 1}]\n": "bad.yaml:4: a key must be a name, such as",
+    "output: !env HOME\n": "bad.yaml:1: a value takes no tag, got !env; leave it out",
+    "policy: {dropout: '10 %'}\n": "bad.yaml:1: policy.dropout must be a number, such as 3e-4",
 }
 
 

@@ -1,4 +1,4 @@
-"""Loggers: several at once, of which none can do harm."""
+"""Loggers: several at once, none of which can stop a run."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ ROW = {"update": 1, "step": 128, "episode_return": 3.0, "loss": math.nan}
 
 
 class Kept:
-    """What a user writes."""
+    """A logger of a user."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -36,14 +36,14 @@ class Kept:
 
 
 class Failing(Kept):
-    """Fails at its second row, or when it is closed."""
+    """Fails at its second row, and when it is closed."""
 
     def __init__(self, error: Exception, at: int = 2):
         super().__init__()
         self.error, self.at = error, at
 
     def log(self, row: dict[str, Any]) -> None:
-        row.clear()  # and does as it likes with what it is given
+        row.clear()  # a logger may change the row that it is given
         super().log(row)
         if len(self.rows) == self.at:
             raise self.error
@@ -52,7 +52,7 @@ class Failing(Kept):
         raise self.error
 
 
-def test_one_that_fails_is_dropped_and_said_once():
+def test_a_logger_that_fails_is_dropped_with_one_warning():
     first, broken, last = Kept(), Failing(OSError(28, "No space left on device")), Kept()
     said: list[str] = []
     loggers = rlscan.Loggers([first, broken, last], warn=said.append)
@@ -62,7 +62,7 @@ def test_one_that_fails_is_dropped_and_said_once():
     assert len(broken.rows) == 2
     assert said == [
         "Failing failed to log and is dropped (OSError: [Errno 28] No space left on device); "
-        "the run goes on"
+        "the run continues"
     ]
     for kept in (first, last):
         assert [row["update"] for row in kept.rows] == [0, 1, 2, 3]
@@ -71,7 +71,7 @@ def test_one_that_fails_is_dropped_and_said_once():
     assert isinstance(first, rlscan.Logger)
 
 
-def test_one_that_fails_at_the_end():
+def test_a_logger_that_fails_when_it_is_closed():
     said: list[str] = []
     loggers = rlscan.Loggers([Failing(ConnectionError(), at=9), kept := Kept()], warn=said.append)
     loggers.log(ROW)
@@ -81,7 +81,7 @@ def test_one_that_fails_at_the_end():
     assert said[0].startswith("Failing failed to close and is dropped (ConnectionError)")
 
 
-def test_python_warns_where_nobody_says_how():
+def test_warnings_are_those_of_python_by_default():
     with pytest.warns(UserWarning, match="Failing failed to log and is dropped"):
         rlscan.Loggers([Failing(RuntimeError("lost"), at=1)]).log(ROW)
 
@@ -101,7 +101,7 @@ def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: An
     assert main(["train", *small.split(), *others.split(), "--output", str(run)]) == 0
     assert capsys.readouterr().err == (
         "warning: Failing failed to log and is dropped (OSError: [Errno 28] No space left on "
-        "device); the run goes on\n"
+        "device); the run continues\n"
     )
     written = rlscan.read_metrics(run)
     trained = [row for row in kept.rows if "loss" in row]
@@ -119,7 +119,7 @@ def test_a_missing_package_names_its_extra(
     message = rf"the logger {name} needs {package}: pip install 'rlscan\[{name}\]'"
     with pytest.raises(ValueError, match=message):
         make_loggers([name], "run")
-    parse(["--loggers", f"[{name}]"])  # a config is read without them: to evaluate, say
+    parse(["--loggers", f"[{name}]"])  # a config can be read without them, as to evaluate
 
 
 def test_other_mistakes_in_the_list(monkeypatch: pytest.MonkeyPatch):
@@ -128,7 +128,7 @@ def test_other_mistakes_in_the_list(monkeypatch: pytest.MonkeyPatch):
         check_loggers(["wandb", "wandb"])
     with pytest.raises(ValueError, match="loggers must be a list of tensorboard and wandb"):
         parse(["--loggers", "[csv]"])
-    with pytest.raises(ValueError, match="loggers must be of tensorboard, wandb, got 'csv'"):
+    with pytest.raises(ValueError, match="loggers must be among tensorboard, wandb, got 'csv'"):
         check_loggers(["csv"])
 
 
@@ -141,7 +141,7 @@ def test_a_list_of_loggers_goes_to_a_file_and_back(tmp_path: Path):
 
 
 def test_wandb_is_not_asked_for_a_key_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
-    """On a terminal `wandb.init` would ask, and the run would stand still."""
+    """On a terminal, `wandb.init` would ask for a key, and the run would wait."""
 
     class Fake(ModuleType):
         class settings:

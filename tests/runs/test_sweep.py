@@ -1,8 +1,9 @@
-"""Several runs in one program: which they are, and that each is what it would be alone."""
+"""Several runs in one program: which runs there are, and that each equals the run alone."""
 
 import csv
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,20 +18,27 @@ import rlscan
 from rlscan._cli.main import main
 from rlscan.ppo import _pace
 from rlscan.runs import _programs
+from rlscan.runs._build import members
 from rlscan.runs._checkpoint import checkpoint_files, read_checkpoint
+from rlscan.runs._config import Config
 from rlscan.runs._directory import COLUMNS
 from rlscan.runs._log import Log
 from rlscan.runs._parse import parse
-from rlscan.runs._sweep import SWEEPABLE, members_of
+from rlscan.runs._sweep import SWEEPABLE, Member
 
 SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
 
 
+def members_of(seed: int, num_seeds: int, sweep: Sequence[str], num_samples: int) -> list[Member]:
+    config = Config(seed=seed, num_seeds=num_seeds, sweep=tuple(sweep), num_samples=num_samples)
+    return members(config)
+
+
 def test_the_runs_of_seeds_and_lists_are_a_grid():
     sweep = ["ppo.gamma=0.9,0.99", "ppo.learning-rate=1e-3, 1e-2"]
-    members = members_of(5, 2, sweep, 8)
-    assert [m.seed for m in members] == [5, 6] * 4
-    swept = [tuple(m.swept.items()) for m in members]
+    grid = members_of(5, 2, sweep, 8)
+    assert [m.seed for m in grid] == [5, 6] * 4
+    swept = [tuple(m.swept.items()) for m in grid]
     rates = [(g, r) for g in (0.9, 0.99) for r in (1e-3, 1e-2)]
     expected = [(("ppo.gamma", g), ("ppo.learning_rate", r)) for g, r in rates for _ in range(2)]
     assert swept == expected
@@ -42,10 +50,10 @@ def test_one_run_unless_asked_for_more():
 
 def test_ranges_are_drawn_together_and_from_the_seed():
     sweep = ["ppo.learning_rate=log:1e-4..1e-2", "ppo.clip_range=0.1..0.3", "ppo.gamma=0.9,0.99"]
-    members = members_of(0, 3, sweep, 400)
-    assert len(members) == 400 * 2 * 3
-    assert members == members_of(0, 3, sweep, 400) != members_of(1, 3, sweep, 400)
-    pairs = Counter((m.swept["ppo.learning_rate"], m.swept["ppo.clip_range"]) for m in members)
+    drawn = members_of(0, 3, sweep, 400)
+    assert len(drawn) == 400 * 2 * 3
+    assert drawn == members_of(0, 3, sweep, 400) != members_of(1, 3, sweep, 400)
+    pairs = Counter((m.swept["ppo.learning_rate"], m.swept["ppo.clip_range"]) for m in drawn)
     assert set(pairs.values()) == {6} and len(pairs) == 400  # each sample with all of the grid
     rates, clips = np.array(list(pairs)).T
     assert 1e-4 <= rates.min() and rates.max() <= 1e-2
@@ -57,7 +65,7 @@ def test_ranges_are_drawn_together_and_from_the_seed():
     assert all(float(f"{rate:.4g}") == rate for rate in rates)
 
 
-def test_what_can_be_swept_are_the_leaves_of_the_settings():
+def test_the_leaves_of_the_settings_can_be_swept():
     leaves = jax.tree_util.tree_leaves_with_path(rlscan.PPOConfig())
     assert list(SWEEPABLE) == [f"ppo{jax.tree_util.keystr(path)}" for path, _ in leaves]
     assert {"ppo.learning_rate", "ppo.gamma", "ppo.target_kl"} <= set(SWEEPABLE)
@@ -73,10 +81,10 @@ def test_what_can_be_swept_are_the_leaves_of_the_settings():
         (["--sweep", "ppo.gamma=0.9,2"], "sweep: ppo.gamma must be in [0, 1], got 2.0"),
         (["--sweep", "ppo.gamma=0.9,"], "sweep of ppo.gamma must be numbers or a range"),
         (["--sweep", "ppo.gamma=nan"], "sweep of ppo.gamma must be numbers or a range"),
-        (["--sweep", "ppo.gamma=0.9..0.1"], "a range is LOW..HIGH with LOW below HIGH"),
-        (["--sweep", "ppo.target_kl=0.1...inf"], "a range is LOW..HIGH with LOW below HIGH"),
-        (["--sweep", "ppo.gamma=log:0..0.1"], "a log: range begins above 0, got 0.0"),
-        (["--sweep", "ppo.gamma=log:0.1"], "log: is for a range"),
+        (["--sweep", "ppo.gamma=0.9..0.1"], "a range must be LOW..HIGH with LOW < HIGH"),
+        (["--sweep", "ppo.target_kl=0.1...inf"], "a range must be LOW..HIGH with LOW < HIGH"),
+        (["--sweep", "ppo.gamma=log:0..0.1"], "a log: range must start above 0, got 0.0"),
+        (["--sweep", "ppo.gamma=log:0.1"], "log: needs a range"),
         (["--sweep", "ppo.gamma=1,0", "--sweep=ppo.gamma=1"], "sweep has ppo.gamma twice"),
         (["--num-seeds", "0"], "num_seeds must be a positive integer, got 0"),
         (["--num-samples", "0"], "num_samples must be a positive integer, got 0"),
@@ -84,7 +92,7 @@ def test_what_can_be_swept_are_the_leaves_of_the_settings():
         (["--num-seeds", "3", "--num-devices", "2"], "num_devices = 2 does not divide the 3 runs"),
     ],
 )
-def test_what_cannot_be(arguments: list[str], message: str, tmp_path: Path, capsys):
+def test_an_invalid_sweep_is_refused(arguments: list[str], message: str, tmp_path: Path, capsys):
     assert main(["train", *SMALL, *arguments, "--output", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -94,10 +102,9 @@ def test_what_cannot_be(arguments: list[str], message: str, tmp_path: Path, caps
 def test_a_sweep_in_a_file(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("num_seeds: 2\nsweep:\n  - ppo.target_kl=0.01,.inf\n")
     config = parse(["--config", str(tmp_path / "a.yaml")])
-    members = members_of(config.seed, config.num_seeds, config.sweep, config.num_samples)
-    assert [m.swept["ppo.target_kl"] for m in members] == [0.01, 0.01, math.inf, math.inf]
+    assert [m.swept["ppo.target_kl"] for m in members(config)] == [0.01, 0.01, math.inf, math.inf]
     (tmp_path / "b.yaml").write_text("sweep: ppo.gamma=0.9\n")
-    with pytest.raises(ValueError, match="sweep must be a list, of entries such as"):
+    with pytest.raises(ValueError, match="sweep must be a list, with entries such as"):
         parse(["--config", str(tmp_path / "b.yaml")])
 
 
@@ -114,7 +121,7 @@ def arguments(output: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """A run directory of four runs, and how often the update was traced for them."""
+    """A run directory of four runs, and the number of times that the update was traced."""
     directory = tmp_path_factory.mktemp("swept") / "run"
     traces = 0
 
@@ -174,7 +181,7 @@ def test_a_run_is_what_it_would_be_alone(
             np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
-def test_which_policy_is_to_be_said(swept: tuple[Path, int], tmp_path: Path):
+def test_a_policy_of_several_needs_its_run(swept: tuple[Path, int], tmp_path: Path):
     for run in (None, 4, -1):
         with pytest.raises(ValueError, match=f"holds 4 runs; run must be from 0 to 3, got {run}"):
             rlscan.load_policy(swept[0], run=run)
@@ -187,7 +194,7 @@ def test_which_policy_is_to_be_said(swept: tuple[Path, int], tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_over_two_devices_and_resumed(swept: tuple[Path, int], tmp_path: Path, monkeypatch):
-    """Stopped in the middle: then every run goes on as it was."""
+    """A run that is stopped midway continues every one of its runs unchanged."""
     from test_resume import stopped_after
 
     monkeypatch.setattr(_pace, "SECONDS", 0.0)
@@ -228,7 +235,7 @@ def test_a_setting_whose_seeds_diverged_is_ranked_last_and_says_so():
 def test_strict_stops_where_an_audit_fails(
     rates: list[str], failed: str, tmp_path: Path, monkeypatch, capsys
 ):
-    """Of updates that only say that they are off, so that no cause is found."""
+    """The updates only report an error, so that no cause is found."""
     from test_cli import fake_update
 
     def off(state, env, config, *, num_updates, mesh=None):

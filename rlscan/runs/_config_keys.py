@@ -1,0 +1,73 @@
+"""The keys of a config: which exist, and what an error says about the values they take."""
+
+import math
+import types
+import typing
+
+from .._core.require import did_you_mean
+from ._config import GROUPS, KEYS, Config, check, from_dict, to_dict
+from ._loggers import LOGGERS
+from ._sweep import EXAMPLES
+
+PARAMS = "env.params."  # any key that starts with this is one: the environment knows which it takes
+
+_WANTED = {
+    int: "an integer, written without point or exponent",
+    float: "a number, such as 3e-4",
+    bool: "true or false",
+    dict: "a mapping, such as {gravity: 9.8}",
+    tuple[int, ...]: "a list of integers, such as [64, 64]",
+    tuple[str, ...]: f"a list, with entries such as {EXAMPLES}",
+}
+
+
+def is_key(key: str) -> bool:
+    """Whether a dotted key such as `ppo.gamma` holds a value."""
+    return key in KEYS or key.startswith(PARAMS)
+
+
+def nearest(key: str) -> str:
+    """The end of an error about a key that does not exist: the edit that fixes it."""
+    if key in GROUPS:
+        return f"; set its keys one by one, such as {first_key(key)}"
+    return did_you_mean(key, KEYS) or "; --help lists all"
+
+
+def first_key(prefix: str) -> str:
+    """The first key that starts with `prefix`, as an example."""
+    return next(key for key in KEYS if key.startswith(prefix))
+
+
+def may_be_none(key: str) -> bool:
+    """Whether a key takes null."""
+    return type(None) in typing.get_args(KEYS[key])
+
+
+def wanted(key: str) -> str:
+    """The values that a key takes, in words."""
+    if key == "loggers":
+        return f"a list of {' and '.join(LOGGERS)}, such as [{LOGGERS[0]}]"
+    return f"{wanted_of(KEYS[key])}{' or .inf' if _may_be_infinite(key) else ''}"
+
+
+def wanted_of(kind: typing.Any) -> str:
+    """The values of a type, in words."""
+    if isinstance(kind, types.UnionType):  # with None
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(typing.get_args(kind))}"
+    return _WANTED.get(kind) or _WANTED.get(typing.get_origin(kind), "text")
+
+
+def _may_be_infinite(key: str) -> bool:
+    if KEYS[key] is not float:
+        return False
+    tree = to_dict(Config())
+    *groups, name = key.split(".")
+    node = tree[groups[0]] if groups else tree
+    node[name] = math.inf
+    try:
+        check(from_dict(tree))
+    except ValueError:
+        return False
+    return True
