@@ -173,7 +173,7 @@ def check_same_carry(old: Any, new: Any) -> None:
         raise TypeError(
             f"the structure of the carry changed inside filter_scan, at carry{keystr(where)}: "
             f"it came in as {was} and went out as {became}; "
-            "return a carry with the structure of `init`, and leave its static fields unchanged"
+            "return a carry with the structure of `init`, in which a static field keeps its value"
         )
     for (path, was), (_, became) in zip(old_leaves, new_leaves, strict=True):
         _check_same_leaf(f"carry{keystr(path)}", was, became)

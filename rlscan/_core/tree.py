@@ -68,6 +68,48 @@ def cast_like(like: PyTree, tree: PyTree) -> PyTree:
     return map_arrays(cast, tree, like)
 
 
+class ArrayFunction:
+    """A function of pytrees, called with their arrays alone.
+
+    It is for transformations that take nothing but arrays, such as `jax.jit(…).lower` and
+    `jax.shard_map`:
+
+    ```python
+    function = ArrayFunction(f, arguments)
+    result = function.merge(transform(function)(*function.arrays))
+    ```
+    """
+
+    arrays: tuple[PyTree, ...]
+    """The arguments, with `None` in the place of each leaf that is not an array."""
+
+    def __init__(
+        self,
+        f: Callable[..., PyTree],
+        arguments: tuple[PyTree, ...],
+        is_array: Callable[[Any], bool] = eqx.is_array,
+    ):
+        """**Arguments:**
+
+        - `f`: a function of pytrees.
+        - `arguments`: its arguments. Their other leaves are constants.
+        - `is_array`: which leaves of the arguments count as arrays, such as `is_shape`.
+        """
+        self.arrays, self._rest = eqx.partition(arguments, is_array)
+        self._f = f
+        self._result_rest: PyTree = None
+
+    def __call__(self, *arrays: PyTree) -> PyTree:
+        """The arrays of the result. The rest of it is kept for `merge`."""
+        result = self._f(*eqx.combine(arrays, self._rest))
+        arrays_of_result, self._result_rest = eqx.partition(result, eqx.is_array)
+        return arrays_of_result
+
+    def merge(self, arrays: PyTree) -> PyTree:
+        """The result of `f`, from its arrays. The function must have been traced before."""
+        return eqx.combine(arrays, self._result_rest)
+
+
 def tree_bytes(tree: PyTree) -> int:
     """The total size in bytes of the arrays of a tree, or of `jax.ShapeDtypeStruct`s in it."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if is_shape(x))

@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlscan._core.tree import as_strong_arrays, cast_like, clone_keys, map_arrays, tree_bytes, where
+from rlscan._core.tree import (
+    ArrayFunction,
+    as_strong_arrays,
+    cast_like,
+    clone_keys,
+    is_shape,
+    map_arrays,
+    tree_bytes,
+    where,
+)
 
 TREE = {"f": len, "flag": True, "x": jnp.arange(3), "y": (np.ones((2, 2)), None)}
 
@@ -46,3 +55,24 @@ def test_bytes_are_those_of_arrays_and_of_shapes():
     shapes = jax.eval_shape(lambda: {"x": jnp.zeros((5, 2), bool), "key": jax.random.key(0)})
     assert tree_bytes(shapes) == 10 + 8
     assert tree_bytes(jax.random.key(0)) == 8
+
+
+def scale(tree, factor, flag):
+    assert flag is True and tree["f"] is len  # constants, under a trace too
+    return {"x": factor * tree["x"], "f": tree["f"], "count": 3}
+
+
+def test_a_function_of_trees_is_transformed_as_one_of_arrays():
+    tree = {"x": jnp.arange(3), "f": len}
+    function = ArrayFunction(scale, (tree, jnp.asarray(2), True))
+    assert [x.shape for x in jax.tree.leaves(function.arrays)] == [(3,), ()]
+    result = function.merge(jax.jit(function)(*function.arrays))
+    np.testing.assert_array_equal(result["x"], [0, 2, 4])
+    assert result["f"] is len and result["count"] == 3
+
+
+def test_a_function_of_trees_is_traced_for_shapes():
+    tree = {"x": jax.ShapeDtypeStruct((3,), jnp.int32), "f": len}
+    function = ArrayFunction(scale, (tree, 2, True), is_shape)
+    result = function.merge(jax.jit(function).lower(*function.arrays).out_info)
+    assert result["x"].shape == (3,) and result["f"] is len
