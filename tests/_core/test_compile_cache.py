@@ -1,4 +1,4 @@
-"""Compiled programs are kept where the user's caches are. By real processes."""
+"""Compiled programs are cached in the user's cache directory; tested with real processes."""
 
 import os
 import subprocess

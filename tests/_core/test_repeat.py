@@ -1,4 +1,4 @@
-"""`filter_repeat` beside `filter_scan`, for numbers of steps that are data."""
+"""`filter_repeat` against `filter_scan`, for numbers of steps that are traced."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Arguments are judged by one test each, and refused in one wording."""
+"""Checks of arguments, and the words of their errors."""
 
 import math
 

@@ -21,7 +21,7 @@ from rlscan import filter_scan
 
 
 class Noisy(eqx.Module):
-    """A module as equinox#987 has it in a carry: dropout, a function, an array that changes."""
+    """A module like the one in equinox#987: dropout, a function, and an array that changes."""
 
     linear: eqx.nn.Linear
     dropout: eqx.nn.Dropout
@@ -52,7 +52,7 @@ def noisy_step(carry: tuple[Noisy, Array], key: Key[Array, ""]) -> tuple[tuple, 
 
 
 def python_loop(f: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, list]:
-    """What a scan means, step by step."""
+    """The definition of a scan, as a loop."""
     ys = []
     for t in range(length):
         x = jax.tree.map(lambda leaf: leaf[t] if eqx.is_array(leaf) else leaf, xs)  # noqa: B023
@@ -69,9 +69,9 @@ def assert_equal(tree: Any, reference: Any) -> None:
 
 
 def test_dropout_in_the_carry_fails_in_lax_scan_and_runs_here() -> None:
-    """equinox#987."""
+    """The failure of equinox#987."""
     keys = jax.random.split(jax.random.key(1), 6)
-    # The module without its function, which plain scan would refuse before it came to the flag.
+    # The module without its function, because `lax.scan` would fail on that before the flag.
     plain = (eqx.nn.Dropout(0.5), jnp.ones(3))
     with pytest.raises(jax.errors.TracerBoolConversionError):
         lax.scan(lambda c, k: ((c[0], c[0](c[1], key=k)), None), plain, keys)
@@ -88,7 +88,7 @@ def test_dropout_in_the_carry_fails_in_lax_scan_and_runs_here() -> None:
 
 
 def test_module_as_the_carry() -> None:
-    """equinox#630."""
+    """The failure of equinox#630."""
     mlp = eqx.filter_jit(eqx.nn.MLP)(2, 2, 4, 1, key=jax.random.key(0))
     with pytest.raises(TypeError):
         lax.scan(lambda c, x: (c, c[0](x)), [mlp], jnp.ones((3, 2)))
@@ -104,7 +104,7 @@ class Functions(eqx.Module):
 
 
 def test_module_with_functions_updated_by_tree_at() -> None:
-    """equinox#709."""
+    """The failure of equinox#709."""
 
     def step(module: Functions, _: None) -> tuple[Functions, Array]:
         x = module.functions[1](module.x)
@@ -117,7 +117,7 @@ def test_module_with_functions_updated_by_tree_at() -> None:
 
 
 def test_functions_built_anew_in_each_step_are_refused() -> None:
-    """equinox#709, as it is written there."""
+    """The code of equinox#709."""
 
     def step(carry: dict, _: None) -> tuple[dict, None]:
         model = carry["model"]
@@ -189,7 +189,7 @@ def test_python_floats_stay_python_floats() -> None:
     np.testing.assert_allclose(after.linear.weight, reference.linear.weight, rtol=1e-5)
 
 
-# Refusals: the non-array half changes.
+# Errors: the non-array half changes.
 
 
 def refusal(f: Callable, init: Any, xs: Any = None, length: int | None = 2) -> str:
@@ -220,7 +220,7 @@ def test_a_python_number_that_counts_is_refused(start: float, remedy: str) -> No
     assert message.startswith("carry['state'].count changed inside filter_scan")
     assert f"{start} ({type(start).__name__})" in message and f"{start + 1} (" in message
     assert f"start from an array: write {remedy} in `init`" in message
-    # The remedy works.
+    # The edit that the message suggests works.
     remedied = {"state": Counted(jnp.zeros(2), jnp.asarray(start))}
     after, _ = filter_scan(step, remedied, length=3)
     assert float(after["state"].count) == start + 3
@@ -244,7 +244,7 @@ def test_an_array_that_becomes_a_python_number_is_refused() -> None:
 
 
 def test_a_carry_changed_in_place_is_refused() -> None:
-    """Held against itself, a dict that the body changed would look unchanged."""
+    """A dict that the body changed in place would look unchanged if compared with itself."""
 
     def counts(carry: dict, _: None) -> tuple[dict, None]:
         carry["count"] += 1
@@ -257,7 +257,7 @@ def test_a_carry_changed_in_place_is_refused() -> None:
     init = {"count": 0, "list": [1], "x": jnp.zeros(())}
     assert refusal(counts, init).startswith("carry['count'] changed")
     assert "at carry['list']" in refusal(grows, init)
-    assert init["count"] == 0 and init["list"] == [1]  # what the caller holds is as it was
+    assert init["count"] == 0 and init["list"] == [1]  # the dict of the caller is unchanged
 
 
 def test_a_static_field_that_changes_is_refused() -> None:
@@ -406,7 +406,7 @@ def test_nests_and_jits() -> None:
 
     init = (Noisy(), jnp.ones(3))
     carry, ys = run(init, keys)
-    run(carry, keys)  # what comes out goes in again without another trace
+    run(carry, keys)  # the result can be passed in again without another trace
     flat, ys_flat = filter_scan(noisy_step, init, keys.reshape(6))
     assert_equal((carry, ys.reshape(6, 3)), (flat, ys_flat))
 
@@ -491,7 +491,7 @@ def test_numpy_arrays_count_as_arrays(jit: bool) -> None:
 
 
 def test_stateful_layers_in_the_carry() -> None:
-    """`eqx.nn.State` forbids a second use of the old one: the check must not be that."""
+    """`eqx.nn.State` forbids a second use of the old state, and the check must not use it."""
 
     class Counter(eqx.Module):
         index: eqx.nn.StateIndex
@@ -512,7 +512,7 @@ def test_stateful_layers_in_the_carry() -> None:
 
 @st.composite
 def array_trees(draw: st.DrawFn) -> tuple[Any, Any]:
-    """A carry and xs of the same structure, of arrays alone."""
+    """A carry and xs with the same structure, made of arrays alone."""
     shapes = st.sampled_from([(), (2,), (1, 2)])
     leaves = st.integers(0, 100).flatmap(lambda seed: shapes.map(lambda shape: (seed, shape)))
     spec = draw(
@@ -553,11 +553,11 @@ def test_on_arrays_alone_it_is_lax_scan(trees: tuple[Any, Any], reverse: bool) -
     )
 
 
-# The article's program.
+# The program of an article.
 
 
 def test_the_articles_pattern_wants_a_key() -> None:
-    """Taken literally it hands the model no key, so that it runs in inference mode only."""
+    """Taken literally, it passes no key to the model, so it runs in inference mode only."""
 
     def scan_with_dropout(model: Any, initial_state: Array, inputs: Array) -> Array:
         dynamic, static = eqx.partition(model, eqx.is_array)

@@ -1,4 +1,4 @@
-"""Spaces are read by their attributes, and one place makes an action legal."""
+"""Spaces are read by their attributes, mapped leaf by leaf, and make actions legal."""
 
 import gymnasium
 import jax
@@ -84,7 +84,7 @@ def test_one_hot():
     np.testing.assert_array_equal(one_hot(jnp.asarray(2), 4), [0, 0, 1, 0])
 
 
-# A tree of spaces, of each library, in the order of JAX's leaves: a, b[0], b[1].
+# The same tree of spaces in the classes of each library. JAX's order of leaves is a, b[0], b[1].
 DISCRETES = [gymnasium.spaces.Discrete(n) for n in (2, 3, 4)]
 TREES = {
     "gymnax": spaces.Dict({"b": spaces.Tuple(DISCRETES[1:]), "a": DISCRETES[0]}),

@@ -1,4 +1,4 @@
-"""Trees whose arrays change while all else stays."""
+"""Operations that change the arrays of a tree and leave the rest as it is."""
 
 import jax
 import jax.numpy as jnp

@@ -18,8 +18,8 @@ import rlscan
 from rlscan import ENVIRONMENTS, make, reset_where
 from rlscan.envs._gymnax import BOOLEAN_ENVIRONMENTS
 
-# Each of these is odd in its own way: integer rewards; a scalar observation; a continuous action;
-# a one-dimensional continuous action; a float clock; an observation that is declared otherwise.
+# Each has a peculiarity: integer rewards; a scalar observation; a continuous action; a
+# one-dimensional continuous action; a float clock; an observation of another dtype than declared.
 QUICK = [
     "CartPole-v1",
     "UmbrellaChain-bsuite",
@@ -124,7 +124,7 @@ def test_flags_are_no_numbers() -> None:
 
 def test_physical_parameters_reach_the_environment() -> None:
     def speed(**params: float) -> float:
-        """Of the pole after a step from rest at one tenth of a radian."""
+        """The angular velocity of the pole after a step from rest at one tenth of a radian."""
         env = make("CartPole-v1", **params)
         _, state = env.reset(rlscan.key(0))
         state = state.replace(x=0.0, x_dot=0.0, theta=0.1, theta_dot=0.0)
@@ -165,7 +165,7 @@ def test_parameters_can_be_traced_and_mapped_over() -> None:
 
 
 class RandomPolicy(eqx.Module):
-    """Any action of the space, by its attributes alone."""
+    """Draw an action, from the attributes of its space alone."""
 
     env: Any
 
@@ -185,13 +185,13 @@ class RandomPolicy(eqx.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_resets_steps_and_rolls_out(name: str) -> None:
-    """And no episode is truncated before its time limit."""
+    """The contract holds, and no episode is truncated before its time limit."""
     env = make(name, max_steps_in_episode=3)
     policy = RandomPolicy(env)
     rollout = eqx.filter_jit(eqx.debug.assert_max_traces(rlscan.rollout, max_traces=1))
     state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(0))
     after, trajectory = rollout(policy, env, state, 7)
-    again, _ = rollout(policy, env, after, 7)  # what comes out goes in without another trace
+    again, _ = rollout(policy, env, after, 7)  # the result can be passed in without another trace
 
     space: Any = env.observation_space()
     shape = tuple(getattr(space, "shape", ()))
@@ -226,7 +226,7 @@ def test_the_adapter_changes_dtypes_and_nothing_else(name: str) -> None:
         np.testing.assert_array_equal(ours[i], theirs[i])
     assert eqx.tree_equal(ours[1], theirs[1])
     np.testing.assert_array_equal(ours[5]["final_observation"], theirs[5]["final_observation"])
-    # What the adapter is for.
+    # Differences from gymnax that the adapter makes.
     declared: Any = env.observation_space()
     assert ours[0].dtype == ours[5]["final_observation"].dtype == declared.dtype
     assert ours[2].dtype == jnp.float32
@@ -239,7 +239,7 @@ def test_the_adapter_changes_dtypes_and_nothing_else(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOOLEAN_ENVIRONMENTS)
 def test_pixels_that_are_booleans_are_0_or_1_to_gymnax(name: str) -> None:
-    """Over episodes of random actions, cut short so that many end; final observations as well."""
+    """Pixels are booleans in many short episodes of random actions, in final observations too."""
     space: Any = make(name).observation_space()
     assert space.dtype == bool and (space.low, space.high) == (0, 1)
     raw, params = gymnax.make(name)
@@ -268,11 +268,11 @@ def test_pixels_of_a_wrapper_are_left_alone() -> None:
     assert env.reset(rlscan.key(0))[0].dtype == jnp.float32
 
 
-# Resets are drawn in steps that need them, and are those of gymnax.
+# Resets are drawn only in steps that need them, and equal those of gymnax.
 
 
 def steps_mapped_over(env: Any, shape: tuple[int, ...], step: Callable, *, ended: int) -> Any:
-    """One step of a batch of CartPoles, of which the first `ended` fall."""
+    """One step of a batch of CartPoles, in which the first `ended` fall."""
     keys = jax.random.split(rlscan.key(1), shape)
     for _ in shape:
         step = jax.vmap(step)
@@ -302,7 +302,7 @@ def test_environments_that_end_together_are_reset_as_gymnax_does(shape: tuple, e
 
 @pytest.mark.parametrize("shape", [(), (8,), (2, 4)])
 def test_no_reset_is_drawn_in_a_step_that_ends_no_episode(shape: tuple) -> None:
-    """Also under a second vmap, as over seeds, where a plain `cond` would run both branches."""
+    """It holds under a second vmap, over seeds, too; a plain `cond` would run both branches."""
     resets = []
 
     def step(key: Array, done: Array) -> Array:
@@ -342,7 +342,7 @@ def test_five_values_of_gymnax_before_1_are_refused() -> None:
 
 
 def truncated_lengths(name: str, limit: int, num_steps: int) -> np.ndarray:
-    """How long the episodes were that a rollout truncated."""
+    """The lengths of the episodes that a rollout truncated."""
     env = make(name, max_steps_in_episode=limit)
     assert getattr(env, "time_limit", None) == limit
     policy = RandomPolicy(env)
@@ -353,7 +353,7 @@ def truncated_lengths(name: str, limit: int, num_steps: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_no_episode_is_truncated_before_its_time_limit(name: str) -> None:
-    """And each that lasts is truncated then: the K slots for final observations rest on it."""
+    """Episodes are truncated at the limit and not before, which the K slots rely on."""
     lengths = truncated_lengths(name, limit=3, num_steps=7)
     assert len(lengths) > 0 and (lengths == 3).all()
 
@@ -364,7 +364,7 @@ def test_time_limits() -> None:
     assert limit.time_limit == 7 and type(limit.time_limit) is int
     as_float: Any = make("BernoulliBandit-misc", max_steps_in_episode=7)  # 100.0 by default
     assert as_float.time_limit == 7 and as_float.params.max_steps_in_episode == 7
-    # An array cannot size the slots, and who truncates by other rules keeps no count of steps.
+    # An array cannot size the slots, nor can an environment that truncates by other rules.
     traced: Any = make("CartPole-v1", max_steps_in_episode=jnp.asarray(7))
     assert traced.time_limit is None
 
@@ -381,7 +381,7 @@ def test_time_limits() -> None:
         assert by_time and ours.time_limit == params.max_steps_in_episode
 
 
-# What is imported when.
+# Lazy imports.
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Environments around others, against stacks made by hand in NumPy from what the inner one gave."""
+"""Wrappers, against stacks made in NumPy from the results of the inner environment."""
 
 from typing import Any
 
@@ -22,8 +22,10 @@ T = 40
 
 
 class Picture(eqx.Module):
-    """Observations of every kind: an image of booleans, a category, a number, a mask of actions;
-    its episodes are of 4 steps, ended and cut in turn. Gives a tuple of actions."""
+    """An environment with observations of every kind and a tuple of actions.
+
+    Episodes last 4 steps. An even `start` terminates them, an odd one truncates them.
+    """
 
     time_limit: int = eqx.field(static=True, default=4)
 
@@ -57,7 +59,7 @@ class Picture(eqx.Module):
 
 
 def follow(env: Any, action: Any) -> tuple[list, list, list]:
-    """`(observations, final observations, dones)` of T steps: one observation more than steps."""
+    """`(observations, final observations, dones)` of T steps, with T + 1 observations."""
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     keys = jax.random.split(jax.random.key(0), T + 1)
     observation, state = reset(keys[0])
@@ -85,7 +87,9 @@ def assert_equal(got: Any, wanted: Any) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert np.asarray(x).dtype == np.asarray(y).dtype
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)  # compiled apart
+        np.testing.assert_allclose(
+            x, y, rtol=1e-5, atol=1e-6
+        )  # the two programs are compiled separately
 
 
 def in_space(space: Any, x: Any) -> bool:
@@ -100,8 +104,7 @@ def in_space(space: Any, x: Any) -> bool:
 
 
 def episodes(seen: list, last: list, dones: list) -> list[tuple[list, Any]]:
-    """For each observation, the observations of its episode up to it, and the final one of the
-    step that it began with."""
+    """For each observation, its episode up to it, without and with the step's final observation."""
     history, found = [seen[0]], []
     for t, done in enumerate(dones):
         found.append((list(history), [*history, last[t][0]]))
@@ -113,7 +116,7 @@ def episodes(seen: list, last: list, dones: list) -> list[tuple[list, Any]]:
 
 
 def stack(frames: list, n: int) -> Any:
-    """The last n of an episode's frames, the first repeated where there are fewer."""
+    """The last n frames of an episode; the first is repeated if there are fewer."""
     frames = ([frames[0]] * n + frames)[-n:]
 
     def join(*parts: Any) -> Any:
@@ -139,7 +142,7 @@ def stack(frames: list, n: int) -> Any:
     "env, action", [(probes.Wander(), one_action), (Picture(), pair_of_actions)], ids=["vector", ""]
 )
 def test_frames_are_those_of_the_episode(env: Any, action: Any, n: int) -> None:
-    """Those after a reset are of the new episode alone; the final one is as the old one left it."""
+    """A stack after a reset holds the new episode alone, the final one the old episode."""
     inner, wrapper = follow(env, action), rlscan.FrameStack(env, n)
     seen, last, dones = follow(wrapper, action)
     assert dones == inner[2]
@@ -179,7 +182,7 @@ def test_a_rollout_keeps_the_final_stack_to_bootstrap_from() -> None:
             assert (trajectory.observation[t + 1, n, :4] != final[4:]).any()
 
 
-# What was done last.
+# The last action and reward.
 
 
 @pytest.mark.slow
@@ -276,7 +279,7 @@ def test_an_episode_begins_with_the_first_action(space: Any, first_action: Any) 
     np.testing.assert_array_equal(first["last_action"], first_action)
 
 
-# A part of what there is.
+# Selected entries.
 
 
 def test_a_part_is_observed() -> None:
@@ -297,7 +300,7 @@ def test_the_velocities_of_cartpole_are_hidden() -> None:
     np.testing.assert_array_equal(part.low, np.asarray(space.low)[[0, 2]])
 
 
-# Refusals.
+# Errors.
 
 
 @pytest.mark.parametrize("indices", [[], [0, 4], [-1], [1, 1]])
@@ -363,7 +366,7 @@ def test_a_config_with_wrappers_comes_back(tmp_path: Any) -> None:
         ("policy", "normalize_observations"),
         ("ppo", "scale_rewards"),
     ]:
-        del old[group][key]  # as versions before wrote it
+        del old[group][key]  # as earlier versions wrote it
     assert from_dict(old) == Config()
 
 
@@ -426,11 +429,11 @@ def test_what_a_dict_has_beside_its_space_is_not_stacked() -> None:
     assert observation["seen"].shape == (8,) and observation["beside"] == 5
 
 
-# A wrapper of one's own.
+# A wrapper of your own.
 
 
 class ScaledReward(rlscan.envs.Wrapper):
-    """The example of the docstring."""
+    """The example in the docstring of `Wrapper`."""
 
     scale: float = 10.0
 

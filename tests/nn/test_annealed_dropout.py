@@ -1,4 +1,4 @@
-"""Dropout whose rate is a number at run time, which no gradient step moves."""
+"""Dropout with a rate that is an array, which no gradient step changes."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ def test_neither_gradient_nor_weight_decay_reaches_the_rate():
 
 
 def test_a_rate_that_only_looks_trainable_gets_no_gradient():
-    """For whoever filters by `eqx.is_inexact_array`, as one does with Equinox."""
+    """Users filter by `eqx.is_inexact_array`, as is usual with Equinox."""
 
     @eqx.filter_grad
     def gradient(policy):

@@ -1,4 +1,4 @@
-"""Stochastic layers: the noise that their papers define, replayed exactly; none in inference."""
+"""Stochastic layers: noise as in their papers, replayed exactly, and switched off in inference."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ GRU = eqx.nn.GRUCell(4, HIDDEN, key=jax.random.key(0))
 LSTM = eqx.nn.LSTMCell(4, HIDDEN, key=jax.random.key(1))
 CELLS = {"gru": GRU, "lstm": LSTM}
 
-# Layers that take x and a key. x is what they are tried on.
+# Layers that take x and a key, each with an x.
 LAYERS = {
     "drop path": (nn.DropPath(0.3), jnp.ones(5)),
     "channels": (nn.ChannelDropout(0.3), jnp.ones((64, 2, 3))),
@@ -38,9 +38,11 @@ RATED = {
 
 
 def call_cell(cell, x, *, key=None, **kwargs):
-    """A cell as if it were a layer: what it says in two calls, and the masks that it drew."""
+    """Call a cell twice, like a layer: its outputs, and the masks that it drew."""
     state = cell(x, cell.initial_state(), key=key, **kwargs)
-    state = cell(x, state, key=key, **kwargs)  # only now is there an h to drop
+    state = cell(
+        x, state, key=key, **kwargs
+    )  # in the first call h is zero, so there is nothing to drop
     return state.output, state.input_mask, state.hidden_mask
 
 
@@ -54,7 +56,7 @@ CALLS |= {
 
 
 def assert_mean(samples, mean, variance):
-    """Within 4.5 standard errors, which one test in 100,000 leaves by chance."""
+    """Within 4.5 standard errors; one test in 100,000 fails by chance."""
     samples = np.asarray(samples, float)
     assert abs(samples.mean() - mean) < 4.5 * np.sqrt(variance / samples.size)
 
@@ -72,7 +74,7 @@ class Residual(eqx.Module):
 
 
 def bodies() -> dict[str, Any]:
-    """From the four numbers of an observation to 16 features."""
+    """A linear layer from an observation of four numbers to 16 features."""
     linear = eqx.nn.Linear(4, 16, key=jax.random.key(3))
     tanh = eqx.nn.Lambda(jnp.tanh)
     convolution = [
@@ -94,7 +96,7 @@ BODIES = bodies()
 
 
 class OneOf(eqx.Module):
-    """The body of a number that may be traced: one rollout is compiled for them all."""
+    """A policy whose layer is chosen by a traced number, so one rollout is compiled for all."""
 
     bodies: tuple
     which: Any
@@ -105,7 +107,7 @@ class OneOf(eqx.Module):
 
 
 class Remembering(eqx.Module):
-    """Acts with a cell of each kind. Its value is the masks that it acts with."""
+    """A policy with a cell of each kind, whose value is the masks that it acted with."""
 
     cells: dict
     actor: eqx.nn.Linear
@@ -132,7 +134,7 @@ class Remembering(eqx.Module):
 
 @eqx.filter_jit
 def roll(policy, num_rollouts):
-    """The trajectories of rollouts that follow each other, `[num_rollouts, T, N, …]`."""
+    """The trajectories of successive rollouts, `[num_rollouts, T, N, …]`."""
     env = probes.Wander()
     state = init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
     step = lambda state, _: rollout(policy, env, state, T)  # noqa: E731
@@ -167,7 +169,7 @@ def test_the_ratio_is_1(name):
 
 @pytest.mark.slow
 def test_masks_last_for_an_episode_and_come_back_in_replay():
-    """Through resets, and through the boundary of two rollouts."""
+    """The ratio is 1 across resets, and across the boundary of two rollouts."""
     policy: Any = Remembering()
     rolled = roll(policy, 2)
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], rolled) for i in range(2))
@@ -176,20 +178,22 @@ def test_masks_last_for_an_episode_and_come_back_in_replay():
         assert error(log_prob, trajectory) <= 1e-5
         jax.tree.map(np.testing.assert_array_equal, masks, trajectory.value)
         assert error(jit_replay(policy, permuted(trajectory))[0], trajectory) > 0.01
-    # Without what the first rollout handed on, the second one's masks are others.
+    # Without the state of the first rollout, the second one draws other masks.
     unknown = jax.tree.map(jnp.zeros_like, second.initial_policy_state)
     forgetful = dataclasses.replace(second, initial_policy_state=unknown)
     assert error(jit_replay(policy, forgetful)[0], second) > 0.01
 
     done = np.concatenate([ended(first), ended(second)])
-    assert done[:T].any(axis=0).all() and not done[T - 1].all()  # some go on into the second
+    assert (
+        done[:T].any(axis=0).all() and not done[T - 1].all()
+    )  # some episodes continue in the second
     for name, cell in policy.cells.items():
         for i, size in enumerate((4, HIDDEN)):
             masks = np.concatenate([first.value[name][i], second.value[name][i]])
             assert masks.shape == (2 * T, N, size)
             same = (masks[1:] == masks[:-1]).all(axis=-1)
             assert same[~done[:-1]].all()
-            # Two masks of 4 entries may well be equal; two of 16 are not.
+            # Two masks of 4 entries may be equal by chance; two of 16 are not.
             assert same[done[:-1]].mean() < (0.3 if size == 4 else 0.05)
             pairs = (masks[:, :, None] == masks[:, None]).all(axis=-1)  # of environments
             assert pairs.mean() - 1 / N < (0.15 if size == 4 else 0.05)  # 1 / N with themselves
@@ -202,7 +206,7 @@ def test_masks_last_for_an_episode_and_come_back_in_replay():
             np.testing.assert_array_equal(drawn.hidden_mask, first.value[name][1][0, n])
 
 
-# What is drawn.
+# Which noise is drawn.
 
 
 def test_drop_path_drops_all_or_nothing():
@@ -221,7 +225,7 @@ def test_drop_path_drops_all_or_nothing():
     np.testing.assert_allclose(y[..., 0], kept / (1 - p), rtol=1e-6)
     assert_mean(kept, 1 - p, p * (1 - p))
     assert_mean(y[..., 0], 1.0, p / (1 - p))
-    # Two layers with a key each, and one layer in two calls, have nothing in common.
+    # Two layers with a key each, and one layer in two calls, draw independent noise.
     assert abs(np.corrcoef(kept[:, 0], kept[:, 1])[0, 1]) < 4.5 / 2**10
     assert abs(np.corrcoef(kept[1:, 0], kept[:-1, 0])[0, 1]) < 4.5 / 2**10
 
@@ -260,7 +264,7 @@ def test_gaussian_dropout_has_the_moments_of_dropout():
 
 
 def test_masks_of_a_cell():
-    """Each of the two has its own rate, and neither knows the other."""
+    """The two masks have rates of their own and are independent."""
     input_p, hidden_p = 0.2, 0.6
     square = eqx.nn.GRUCell(HIDDEN, HIDDEN, key=jax.random.key(0))
 
@@ -286,7 +290,7 @@ def double(array):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_noisy_linear_against_a_float64_network(use_bias):
-    """Equations 9 to 11, with the whole matrix of the noise, from the same draws."""
+    """Equations 9 to 11 with the full noise matrix, from the same draws."""
     p, q = 7, 5
     layer = nn.NoisyLinear(p, q, use_bias, key=rlscan.key(0))
     x, key = jax.random.normal(rlscan.key(1), (p,)), rlscan.key(2)
@@ -309,7 +313,7 @@ def test_noisy_linear_against_a_float64_network(use_bias):
 
 
 def test_the_noise_of_noisy_linear():
-    """Its matrix has rank 1; means and variances are those of the factorised form."""
+    """The noise matrix has rank 1, and the moments of the factorised form."""
     p, q, num_keys = 4, 3, 2**16
     layer = nn.NoisyLinear(p, q, key=rlscan.key(0))
     noise_alone = eqx.tree_at(
@@ -354,7 +358,7 @@ def test_the_gradient_reaches_means_and_sigmas():
     assert np.linalg.matrix_rank(ratio, tol=1e-4) == 1
 
 
-# The cell against a float64 one.
+# The cell against a reference in float64.
 
 
 def sigmoid(x):
@@ -366,7 +370,7 @@ def gru_step(cell, x, h, dropped):
     r = np.split(double(cell.weight_hh) @ dropped(h), 3)
     z = sigmoid(i[1] + r[1])
     new = np.tanh(i[2] + sigmoid(i[0] + r[0]) * (r[2] + double(cell.bias_n)))
-    return (1 - z) * new + z * h  # what is carried over is not dropped
+    return (1 - z) * new + z * h  # the carried-over part is not dropped
 
 
 def lstm_step(cell, x, state, dropped):
@@ -400,8 +404,8 @@ def test_a_cell_against_a_float64_one(name, step):
 
 
 def test_a_gru_does_not_overflow():
-    """Its state is a mean of numbers in (−1, 1), if what it carries over stays as it is."""
-    bias = jnp.repeat(jnp.array([0.0, 2.0, 0.0]), HIDDEN)  # it carries over a lot
+    """The state is a mean of numbers in (−1, 1) if the carried-over part is not scaled."""
+    bias = jnp.repeat(jnp.array([0.0, 2.0, 0.0]), HIDDEN)  # its update gate carries most of h over
     open_gate = eqx.tree_at(lambda c: c.bias, GRU, bias)
     cell = nn.VariationalDropoutCell(open_gate, 0.5, 0.5)
     xs = jax.random.normal(rlscan.key(0), (200, 4))
@@ -430,7 +434,7 @@ def test_no_gradient_passes_what_is_dropped():
 
 
 class MyCell(eqx.Module):
-    """Of a user's own: noisy itself, and starts from ones."""
+    """A user's own cell, which is noisy itself and starts from ones."""
 
     weight_hh: Any
     noise: nn.NoisyLinear
@@ -448,7 +452,7 @@ def test_a_cell_of_ones_own():
     cell = nn.VariationalDropoutCell(MyCell(jnp.eye(3), nn.NoisyLinear(4, 3, key=rlscan.key(0))))
     state = cell.initial_state()
     np.testing.assert_array_equal(state.output, 1)
-    state = cell(jnp.ones(4), state, key=rlscan.key(0))  # from here on with the same masks
+    state = cell(jnp.ones(4), state, key=rlscan.key(0))  # the same masks from here on
     one, two = (cell(jnp.ones(4), state, key=rlscan.key(seed)) for seed in (0, 1))
     assert (one.output != two.output).all()
     for missing in (eqx.nn.Linear(2, 2, key=rlscan.key(0)), jnp.tanh):
@@ -458,7 +462,7 @@ def test_a_cell_of_ones_own():
             nn.VariationalDropoutCell(missing)
 
 
-# In inference, and wherever JAX takes them.
+# Inference mode, and JAX's transformations.
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -523,12 +527,12 @@ def test_keys_of_any_generator(impl):
     for name, (layer, x, call) in CALLS.items():
         y, same, other = (jax.tree.leaves(call(layer, x, key=key)) for key in (one, one, two))
         jax.tree.map(np.testing.assert_array_equal, y, same)
-        if name != "drop path":  # one bit, which may well be the same
+        if name != "drop path":  # one bit, which may be equal by chance
             assert any((a != b).any() for a, b in zip(y, other, strict=True)), name
 
 
 def test_they_train_in_a_scan_over_a_batch():
-    """All in the carry of one `filter_scan`, mapped over a batch, under grad and jit."""
+    """All layers in the carry of one `filter_scan`, mapped over a batch, under grad and jit."""
     model = tuple(layer for layer, _, _ in CALLS.values())
 
     def loss(model, key):
@@ -552,4 +556,4 @@ def test_they_train_in_a_scan_over_a_batch():
         if eqx.is_array(before):
             assert np.isfinite(after).all() and (before != after).any()
         else:
-            assert before == after  # rates and flags are what they were
+            assert before == after  # rates and flags are unchanged

@@ -1,4 +1,4 @@
-"""Running statistics: frozen from the first step of a rollout to the last epoch, then moved."""
+"""Running statistics: frozen from the first step of a rollout to the last epoch, then updated."""
 
 import dataclasses
 from typing import Any
@@ -23,8 +23,7 @@ CONFIG = rlscan.PPOConfig(
 
 
 class Network(eqx.Module):
-    """A BatchNorm, a SpectralNorm and a dropout between a linear layer and two heads; may have a
-    cell in front."""
+    """A network with a BatchNorm, a SpectralNorm and dropout, and optionally a recurrent cell."""
 
     first: eqx.nn.Linear
     batch_norm: eqx.nn.BatchNorm
@@ -61,7 +60,7 @@ def make_policy(**settings) -> Any:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["feedforward", "recurrent"])
 def run(request):
-    """States before and after each of three updates, and their metrics."""
+    """The states before and after each of three updates, and their metrics."""
     states, metrics = [], []
     policy = make_policy(is_recurrent=request.param)
     state = rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0))
@@ -98,7 +97,7 @@ def test_the_ratio_is_1_and_statistics_move_between_updates(run):
 
 @pytest.mark.slow
 def test_they_move_by_the_batch_of_the_rollout(run):
-    """Against NumPy in float64: the moments of what the first layer says, T · N in one batch."""
+    """The moments of the first layer's output, T · N in one batch, against NumPy in float64."""
     (before, after, *_), _ = run
     _, trajectory = eqx.filter_jit(rlscan.rollout)(
         before.policy, probes.Wander(), before.rollout_state, T
@@ -106,7 +105,7 @@ def test_they_move_by_the_batch_of_the_rollout(run):
     network = after.policy.network
     seen = np.asarray(trajectory.observation, np.float64)
     if network.cell is not None:
-        # What the cell says at each step, with the weights after the epochs.
+        # The output of the cell at each step, with the weights after the epochs.
         states = np.asarray(policy_states(after.policy, trajectory))
         cell = jax.vmap(jax.vmap(network.cell))
         seen = np.asarray(cell(trajectory.observation, jnp.asarray(states)), np.float64)
@@ -126,7 +125,7 @@ def test_they_move_by_the_batch_of_the_rollout(run):
 
 @pytest.mark.slow
 def test_the_states_that_steps_began_with(run):
-    """Each gives its step's own log-probability, across resets."""
+    """Each key reproduces the log-probability of its step, across resets."""
     (before, *_), _ = run
     policy = before.policy
     _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, probes.Wander(), before.rollout_state, T)

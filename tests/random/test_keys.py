@@ -93,14 +93,14 @@ def test_keys_of_an_unknown_generator_have_no_data() -> None:
         rlscan.key_data(jax.random.key(0, impl=registered("unnamed")))
 
 
-# What `as_key` takes and refuses.
+# Keys that `as_key` accepts and rejects.
 
 
 @pytest.mark.parametrize("impl", [*OF_JAX, rlscan.mix32], ids=str)
 def test_exact_generators_are_accepted_as_they_are(impl: Any) -> None:
     key = jax.random.key(1, impl=impl)
     assert as_key(key) is key
-    assert jax.eval_shape(as_key, key).dtype == key.dtype  # in a trace as well
+    assert jax.eval_shape(as_key, key).dtype == key.dtype  # under a trace too
     assert (jax.vmap(as_key)(key[None])[0] == key).item()
 
 
@@ -172,7 +172,7 @@ def threefry(key: Array) -> PRNGKeyArray:
 
 
 def registered(name: str, **changes: Any) -> Any:
-    """threefry under another name, with parts replaced by `changes`."""
+    """Register threefry under another name, with the functions in `changes` replaced."""
 
     def split(key: Array, shape: tuple[int, ...]) -> Array:
         return jax.random.key_data(jax.random.split(threefry(key), shape))
@@ -191,7 +191,7 @@ def registered(name: str, **changes: Any) -> Any:
 
 
 def rng_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
-    """XLA's generator, which maps over its keys inexactly: it is what `rbg` is made of."""
+    """XLA's generator behind `rbg`, which draws other bits under vmap."""
     state = jnp.concatenate([key, key])
     dtype: Any = f"uint{bit_width}"
     return lax.rng_bit_generator(state, shape, dtype=dtype)[1]
@@ -243,7 +243,7 @@ def init(key: Any) -> rlscan.RolloutState:
 
 
 class Guess(eqx.Module):
-    """Acts by noise from its key alone."""
+    """A policy whose output is noise from its key alone."""
 
     def __call__(self, observation: Any, state: Any, *, key: PRNGKeyArray) -> tuple:
         import distrax
@@ -274,7 +274,7 @@ class Dice(eqx.Module):
         return Space()
 
 
-# Not threefry4x32, which is exact, but whose batched split of a split XLA does not compile on CPU.
+# Not threefry4x32. It is exact, but XLA cannot compile its batched split of a split on a CPU.
 @pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.mix32], ids=str)
 def test_rollouts_keep_the_generator(impl: str) -> None:
@@ -282,7 +282,7 @@ def test_rollouts_keep_the_generator(impl: str) -> None:
     state, trajectory = rlscan.rollout(Guess(), Dice(), init(key), 3)
     assert state.key.dtype == state.policy_key.dtype == key.dtype
     assert trajectory.policy_key.dtype == key.dtype and trajectory.policy_key.shape == (3, 2)
-    # And draw from it: each recorded log-probability is that of the recorded key.
+    # Rollouts draw from it: each recorded log-probability belongs to the recorded key.
     logits = jax.vmap(jax.vmap(lambda k: jax.random.normal(k, (3,))))(trajectory.policy_key)
     logits = np.asarray(logits, np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -291,7 +291,7 @@ def test_rollouts_keep_the_generator(impl: str) -> None:
     assert len(np.unique(trajectory.log_prob)) == 6
 
 
-# What the default generator is chosen for.
+# The reasons for the default generator.
 
 
 def assert_same_bits(keys: PRNGKeyArray, others: PRNGKeyArray) -> None:
@@ -323,7 +323,7 @@ def test_default_generator_is_exact_under_vmap_and_shuffle(draw: str) -> None:
 
 @pytest.mark.parametrize("impl", OF_JAX)
 def test_fold_in_is_the_split_of_that_index(impl: str) -> None:
-    """So the two must never be used on one parent."""
+    """The two must never be used with one parent key."""
     key = jax.random.key(11, impl=impl)
     folded = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(7))
     for n in (7, 100):

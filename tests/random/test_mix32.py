@@ -1,4 +1,4 @@
-"""`mix32` against a reference in Python's integers, and what a generator must not do."""
+"""`mix32` against a reference in Python's integers, and the properties of a generator."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def child(key: tuple[int, int], number: int, domain: int) -> tuple[int, int]:
 
 
 def parent(key: tuple[int, int], number: int, domain: int) -> tuple[int, int]:
-    """The key that has this child."""
+    """Invert `_child`: the parent of a child."""
     a, b = key
     for factor in reversed(FACTORS):
         a, b = b, (a - mixed(b, factor)) & MASK
@@ -144,7 +144,7 @@ def test_every_bit_of_key_and_counter_counts(hashed: Callable) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, MASK])
 def test_no_two_keys_have_a_child_in_common(number: int) -> None:
-    """Each child tells its parent, so that streams of keys that differ never merge."""
+    """A child determines its parent, so streams of different keys never merge."""
     for key in KEYS:
         assert parent(child(key, number, SPLIT), number, SPLIT) == key
         assert parent(tuple(data(jax.random.fold_in(wrap(key), number))), number, FOLD) == key
@@ -152,7 +152,7 @@ def test_no_two_keys_have_a_child_in_common(number: int) -> None:
 
 @pytest.mark.slow
 def test_words_of_one_key_repeat_as_often_as_random_ones() -> None:
-    """A hash that is a bijection of the counter never repeats a word: no random numbers."""
+    """Words repeat as random ones do; a bijection of the counter would never repeat a word."""
     n, num_keys = 1 << 17, 64
     keys = jax.random.split(rlscan.key(1), num_keys)
     words = np.asarray(jax.jit(jax.vmap(lambda key: jax.random.bits(key, (n,))))(keys))
@@ -162,7 +162,7 @@ def test_words_of_one_key_repeat_as_often_as_random_ones() -> None:
 
 
 def test_keys_that_share_a_word_have_streams_of_their_own() -> None:
-    """Of 2^17 keys with one word in common, none has the first two words of another."""
+    """2^17 keys that share a word all differ in their first two random words."""
     other = jnp.arange(1 << 17, dtype=jnp.uint32)
     for make in (lambda k: jnp.stack([jnp.uint32(9), k]), lambda k: jnp.stack([k, jnp.uint32(9)])):
         keys = jax.random.wrap_key_data(jax.vmap(make)(other), impl=mix32)
@@ -175,7 +175,7 @@ def test_bits_splits_and_folds_of_one_key_are_apart() -> None:
     folds = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(1000))
     drawn = [jax.random.bits(key, (2000,)), data(jax.random.split(key, 1000)), data(folds)]
     words = np.concatenate([np.ravel(np.asarray(part, np.uint32)) for part in drawn])
-    assert len(np.unique(words)) > 5990  # of 6000, of which less than one repeats by chance
+    assert len(np.unique(words)) > 5990  # of 6000, fewer than one of which repeats by chance
 
 
 FIRST_STATE = """
@@ -190,9 +190,9 @@ eqx.filter_jit(start).lower(rlscan.key(0)).compile()
 
 
 @pytest.mark.slow
-def test_keys_that_split_and_split_again_compile():
-    """In seconds; written out wherever a key is read, they take so many minutes that none waits."""
-    # As users compile, and not as the tests do: without optimisation there is nothing to see.
+def test_keys_that_are_split_repeatedly_compile():
+    """Successive splits compile in seconds; without the barrier they take many minutes."""
+    # With the optimisations that users have; the tests switch them off, and the problem with them.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, "-c", FIRST_STATE]
     subprocess.run(command, check=True, timeout=120, env=environment)
