@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._core.scan import describe, first_structural_difference, same_value
 from .._core.spaces import children, is_box, is_composite, is_discrete, num_categories
-from .._core.tree import strong
+from .._core.tree import as_strong_arrays
 from .._core.types import PyTree
 from ..random._keys import key as make_key
 from .noise import (
@@ -63,7 +63,9 @@ def check_policy(policy: Any, env: Any) -> None:
         observation, env_state = _check_reset(env.reset(reset_key))
         state = policy.initial_state()
         check_initial_state(state)
-        inputs = CallInputs(policy_key, action_key, strong(observation), strong(state), policy)
+        inputs = CallInputs(
+            policy_key, action_key, as_strong_arrays(observation), as_strong_arrays(state), policy
+        )
         action = _check_policy_call(inputs, env.action_space())
         _check_step(env.step(step_key, env_state, action), observation, env_state)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
-from .._core.tree import map_arrays, strong
+from .._core.tree import as_strong_arrays, map_arrays
 from .._core.types import Environment, Policy, PyTree
 from .._rollout.evaluate import Action, with_noise
 from .._rollout.rollout import act, init_rollout
@@ -87,7 +87,7 @@ def record(
     if num_masks is not None:
         networks = map_arrays(
             lambda leaf: jnp.broadcast_to(leaf, (num_masks, *leaf.shape)),
-            strong(policy.initial_state()),
+            as_strong_arrays(policy.initial_state()),
         )
     _, ((env_state, observation, actions, reward, done), opinions) = filter_scan(
         step, (state, networks), length=max_steps

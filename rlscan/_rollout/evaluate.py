@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._core.require import require_one_of, require_positive
 from .._core.scan import filter_scan
-from .._core.tree import map_arrays, strong, where
+from .._core.tree import as_strong_arrays, map_arrays, where
 from .._core.types import Distribution, Environment, Policy, PyTree
 from ..random._keys import KeyLike, as_key
 from .rollout import act, init_rollout
@@ -188,7 +188,7 @@ def _parameters(distribution: Any) -> PyTree:
 
 def _initial_states(policy: Policy, num_episodes: int, num_masks: int) -> PyTree:
     shape = num_episodes, num_masks
-    states = strong(policy.initial_state())
+    states = as_strong_arrays(policy.initial_state())
     return map_arrays(lambda leaf: jnp.broadcast_to(leaf, (*shape, *leaf.shape)), states)
 
 

@@ -82,12 +82,12 @@ def make(name: str, **params: Any) -> Environment:
     }
     try:
         env, defaults = gymnax.make(name, **arguments)
-        made = GymnaxEnvironment(env, defaults.replace(**given))
+        adapted = GymnaxEnvironment(env, defaults.replace(**given))
         # gymnax does not check parameters. An invalid one raises in the first reset, so trace one.
-        jax.eval_shape(lambda: made.reset(jax.random.key(0))[0])
+        jax.eval_shape(lambda: adapted.reset(jax.random.key(0))[0])
     except Exception as error:
         raise ValueError(f"{name} does not take {params}: {error}") from error
-    return made
+    return adapted
 
 
 def _check_params(
@@ -100,14 +100,14 @@ def _check_params(
                 f"it has {', '.join(sorted(known))}"
             )
         if isinstance(default := settings.get(param), int | float):
-            wanted, fits = _wanted(param, default)
+            wanted, fits = _requirement(param, default)
             if not (fits(value) if isinstance(value, int | float) else eqx.is_array_like(value)):
                 raise ValueError(
                     f"{param} of {name} must be {wanted}, such as {default}, got {value!r}"
                 )
 
 
-def _wanted(param: str, default: float | int) -> tuple[str, Callable[[float | int], bool]]:
+def _requirement(param: str, default: float | int) -> tuple[str, Callable[[float | int], bool]]:
     """The requirement on a parameter, in words and as a predicate of a Python number."""
     if isinstance(default, bool):
         return "true or false", lambda value: value in (0, 1)

@@ -1,5 +1,7 @@
 """Spaces are read by their attributes, mapped leaf by leaf, and make actions legal."""
 
+from typing import Any
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -85,7 +87,7 @@ def test_one_hot():
 
 
 # The same tree of spaces in the classes of each library. JAX's order of leaves is a, b[0], b[1].
-DISCRETES = [gymnasium.spaces.Discrete(n) for n in (2, 3, 4)]
+DISCRETES: list[Any] = [gymnasium.spaces.Discrete(n) for n in (2, 3, 4)]
 TREES = {
     "gymnax": spaces.Dict({"b": spaces.Tuple(DISCRETES[1:]), "a": DISCRETES[0]}),
     "gymnasium": gymnasium.spaces.Dict(b=gymnasium.spaces.Tuple(DISCRETES[1:]), a=DISCRETES[0]),
