@@ -131,7 +131,10 @@ def test_a_room_imports_those_below_it_alone(room: str) -> None:
         ("_rollout/layout", {"_core/types"}),
         ("_rollout/gae", set()),
         ("policies/_distributions", {"_core/types"}),
-        ("policies/_action_head", {"_core/types", "_core/spaces", "policies/_distributions"}),
+        (
+            "policies/_action_head",
+            {"_core/types", "_core/spaces", "_core/require", "policies/_distributions"},
+        ),
         # What the author of an agent reads.
         ("_rollout/replay", {"_core", "nn", "random", "_rollout"}),
         ("_rollout/next_value", {"_core", "nn", "random", "_rollout"}),

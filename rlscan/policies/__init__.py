@@ -1,4 +1,4 @@
-"""Policies, their parts, and policies as files that need no Python class."""
+"""Actor-critic policies, their parts, and policies exported as programs."""
 
 from .._core.spaces import action_mask as action_mask
 from ._action_head import ActionHead as ActionHead

@@ -1,7 +1,8 @@
-"""Action masks: which actions are legal, as the distributions of a policy take them."""
+"""`ActionHead`: the distribution over the actions of a space, with action masks."""
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -11,7 +12,8 @@ import numpy as np
 from jax.nn import softplus
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._core.spaces import bounds, children, is_box, is_composite, is_discrete, num_categories
+from .._core.require import require_one_of
+from .._core.spaces import Path, bounds, is_box, is_discrete, map_space, num_categories
 from .._core.types import Distribution, PyTree
 from ._distributions import Beta, Joint, TanhNormal
 
@@ -19,11 +21,11 @@ from ._distributions import Beta, Joint, TanhNormal
 def masked(
     logits: Float[Array, "*batch n"], mask: Bool[Array, "*batch n"]
 ) -> Float[Array, "*batch n"]:
-    """Logits that give what is not legal a probability of 0.
+    """Logits that give illegal actions a probability of 0.
 
-    Its logit is −2^100: its probability rounds to 0, and log-probability, entropy and all gradients
-    are finite, where −∞ would bring 0 · ∞. Where nothing is legal all are NaN: there is no right
-    action, and a run that asks for one should not go on as if there were.
+    The logit of an illegal action is −2^100. Its probability rounds to 0, and log-probability,
+    entropy and all gradients stay finite; −∞ would lead to 0 · ∞. If no action is legal, all logits
+    are NaN, so that a run which needs an action there does not go on silently.
     """
     illegal = jnp.asarray(-(2.0**100), jnp.float32)
     logits = jnp.where(mask, logits.astype(jnp.float32), illegal)
@@ -31,13 +33,13 @@ def masked(
 
 
 def split_mask(sizes: PyTree, mask: PyTree) -> list[Bool[Array, " n"] | None]:
-    """A mask for each part of an action, in the order of JAX's leaves.
+    """Split a mask into one for each part of an action, in the order of JAX's leaves.
 
     **Arguments:**
 
-    - `sizes`: the number of categories of each part, in the structure of the action; 0 for a part
-        that has none.
-    - `mask`: as `rlscan.ActionHead` takes it.
+    - `sizes`: the number of categories of each part, in the structure of the action; 0 for a
+        continuous part.
+    - `mask`: as for `rlscan.ActionHead`.
     """
     if isinstance(sizes, dict) and isinstance(mask, Mapping):
         if unknown := sorted(set(mask) - set(sizes)):
@@ -54,38 +56,36 @@ def split_mask(sizes: PyTree, mask: PyTree) -> list[Bool[Array, " n"] | None]:
     flat = jnp.concatenate([jnp.ravel(m) for m in jax.tree.leaves(mask)]) != 0
     if flat.size != sum(flat_sizes):
         raise ValueError(
-            f"the action mask must say of {sum(flat_sizes)} categories whether each is legal, in "
-            f"one array or in the structure of the action, got {jax.tree.map(jnp.shape, mask)}"
+            f"the action mask must have an entry for each of {sum(flat_sizes)} categories, in one "
+            f"array or in the structure of the action, got {jax.tree.map(jnp.shape, mask)}"
         )
     masks = jnp.split(flat, np.cumsum(flat_sizes)[:-1])
     return [m if size else None for m, size in zip(masks, flat_sizes, strict=True)]
 
 
 Continuous = Literal["gaussian", "tanh", "beta"]
-
-
 CONTINUOUS: tuple[Continuous, ...] = ("gaussian", "tanh", "beta")
 
 
 class ActionHead(eqx.Module):
-    """The distribution of the actions of a space, from the outputs of a network.
+    """Maps the outputs of a network to a distribution over the actions of a space.
 
     | space | distribution | outputs |
     |---|---|---|
     | Discrete | categorical | n |
     | MultiDiscrete, MultiBinary | a categorical each | Σ n |
     | Box | `continuous`, for each component | 1, or 2 with a scale or a Beta |
-    | Dict, Tuple | all of its parts, independent | of each, in the order of JAX's leaves |
+    | Dict, Tuple | its parts, independent of each other | the parts' in the order of JAX's leaves |
 
     `continuous` is one of
 
-    - `"gaussian"`: in units of the box's half-widths around its centre; a side without bounds
-      counts as 0 ± 1. Samples outside are clipped on their way to the environment.
-    - `"tanh"`: a Gaussian whose tanh fills the box. The sample is what goes into the tanh.
-    - `"beta"`: with α, β = 1 + softplus(output). The sample is in (0, 1), and fills the box.
+    - `"gaussian"`: in units of the box's half-widths around its centre; an unbounded dimension
+      counts as 0 ± 1. Samples outside the box are clipped before they are sent to the environment.
+    - `"tanh"`: a Gaussian whose tanh is scaled to the box. The sample is the value before the tanh.
+    - `"beta"`: α, β = 1 + softplus(output). The sample is in (0, 1), and is scaled to the box.
 
-    The scale of a Gaussian is a learned number for each component, exp(log_std), 1 at first. With
-    `state_dependent_std` it is an output, 0.01 + softplus(output + 0.53), so about 1 at first too.
+    The scale of a Gaussian is a learned parameter for each component, exp(log_std), initially 1.
+    With `state_dependent_std` it is an output, 0.01 + softplus(output + 0.53), initially about 1.
     """
 
     parts: PyTree  # `Part`s, in dicts and tuples as the space has them
@@ -97,15 +97,16 @@ class ActionHead(eqx.Module):
         """
         **Arguments:**
 
-        - `space`: of the actions, with gymnax's or Gymnasium's attributes.
-        - `continuous`: what a Box gets, see above.
+        - `space`: the action space, with gymnax's or Gymnasium's attributes.
+        - `continuous`: the distribution for a Box, see above.
         - `state_dependent_std`: whether the scale of a Gaussian depends on the observation.
 
-        **Raises:** `ValueError` for a space of another kind, for one without bounds that
-        `continuous` would have to fill, and for settings that cannot be.
+        **Raises:** `ValueError` for a space of another kind, for an unbounded Box unless
+        `continuous` is `"gaussian"`, and for invalid settings.
         """
         check_continuous(continuous, state_dependent_std)
-        self.parts = _parts(space, continuous, state_dependent_std)
+        part = partial(_part, continuous=continuous, state_dependent_std=state_dependent_std)
+        self.parts = map_space(part, space)
         self.num_outputs = sum(part.num_outputs for part in self._leaves())
         if self.num_outputs == 0:
             raise ValueError(_unfit(space))
@@ -116,15 +117,15 @@ class ActionHead(eqx.Module):
         """
         **Arguments:**
 
-        - `outputs`: of a network, `num_outputs` of them.
-        - `mask`: which actions are legal, as in an observation's `"action_mask"`. For Discrete
-            `[n]`; for MultiDiscrete `[Σ n]`, one integer's after the other; for a Dict or Tuple one
-            of such masks, its parts without categories, or that may do anything, left out or
-            `None`; or one array `[Σ n]` over all categories in order.
+        - `outputs`: the outputs of the network.
+        - `mask`: the legal actions, as in an observation's `"action_mask"`. `[n]` for a Discrete;
+            `[Σ n]` for a MultiDiscrete, one integer after the other; for a Dict or Tuple, either a
+            dict or tuple of masks, or one array `[Σ n]` over all categories in order. A part
+            without categories or restrictions may be `None`, or missing from a dict.
         - `key`: consumed, for the estimate of an entropy that has no closed form.
 
-        **Returns:** a distribution, of which nothing illegal is sampled. Where a part has no legal
-        action its log-probability and entropy are NaN.
+        **Returns:** a distribution that never samples an illegal action. If a part has no legal
+        action, its log-probability and entropy are NaN.
         """
         if jnp.shape(outputs) != (self.num_outputs,):
             raise ValueError(
@@ -149,7 +150,7 @@ class ActionHead(eqx.Module):
 
 
 class _Categorical(eqx.Module):
-    """One of n."""
+    """A part for one of n categories."""
 
     num_categories: int = eqx.field(static=True)
 
@@ -158,13 +159,13 @@ class _Categorical(eqx.Module):
         return self.num_categories
 
     def __call__(self, outputs: Array, mask: Array | None, key: PRNGKeyArray) -> Distribution:
-        import distrax  # takes a second, so not at the top
+        import distrax  # not at the top, because importing it takes a second
 
         return distrax.Categorical(logits=outputs if mask is None else masked(outputs, mask))
 
 
 class _Categoricals(eqx.Module):
-    """An array of integers, each of its own number of categories."""
+    """A part for an array of integers, each with its own number of categories."""
 
     num_categories: tuple[int, ...] = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -176,7 +177,7 @@ class _Categoricals(eqx.Module):
     def __call__(self, outputs: Array, mask: Array | None, key: PRNGKeyArray) -> Distribution:
         import distrax
 
-        # In one array, of which those with fewer categories do not have the last.
+        # One padded array, so that the parts share one distribution.
         there = np.arange(max(self.num_categories)) < np.asarray(self.num_categories)[:, None]
         where = np.nonzero(there)
         logits = jnp.zeros(there.shape, outputs.dtype).at[where].set(outputs)
@@ -188,12 +189,13 @@ class _Categoricals(eqx.Module):
 
 
 class _Continuous(eqx.Module):
-    """An array of numbers in a box."""
+    """A part for an array of numbers in a box."""
 
     log_std: Float[Array, "..."] | None  # of the box's shape; `None` if it is an output, or a Beta
     kind: Continuous = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
-    # Flat. Not the space itself: two equal ones compare unequal, and so would two policies.
+    # Flat tuples instead of the space, because two equal spaces compare unequal, and so would
+    # two policies.
     center: tuple[float, ...] = eqx.field(static=True)
     half_width: tuple[float, ...] = eqx.field(static=True)
 
@@ -218,7 +220,7 @@ class _Continuous(eqx.Module):
         if self.kind == "tanh":
             noise = jax.random.normal(key, self.shape, outputs.dtype)
             return TanhNormal(mean, std, noise, center, half_width, ndim)
-        # Not MultivariateNormalDiag, which does not come out of vmap (distrax#276).
+        # MultivariateNormalDiag cannot be returned from vmap (distrax#276).
         normal = distrax.Normal(center + half_width * mean, half_width * std)
         return distrax.Independent(normal, ndim)
 
@@ -226,51 +228,43 @@ class _Continuous(eqx.Module):
 Part = _Categorical | _Categoricals | _Continuous
 
 
-# The rounding of a log-probability grows as 1 / std, and below a hundredth of a box no
-# exploration is left.
+# The rounding error of a log-probability grows as 1 / std, and a std below a hundredth of the box
+# leaves no exploration.
 _LEAST_STD = 0.01
-
-
 _SOFTPLUS_IS_ONE = math.log(math.expm1(1 - _LEAST_STD))
 
 
 def check_continuous(continuous: str, state_dependent_std: bool) -> None:
-    """Raises `ValueError` for settings of continuous actions that cannot be."""
-    if continuous not in CONTINUOUS:
-        raise ValueError(f"continuous must be one of {', '.join(CONTINUOUS)}, got {continuous!r}")
+    """Raise `ValueError` for invalid settings of continuous actions."""
+    require_one_of("continuous", continuous, CONTINUOUS)
     if state_dependent_std and continuous == "beta":
         raise ValueError(
-            "state_dependent_std is of a Gaussian, and the scale of a Beta depends on the "
+            "state_dependent_std applies to a Gaussian, and the scale of a Beta depends on the "
             "observation anyway; leave it out, or use continuous='gaussian' or 'tanh'"
         )
 
 
-def _parts(space: Any, *settings: Any) -> PyTree:
-    if is_composite(space):
-        inner = children(space)
-        if isinstance(inner, dict):
-            return {name: _parts(child, *settings) for name, child in inner.items()}
-        return tuple(_parts(child, *settings) for child in inner)
+def _part(_: Path, space: Any, *, continuous: Continuous, state_dependent_std: bool) -> Part:
     if is_discrete(space):
         return _Categorical(int(space.n))
     if (categories := num_categories(space)) is not None:
         return _Categoricals(tuple(categories.ravel().tolist()), categories.shape)
     if is_box(space):
-        return _continuous(space, *settings)
+        return _continuous(space, continuous, state_dependent_std)
     raise ValueError(_unfit(space))
 
 
-def _continuous(space: Any, kind: Continuous, state_dependent_std: bool) -> "_Continuous":
+def _continuous(space: Any, kind: Continuous, state_dependent_std: bool) -> _Continuous:
     low, high = bounds(space)
     bounded = np.isfinite(low) & np.isfinite(high)
     if kind != "gaussian" and not bounded.all():
         raise ValueError(
-            f"continuous={kind!r} fills a box with bounds on all sides, got {space!r}; "
+            f"continuous={kind!r} needs a box with bounds on all sides, got {space!r}; "
             "use continuous='gaussian'"
         )
     with np.errstate(invalid="ignore"):  # inf − inf, not used
         center = np.where(bounded, (low + high) / 2, 0.0)
-        # A side of no width has one legal action, which clipping to the space sees to.
+        # A dimension of no width has one legal action, to which every sample is clipped.
         half_width = np.where(bounded & (low < high), (high - low) / 2, 1.0)
     shape = tuple(map(int, space.shape))
     has_parameter = kind != "beta" and not state_dependent_std
@@ -290,6 +284,6 @@ def _is_part(node: Any) -> bool:
 def _unfit(space: Any) -> str:
     return (
         "an ActionHead acts in a Discrete, MultiDiscrete, MultiBinary or Box space, or in a Dict "
-        f"or Tuple of them, got {space!r}; write a policy of your own: any eqx.Module by the "
-        "contract of rlscan.Policy"
+        f"or Tuple of them, got {space!r}; write a policy of your own: any eqx.Module that follows "
+        "the contract of rlscan.Policy"
     )

@@ -1,7 +1,7 @@
-"""Distributions over actions that distrax has not, or not in a form that can be replayed.
+"""Distributions over actions that distrax lacks, or lacks in a form that can be replayed.
 
-Beside distrax's methods they have `legal`, see `rlscan.Distribution`. They are for one action;
-batches of parameters, as they come out of `vmap`, are batches of actions.
+In addition to distrax's methods they have `legal`, see `rlscan.Distribution`. Each is for one
+action; batches of parameters, as returned from `vmap`, are batches of actions.
 """
 
 import math
@@ -20,24 +20,25 @@ from .._core.types import Distribution, PyTree
 
 
 class TanhNormal(eqx.Module):
-    """A Gaussian u ~ N(loc, scale²) whose tanh, stretched to a box, is the action that is sent.
+    """A Gaussian u ~ N(loc, scale²) whose tanh, scaled to a box, is sent to the environment.
 
-    The sample is u: float32 rounds tanh(u) to ±1 soon, and no u comes back from there. Its
-    log-probability and entropy are those of the action that is sent, in the units of the box:
+    The sample is u, because float32 rounds tanh(u) to ±1 even for moderate u, and the inverse is
+    lost. Its log-probability and entropy are those of the action that is sent, in the units of the
+    box, with h its half-width:
 
-    log π = Σ log N(u; loc, scale) − log h − 2 (log 2 − u − softplus(−2u)), h the half-width.
+        log π = Σ log N(u; loc, scale) − log h − 2 (log 2 − u − softplus(−2u))
 
-    The entropy has no closed form. What the tanh adds to the Gaussian's is estimated by one
-    reparameterised sample, loc + scale · noise. Not by the recorded action, whose −log π has the
-    right mean, but a gradient of mean 0 (it is the score's).
+    The entropy has no closed form. The term that the tanh adds to the Gaussian's entropy is
+    estimated with one reparameterised sample, loc + scale · noise. The recorded action would not
+    do: its −log π has the right mean, but the mean of its gradient is 0, like that of any score.
 
-    The mode is the Gaussian's, so the median of what is sent.
+    The mode is the Gaussian's, and thus the median of the action that is sent.
     """
 
     # Every leaf is [*batch, *event].
     loc: Float[Array, "*event"]
     scale: Float[Array, "*event"]
-    noise: Float[Array, "*event"]  # standard normal, of the entropy alone
+    noise: Float[Array, "*event"]  # standard normal, used only for the entropy
     center: Float[Array, "*event"]  # of the box
     half_width: Float[Array, "*event"]
     event_ndim: int = eqx.field(static=True)
@@ -52,8 +53,8 @@ class TanhNormal(eqx.Module):
 
     def entropy(self) -> Float[Array, "*batch"]:
         normal = jnp.log(self.scale) + 0.5 * math.log(2 * math.pi * math.e)
-        another = self.loc + self.scale * self.noise
-        return _over_event(normal + self._log_stretch(another), self.event_ndim)
+        sample = self.loc + self.scale * self.noise
+        return _over_event(normal + self._log_stretch(sample), self.event_ndim)
 
     def mode(self) -> Float[Array, "*event"]:
         return self.loc
@@ -68,15 +69,15 @@ class TanhNormal(eqx.Module):
         return self.center + self.half_width * jnp.tanh(action)
 
     def _log_stretch(self, u: Float[Array, "*event"]) -> Float[Array, "*event"]:
-        """log |∂ legal(u) / ∂u|, finite for any u: log(1 − tanh²u) is not."""
+        """log |∂ legal(u) / ∂u|, finite for any u, unlike log(1 − tanh²u)."""
         return jnp.log(self.half_width) + 2 * (math.log(2) - u - softplus(-2 * u))
 
 
 class Beta(eqx.Module):
-    """x ~ Beta(α, β) in each component, α and β > 1, whose stretch to a box is what is sent.
+    """x ~ Beta(α, β) for each component, with α, β > 1, scaled to a box.
 
     The sample is x. Its log-probability and entropy are those of the action that is sent, in the
-    units of the box. All density is inside, so nothing is clipped and no mass lies on a bound.
+    units of the box. All density is inside the box, so nothing is clipped.
 
     Source: Chou et al., *Improving Stochastic Policy Gradients in Continuous Control with Deep
     Reinforcement Learning using the Beta Distribution*, ICML 2017.
@@ -100,7 +101,7 @@ class Beta(eqx.Module):
         return _over_event(self._distrax().entropy() + jnp.log(self.width), self.event_ndim)
 
     def mode(self) -> Float[Array, "*event"]:
-        # Where both are 0 the distribution is uniform, and any point its mode: the middle.
+        # If both are 0, the distribution is uniform and any point is a mode: take the middle.
         over_one, under_one = self.over_one + 1e-6, self.under_one + 1e-6
         return _inside(over_one / (over_one + under_one))
 
@@ -114,15 +115,15 @@ class Beta(eqx.Module):
         return self.low + self.width * action
 
     def _distrax(self) -> Any:
-        import distrax  # takes a second, so not at the top
+        import distrax  # not at the top, because importing it takes a second
 
         return distrax.Beta(1 + self.over_one, 1 + self.under_one)
 
 
 class Joint(eqx.Module):
-    """Independent distributions in a dict or tuple, however nested: the action is one of samples.
+    """Independent distributions in dicts and tuples of any nesting; so are its samples.
 
-    distrax's takes no distributions but its own, and has no `legal`.
+    `distrax.Joint` accepts only distributions of distrax, and has no `legal`.
     """
 
     distributions: PyTree
@@ -161,5 +162,5 @@ def _over_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:
 
 
 def _inside(x: Float[Array, "*event"]) -> Float[Array, "*event"]:
-    """Away from 0 and 1, which float32 rounds to and where a log-probability is infinite."""
+    """Keep x away from 0 and 1, to which float32 rounds and at which a log-probability is ∞."""
     return jnp.clip(x, 1e-6, 1 - 1e-6)

@@ -1,4 +1,4 @@
-"""`Encoder`: what a policy observes, as one vector."""
+"""`Encoder`: observations as vectors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._core.require import is_positive_integer
 from .._core.spaces import (
     ACTION_MASK,
     Path,
@@ -25,11 +26,11 @@ from ..nn._mlp import linear, orthogonal
 from ..random._keys import KeyLike, as_key
 
 NUM_CHANNELS = (16,)
-"""Of MinAtar's networks: one convolution of 16 channels (Young & Tian 2019, arXiv:1903.03176)."""
+"""One convolution of 16 channels, as for MinAtar (Young & Tian 2019, arXiv:1903.03176)."""
 
 
 class Encoder(eqx.Module):
-    """An observation as one vector: every leaf of its space by its kind, one after the other.
+    """Encodes an observation as one vector, the concatenation of its encoded leaves.
 
     | leaf | becomes |
     |---|---|
@@ -37,13 +38,13 @@ class Encoder(eqx.Module):
     | Box of shape `[height, width, channels]` | 3 × 3 convolutions, flattened |
     | any other Box, MultiBinary | its numbers, flattened |
 
-    All in float32, bytes from 0 to 255 divided by 255. The leaves of a Dict stand in the order of
-    their names, those of a Tuple in its own. A Dict's `"action_mask"` is no input: it says which
-    actions are legal (see `rlscan.ActorCritic`). Only convolutions have parameters.
+    The vector is float32; a box of bytes from 0 to 255 is divided by 255. The leaves of a Dict are
+    ordered by name. A Dict's `"action_mask"` is not encoded: it marks the legal actions (see
+    `rlscan.ActorCritic`). Only convolutions have parameters.
     """
 
     parts: tuple["Part", ...]
-    paths: tuple[Path, ...] = eqx.field(static=True)  # where in an observation each part is
+    paths: tuple[Path, ...] = eqx.field(static=True)  # of each part in an observation
     size: int = eqx.field(static=True)  # of the vector
 
     def __init__(
@@ -57,20 +58,20 @@ class Encoder(eqx.Module):
         """
         **Arguments:**
 
-        - `space`: of the observations, with gymnax's or Gymnasium's attributes.
-        - `key`: of the convolutions, consumed.
-        - `num_channels`: of each convolution of an image; with none it is flattened as it is.
-            A convolution moves by two pixels where the image it sees is wider or higher than 16.
-        - `activation`: after each convolution: a function, or the name of one in `jax.nn`.
+        - `space`: the observation space, with gymnax's or Gymnasium's attributes.
+        - `key`: consumed, for the weights of the convolutions.
+        - `num_channels`: of each convolution of an image; if empty, images are flattened. The
+            stride of a convolution is 2 if its input is wider or higher than 16 pixels, else 1.
+        - `activation`: applied after each convolution; a function, or the name of one in `jax.nn`.
 
-        **Raises:** `ValueError` for a space that has nothing to encode, or is of another kind, and
-            for numbers of channels that cannot be.
+        **Raises:** `ValueError` for a space of another kind or with nothing to encode, for an
+        invalid `num_channels`, and for an unknown activation.
         """
         leaves = [(p, leaf) for p, leaf in space_leaves(space) if ACTION_MASK not in p]
         if not leaves:
             raise ValueError(_unfit(space))
         check_num_channels(num_channels)
-        function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
+        function = as_activation(activation)
         keys = jax.random.split(as_key(key), len(leaves))
         self.parts = tuple(
             _part(leaf, tuple(map(int, num_channels)), function, k)
@@ -88,10 +89,10 @@ class Encoder(eqx.Module):
 
 
 class _OneHot(eqx.Module):
-    """Integers, each of its own number of categories."""
+    """Encodes integers, each with its own number of categories."""
 
     num_categories: tuple[int, ...] = eqx.field(static=True)
-    start: tuple[int, ...] = eqx.field(static=True)  # the least of each
+    start: tuple[int, ...] = eqx.field(static=True)  # the smallest value of each
     shape: tuple[int, ...] = eqx.field(static=True)
 
     @property
@@ -106,7 +107,7 @@ class _OneHot(eqx.Module):
 
 
 class _Flat(eqx.Module):
-    """Numbers as they are."""
+    """Flattens numbers."""
 
     shape: tuple[int, ...] = eqx.field(static=True)
     is_bytes: bool = eqx.field(static=True)
@@ -120,11 +121,10 @@ class _Flat(eqx.Module):
 
 
 class _Image(eqx.Module):
-    """An image `[height, width, channels]`, of any size, through convolutions."""
+    """Encodes an image `[height, width, channels]` of any size with convolutions."""
 
-    # A convolution is a linear layer on every patch. Not `eqx.nn.Conv2d`: with XLA's
-    # convolution an update of Breakout-MinAtar takes five times as long on a CPU (`python -m
-    # benchmarks --only levers`).
+    # Each convolution is a linear layer on every patch, because on CPU a matrix product is much
+    # faster than XLA's convolution in `eqx.nn.Conv2d` (`python -m benchmarks --only levers`).
     layers: tuple[eqx.nn.Linear, ...]
     activation: Callable[[Array], Array]
     kernels: tuple[tuple[int, int], ...] = eqx.field(static=True)  # height and width of a patch
@@ -143,7 +143,7 @@ class _Image(eqx.Module):
 def _patches(
     x: Float[Array, "height width channels"], kernel: tuple[int, int], stride: int
 ) -> Float[Array, "rows columns patch"]:
-    """Every patch of an image as a vector: its rows, of pixels, of channels."""
+    """All patches of an image, each flattened in the order rows, columns, channels."""
     height, width = (x.shape[axis] - kernel[axis] + 1 for axis in (0, 1))
     shifted = [
         x[i : i + height : stride, j : j + width : stride]
@@ -157,9 +157,9 @@ Part = _OneHot | _Flat | _Image
 
 
 def check_num_channels(num_channels: Sequence[int]) -> None:
-    """Raises `ValueError` if no convolutions can be of these."""
+    """Raise `ValueError` unless `num_channels` is a sequence of positive integers."""
     is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
-    if not (is_list and all(map(_is_positive, num_channels))):
+    if not (is_list and all(map(is_positive_integer, num_channels))):
         got = list(num_channels) if is_list else num_channels
         raise ValueError(
             f"num_channels must be positive integers, got {got}; such as [16], or [] for no "
@@ -167,8 +167,25 @@ def check_num_channels(num_channels: Sequence[int]) -> None:
         )
 
 
-def _is_positive(size: Any) -> bool:
-    return isinstance(size, int | np.integer) and not isinstance(size, bool) and bool(size > 0)
+def as_activation(activation: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Look up an activation function, given as itself or by its name in `jax.nn`.
+
+    **Raises:** `ValueError` unless it keeps the shape and dtype of an array.
+    """
+    function = getattr(jax.nn, activation, None) if isinstance(activation, str) else activation
+    hidden = jax.ShapeDtypeStruct((3,), jnp.float32)
+    try:
+        output = jax.eval_shape(function, hidden)  # pyright: ignore
+        # Not `output == hidden`, which also compares the sharding, and fails inside a mesh.
+        fits = (output.shape, output.dtype) == (hidden.shape, hidden.dtype)
+    except Exception:  # anything: it may be no function at all
+        fits = False
+    if not fits:
+        raise ValueError(
+            "activation must be a function that keeps the shape of an array, or the name of one "
+            f"in jax.nn, got {activation!r}; such as tanh, relu, silu or gelu"
+        )
+    return function  # pyright: ignore
 
 
 def _part(space: Any, num_channels: tuple[int, ...], activation: Callable, key: Array) -> Part:
@@ -189,13 +206,13 @@ def _part(space: Any, num_channels: tuple[int, ...], activation: Callable, key: 
 
 
 def _convolutions(shape: tuple[int, ...], num_channels: tuple[int, ...]) -> tuple[Any, ...]:
-    """`(kernels, strides, shapes, size)`: each layer's patches, how far apart they are, and the
-    shape of its weights; and how many numbers come out at the end."""
+    """`(kernels, strides, shapes, size)`: of the patches, the strides and the weights of each
+    layer, and of the flattened output."""
     height, width, channels = shape
     kernels, strides, shapes = [], [], []
     for num_outputs in num_channels:
-        kernel = min(3, height), min(3, width)  # of a low or narrow image, all of it
-        # Else an image of 84 x 84 would be 100,000 numbers, of which each unit takes a weight.
+        kernel = min(3, height), min(3, width)  # an image may be smaller than 3 × 3
+        # With stride 1, an image of 84 × 84 would become 100,000 inputs of each hidden unit.
         stride = 2 if max(height, width) > 16 else 1
         kernels.append(kernel)
         strides.append(stride)
@@ -212,7 +229,7 @@ def _weights(key: PRNGKeyArray, shapes: tuple[tuple[int, int], ...]) -> list[Arr
 
 
 def _is_bytes(space: Any) -> bool:
-    """Whether a space is of bytes that use their whole range, as the colours of an image do."""
+    """Whether a space holds bytes over their whole range, like the colours of an image."""
     is_uint8 = np.dtype(getattr(space, "dtype", np.float32)) == np.uint8
     return is_uint8 and is_box(space) and bool(np.all(np.asarray(space.high) == 255))
 
@@ -223,7 +240,7 @@ def _in_float32(x: Any, is_bytes: bool) -> Float[Array, "..."]:
 
 
 def _leaf_at(observation: PyTree, path: Path, shape: tuple[int, ...]) -> Any:
-    """A part of an observation, of the shape that it must have."""
+    """Look up a leaf of an observation, and check its shape."""
     leaf, at = observation, "".join(f"[{name!r}]" for name in path)
     try:
         for name in path:
@@ -247,6 +264,6 @@ _BUILD = "build it for the environment that it acts in"
 def _unfit(space: Any) -> str:
     return (
         "an Encoder takes observations of a Discrete, MultiDiscrete, MultiBinary or Box space, or "
-        f"of a Dict or Tuple of them, got {space!r}; write a policy of your own: any eqx.Module by "
-        "the contract of rlscan.Policy"
+        f"of a Dict or Tuple of them, got {space!r}; write a policy of your own: any eqx.Module "
+        "that follows the contract of rlscan.Policy"
     )

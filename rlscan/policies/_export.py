@@ -1,4 +1,4 @@
-"""Policies as programs: `export` and `load_exported`."""
+"""Policies exported as programs: `export` and `load_exported`."""
 
 import dataclasses
 import importlib.util
@@ -18,16 +18,12 @@ from jaxtyping import Array, Key, PRNGKeyArray
 from .._check.dataflow import flow, union
 from .._core.files import encode, read, write_whole
 from .._core.spaces import legal_action
-from .._core.tree import strong
+from .._core.tree import as_strong_arrays
 from .._core.types import Environment, Policy, PyTree
 from ..random._keys import KeyData, key as make_key, key_data, keys_from_data
 
 FORMAT = "rlscan exported policy"
-
-
-FORMAT_VERSION = 2  # raised when a reader of this one could no longer read it
-
-
+FORMAT_VERSION = 2  # increased when older versions of rlscan can no longer read the files
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -40,21 +36,21 @@ def export(
     generator: str = "mix32",
     platforms: Sequence[str] = PLATFORMS,
 ) -> None:
-    """Writes a policy to a file as a program: `load_exported` runs it without its Python class.
+    """Write a policy to a file as a program that `load_exported` runs without its Python class.
 
     **Arguments:**
 
     - `policy`: as for `rlscan.rollout`.
-    - `env`: whose observations it sees, as for `rlscan.rollout`; it is not written.
+    - `env`: the environment that it acts in. It is not written to the file.
     - `path`: a file that does not exist yet.
-    - `stochastic`: if not, the policy is put in inference mode, and its action is the
-        distribution's mode. If so, the action is sampled, and the policy is in the mode that it
-        comes in: with its noise, or without, as `rlscan.load_policy` gives it.
-    - `generator`: of the keys that a stochastic one will be called with.
-    - `platforms`: which it will run on, by JAX's names.
+    - `stochastic`: if false, the policy is put in inference mode, and its action is the
+        distribution's mode. If true, the action is sampled, and the policy keeps its mode, with or
+        without noise; `rlscan.load_policy` returns it without.
+    - `generator`: the generator of the keys for a stochastic policy.
+    - `platforms`: the platforms to run on, by JAX's names.
 
     **Raises:** `ModuleNotFoundError` without `flatbuffers`; `FileExistsError` if the file exists;
-    `ValueError` for a policy whose inference mode still draws from `key`, unless `stochastic`.
+    `ValueError` for a policy that draws from `key` even in inference mode, unless `stochastic`.
     """
     _require_flatbuffers()
     if os.path.lexists(path):
@@ -62,7 +58,7 @@ def export(
     if not stochastic:
         policy = eqx.nn.inference_mode(policy)
         _check_deterministic(policy, env)
-    initial = jax.tree.leaves(strong(policy.initial_state()))
+    initial = jax.tree.leaves(as_strong_arrays(policy.initial_state()))
     program = _program(policy, env, stochastic, generator, platforms)
     state = io.BytesIO()
     for leaf in initial:
@@ -79,7 +75,7 @@ def export(
 def _program(
     policy: Policy, env: Environment, stochastic: bool, generator: str, platforms: Sequence[str]
 ) -> bytes:
-    """The serialised program, of observations, states and words of keys, `[batch, …]` each."""
+    """The serialised program of observations, states and key data, `[batch, …]` each."""
     from jax import export as jax_export
 
     action_space = env.action_space()
@@ -88,7 +84,7 @@ def _program(
         if words:
             keys = keys_from_data(KeyData(words[0], generator))
             return jax.vmap(partial(_decide, policy, action_space, True))(observation, state, keys)
-        one = partial(_decide, policy, action_space, False, key=make_key(0))  # it reads none
+        one = partial(_decide, policy, action_space, False, key=make_key(0))  # the key is unused
         return jax.vmap(one)(observation, state)
 
     (batch,) = jax_export.symbolic_shape("batch")
@@ -101,9 +97,9 @@ def _program(
     exported = jax_export.export(jax.jit(batched), platforms=platforms)(*batched_arguments)
     try:
         return bytes(exported.serialize())
-    except ValueError as error:  # a class of its own among the observations, actions or values
+    except ValueError as error:  # a custom pytree class in the observation, action or value
         raise ValueError(
-            f"an exported policy takes and gives arrays in dicts, lists and tuples, but {error}"
+            f"an exported policy takes and returns arrays in dicts, lists and tuples, but {error}"
         ) from error
 
 
@@ -117,7 +113,7 @@ def _decide(
 ) -> tuple[PyTree, Array, PyTree, list[Array]]:
     """`(action, log_prob, value, state)` for one observation; the state is a list of arrays."""
     policy_key, action_key = jax.random.split(key)
-    state = jax.tree.unflatten(jax.tree.structure(strong(policy.initial_state())), leaves)
+    state = jax.tree.unflatten(jax.tree.structure(as_strong_arrays(policy.initial_state())), leaves)
     distribution: Any
     distribution, value, state = policy(observation, state, key=policy_key)
     sample = distribution.sample(seed=action_key) if stochastic else distribution.mode()
@@ -127,35 +123,37 @@ def _decide(
 
 
 def _inputs(policy: Policy, env: Environment) -> tuple[PyTree, list[Any]]:
-    """Shapes and dtypes of one observation, and of the leaves of one state."""
-    observation, _ = jax.eval_shape(lambda key: strong(env.reset(key)), make_key(0))
-    return observation, jax.eval_shape(lambda: jax.tree.leaves(strong(policy.initial_state())))
+    """The shapes and dtypes of one observation, and of the leaves of one state."""
+    observation, _ = jax.eval_shape(lambda key: as_strong_arrays(env.reset(key)), make_key(0))
+    state = jax.eval_shape(lambda: as_strong_arrays(policy.initial_state()))
+    return observation, jax.tree.leaves(state)
 
 
 def _check_deterministic(policy: Policy, env: Environment) -> None:
-    """Refuses a policy whose decision depends on its key, where there will be none."""
+    """Raise `ValueError` for a policy whose action depends on its key, which will be missing."""
     decide = partial(_decide, policy, env.action_space(), False)
     program = jax.make_jaxpr(decide)(*_inputs(policy, env), make_key(0))
     *_, key = (1 << i for i in range(len(program.jaxpr.invars) + 1))  # the key's bit, not the first
     sources = [0] * (len(program.jaxpr.invars) - 1) + [key]
     if union(flow(program.jaxpr, sources, lambda origin, _: origin)) & key:
         raise ValueError(
-            f"{type(policy).__name__} draws from its key in inference mode, too, and a program "
-            "without keys would hold one draw for ever; use stochastic=True"
+            f"{type(policy).__name__} draws from its key in inference mode as well, and a program "
+            "without keys would repeat one draw forever; use stochastic=True"
         )
 
 
 def load_exported(path: str | os.PathLike) -> "ExportedPolicy":
-    """The policy that `export` wrote.
+    """Load a policy that `export` wrote.
 
     **Arguments:**
 
     - `path`: the file.
 
-    **Returns:** an `ExportedPolicy`, which is a function.
+    **Returns:** an `ExportedPolicy`, which can be called.
 
-    **Raises:** `FileNotFoundError` if there is none; `ValueError` if it is no exported policy,
-    damaged, or of a later version; `ModuleNotFoundError` without `flatbuffers`.
+    **Raises:** `FileNotFoundError` if there is no such file; `ValueError` if it is not an exported
+    policy, is damaged, or was written by a later version; `ModuleNotFoundError` without
+    `flatbuffers`.
     """
     _require_flatbuffers()
     from jax import export as jax_export
@@ -167,21 +165,21 @@ def load_exported(path: str | os.PathLike) -> "ExportedPolicy":
     return ExportedPolicy(program, initial, header["generator"])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # compared, and hashed by `jax.jit`, as itself
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable by identity, so `jax.jit` accepts it
 class ExportedPolicy:
-    """A policy that needs no class: `policy(observation, state, keys=keys)`, batched throughout.
+    """A policy without its class, for batches: `policy(observation, state, keys=keys)`.
 
-    It can be called within `jax.jit` and `lax.scan`, too.
+    It can also be called inside `jax.jit` and `lax.scan`.
     """
 
     _program: Any
     _initial_state: list[np.ndarray]
 
-    # Of the keys that it is called with, such as "mix32"; `None` if it is not stochastic.
+    # The generator of its keys, such as "mix32"; `None` if it is not stochastic.
     generator: str | None
 
     def initial_state(self, batch_size: int) -> list[Array]:
-        """The state of B episodes that begin, arrays `[B, …]`; `[]` for a feed-forward policy."""
+        """The state at the start of B episodes, arrays `[B, …]`; `[]` for a feed-forward policy."""
         return [jnp.broadcast_to(leaf, (batch_size, *leaf.shape)) for leaf in self._initial_state]
 
     def __call__(
@@ -191,19 +189,20 @@ class ExportedPolicy:
         *,
         keys: Key[Array, " B"] | None = None,
     ) -> tuple[PyTree, Array, PyTree, list[Array]]:
-        """What the policy does in each of B environments.
+        """Act in each of B environments.
 
         **Arguments:**
 
         - `observation`: `[B, …]`.
-        - `state`: of a recurrent policy, what `initial_state` or the call before returned.
-        - `keys`: of a stochastic one, a key for each: `jax.random.split(rlscan.key(0), B)`.
+        - `state`: for a recurrent policy, the result of `initial_state` or of the previous call.
+        - `keys`: for a stochastic policy, one for each environment:
+            `jax.random.split(rlscan.key(0), B)`.
 
-        **Returns:** `(action, log_prob, value, state)`, `[B, …]` each: the action that the
-        environment is to be sent, log π of what the distribution gave (before it was clipped to
-        the space), the value, and the state of the next call.
+        **Returns:** `(action, log_prob, value, state)`, `[B, …]` each: the action for the
+        environment, log π of the action before it was mapped to the action space, the value, and
+        the state for the next call.
 
-        **Raises:** `ValueError` for keys of another generator, or missing or needless ones, and
+        **Raises:** `ValueError` for keys of another generator, for missing or superfluous keys, and
         for arrays of other shapes.
         """
         given = [observation, list(state)]
@@ -223,7 +222,7 @@ class ExportedPolicy:
 
 
 def _require_flatbuffers() -> None:
-    """jax.export writes with it, and JAX does not install it."""
+    """Raise `ModuleNotFoundError` without flatbuffers, which `jax.export` needs but JAX lacks."""
     if importlib.util.find_spec("flatbuffers") is None:
         raise ModuleNotFoundError(
             "exported policies need flatbuffers: pip install 'rlscan[export]'", name="flatbuffers"

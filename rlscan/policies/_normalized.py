@@ -1,4 +1,4 @@
-"""`NormalizedObservations`: a policy that sees its observations in units of their own spread."""
+"""`NormalizedObservations`: a policy around another one that normalises its observations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,46 +25,47 @@ _EPSILON = 1e-8  # added to variances
 
 
 class NormalizedObservations(eqx.Module):
-    """A policy around another one, which normalises what that one sees, element by element:
+    """Normalises the observations of another policy, element by element:
 
         (x − mean) / √(var + 1e-8), clipped to ± clip
 
-    by the mean and variance of all observations of the updates before. They are kept here, marked
-    as `rlscan.NonTrainable`, so they are saved with the policy and frozen wherever it does not
-    train. They stand still from the first step of a rollout to the last epoch over it, and move
-    after that: the ratio begins at 1. Trajectories hold the observations as they came. In the
-    first update there are no statistics, and observations pass as they are.
+    with the mean and variance of all observations before the current update. These statistics are
+    part of the policy and marked as `rlscan.NonTrainable`, so they are saved with it, and only
+    training changes them. They stay fixed from the first step of a rollout to the last epoch over
+    it, so the ratio begins at 1, and are updated after that. Trajectories hold the original
+    observations. The first update has no statistics, and does not change observations.
 
-    Floating-point leaves of an observation are normalised. Integers and booleans pass as they are
-    (categories, images of `bool`), and so does what a dict has under `"action_mask"`.
+    Floating-point leaves of an observation are normalised. Integers and booleans (categories,
+    images of `bool`) are not, nor is an `"action_mask"` in a dict.
 
     ```python
     policy = rlscan.NormalizedObservations(rlscan.ActorCritic(env, key=rlscan.key(0)), env)
     ```
 
-    It goes outside of `rlscan.WithStatistics`, whose layers then see normalised observations.
+    With `rlscan.WithStatistics` it must be the outer one, so that the layers with statistics
+    receive normalised observations.
     """
 
     policy: Policy
-    moments: NonTrainable  # a `Moments` for each leaf of an observation; `None` where it passes
+    moments: NonTrainable  # a `Moments` for each leaf of an observation; `None` if not normalised
     clip: float = eqx.field(static=True)
 
     def __init__(self, policy: Policy, env: Environment, *, clip: float = 10.0):
         """**Arguments:**
 
-        - `policy`: by the contract of `rlscan.Policy`, feed-forward or recurrent.
-        - `env`: whose observations it sees.
-        - `clip`: the largest size of a normalised number; `math.inf` for no limit.
+        - `policy`: feed-forward or recurrent, following the contract of `rlscan.Policy`.
+        - `env`: the environment that it acts in.
+        - `clip`: the largest absolute value of a normalised number; `math.inf` for no limit.
 
         **Raises:** as `rlscan.check_policy`; `ValueError` for a `clip` that is not above 0.
         """
         if not clip > 0:
             raise ValueError(f"clip must be above 0, got {clip!r}; math.inf clips nothing")
-        # In the dtypes that a rollout has, where a reset may differ from a step.
+        # Not `env.reset`, whose dtypes may differ from those of a step.
         start = partial(init_rollout, policy, env, num_envs=1)
-        seen = eqx.filter_eval_shape(lambda: start(key=make_key(0)).observation)
+        observation = eqx.filter_eval_shape(lambda: start(key=make_key(0)).observation)
         self.policy = policy
-        self.moments = NonTrainable(tree_map_with_path(_moments_of, seen))
+        self.moments = NonTrainable(tree_map_with_path(_moments_of, observation))
         self.clip = float(clip)
 
     def __call__(
@@ -75,7 +76,8 @@ class NormalizedObservations(eqx.Module):
     def initial_state(self) -> PyTree:
         return self.policy.initial_state()
 
-    # A `SequencePolicy`, where the policy inside is one: there is nothing to call where it is not.
+    # Properties instead of methods, so that `hasattr` finds `unroll` and `decide` only if the inner
+    # policy is a `SequencePolicy`.
 
     @property
     def unroll(self) -> Callable:
@@ -92,7 +94,7 @@ class NormalizedObservations(eqx.Module):
         )
 
     def normalize(self, observation: PyTree) -> PyTree:
-        """One observation, as the policy inside sees it."""
+        """One observation as the inner policy receives it."""
 
         def one(moments: Moments | None, x: Array) -> Array:
             return x if moments is None else _normalized(moments, x, self.clip)
@@ -100,14 +102,18 @@ class NormalizedObservations(eqx.Module):
         return jax.tree.map(one, self.moments.value, observation, is_leaf=_is_moments)
 
     def move_statistics(self, steps: Steps, axis: str | None) -> "NormalizedObservations":
-        """By the observations of all the steps; those of the policy inside by what it saw."""
+        """Update the statistics with all observations, and those of the inner policy.
+
+        The inner policy's statistics are updated with the normalised observations that it received.
+        """
 
         def one(moments: Moments | None, batch: Array) -> Moments | None:
-            return None if moments is None else merge(moments, batch, axis)
+            return None if moments is None else merge(moments, batch)
 
         moments = jax.tree.map(one, self.moments.value, steps.observation, is_leaf=_is_moments)
-        seen = dataclasses.replace(steps, observation=jax.vmap(self.normalize)(steps.observation))
-        policy = move_statistics(self.policy, seen, axis)
+        normalized = jax.vmap(self.normalize)(steps.observation)
+        inner_steps = dataclasses.replace(steps, observation=normalized)
+        policy = move_statistics(self.policy, inner_steps, axis)
         return eqx.tree_at(lambda p: (p.policy, p.moments.value), self, (policy, moments))
 
 
@@ -116,7 +122,7 @@ def _is_moments(node: Any) -> bool:
 
 
 def _moments_of(path: KeyPath, leaf: Any) -> Moments | None:
-    """Those of no observations `[1, …]`, or `None` for what passes as it is."""
+    """Empty moments for a leaf `[1, …]`, or `None` for a leaf that is not normalised."""
     is_mask = any(key == DictKey(ACTION_MASK) for key in path)
     if is_mask or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return None
@@ -130,7 +136,7 @@ def _normalized(moments: Moments, x: Float[Array, "..."], clip: float) -> Float[
             f"this NormalizedObservations has statistics of shape {mean.value.shape}, but got an "
             f"observation of shape {x.shape}; build it for the environment that it acts in"
         )
-    # Twice subtracted, as their sum would be rounded where the mean is far from 0.
+    # Subtracted one after the other, because their sum would be rounded if the mean is large.
     deviation = x.astype(mean.value.dtype) - mean.value - mean.lost
     scaled = jnp.clip(deviation * lax.rsqrt(moments.variance + _EPSILON), -clip, clip)
     return jnp.where(moments.count.value > 0, scaled.astype(x.dtype), x)

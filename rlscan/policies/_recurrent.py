@@ -1,4 +1,4 @@
-"""`RecurrentActorCritic`: a GRU or an LSTM that actor and critic share."""
+"""`RecurrentActorCritic`: an actor-critic on top of a GRU or an LSTM."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,40 +9,38 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
-from .._core.require import require_one_of, require_positive
+from .._core.require import require_one_of, require_positive, require_rate
 from .._core.scan import filter_scan
 from .._core.spaces import action_mask
 from .._core.tree import where
 from .._core.types import Distribution, Environment, PyTree
-from ..nn._dropout import Schedule, as_rate
-from ..nn._mlp import MLP, orthogonal, orthogonal_weights
+from ..nn._dropout import Schedule
+from ..nn._mlp import MLP, orthogonal
 from ..nn._variational import VariationalDropoutCell, VariationalDropoutState
 from ..random._keys import KeyLike, as_key
 from ._action_head import ActionHead, Continuous
-from ._actor_critic import check_settings
-from ._encoder import NUM_CHANNELS, Encoder, check_num_channels
+from ._actor_critic import actor_and_critic, check_settings
+from ._encoder import NUM_CHANNELS, Encoder, as_activation
 
 CellName = Literal["gru", "lstm"]
-
-
 CELLS: tuple[CellName, ...] = ("gru", "lstm")
 
 
 class RecurrentActorCritic(eqx.Module):
-    """A policy with a memory: a recurrent core, and an actor and a critic that read its output.
+    """A recurrent policy: actor and critic both read the output of a recurrent core.
 
         sₜ = cell(encoder(observationₜ), sₜ₋₁),    π = actor(dropout(hₜ)),    V = critic(hₜ)
 
-    with hₜ = sₜ for a GRU, and sₜ = (hₜ, cₜ) for an LSTM. s is 0 where an episode starts, and the
-    loss is differentiated through all T steps of a rollout, from the state that it began with.
+    with hₜ = sₜ for a GRU, and sₜ = (hₜ, cₜ) for an LSTM. s is 0 at the start of an episode. The
+    loss is differentiated through all T steps of a rollout, back to its initial state.
 
-    Dropout of each step is on the actor's path alone, after the core and after each hidden layer;
-    the value is without, unless `critic_dropout` says otherwise. `recurrent_dropout` is inside of
-    the core, with one mask for an episode, and so the value has it, too. All of it is drawn from
-    the policy's key, and comes back in replay.
+    `dropout` is applied after the core and after each hidden layer, with a new mask at each step,
+    in the actor only; `critic_dropout` does the same in the critic. `recurrent_dropout` is inside
+    the core, with one mask per episode, so it affects the value as well. All masks are drawn from
+    the policy's key, and replay draws them again.
 
-    As the critic shapes the core, too, its errors drown the actor's where returns are far above 1:
-    then scale rewards, or lower `value_coef` (CartPole without velocities asks for 0.01 of it).
+    The critic's gradients also shape the core. If returns are far above 1, they dominate the
+    actor's: scale rewards, or lower `value_coef` (CartPole without velocities needs 0.01).
     """
 
     encoder: Encoder
@@ -68,30 +66,31 @@ class RecurrentActorCritic(eqx.Module):
         key: KeyLike,
     ):
         """Orthogonal initialisation with gains 1 (each gate), √2 (hidden), 0.01 (actor) and 1
-        (critic); biases are 0, but 1 for an LSTM's forget gate (Jozefowicz et al. 2015).
+        (critic). Biases are 0, except 1 for an LSTM's forget gate (Jozefowicz et al. 2015).
 
         **Arguments:**
 
-        - `env`: whose spaces the policy is made for.
-        - `cell`: of the core: `"gru"` or `"lstm"`.
-        - `hidden_size`: numbers in h.
-        - `hidden_sizes`: units of each hidden layer behind the core, of the actor and the critic.
-        - `activation`: of those; a function, or the name of one in `jax.nn`.
+        - `env`: the environment whose spaces the policy is built for.
+        - `cell`: the core, `"gru"` or `"lstm"`.
+        - `hidden_size`: the size of h.
+        - `hidden_sizes`: units of each hidden layer of the actor after the core, and likewise of
+            the critic.
+        - `activation`: of hidden layers and convolutions; a function, or the name of one in
+            `jax.nn`.
         - `dropout`: the rate after the core and after each hidden layer of the actor, in [0, 1);
             or a schedule of it over updates, see `rlscan.nn.AnnealedDropout`.
-        - `critic_dropout`: likewise of the critic.
-        - `recurrent_dropout`: the rate of what the cell reads of h, in [0, 1), with one mask for
-            an episode; see `rlscan.nn.VariationalDropoutCell`.
+        - `critic_dropout`: the same for the critic.
+        - `recurrent_dropout`: the rate for the cell's recurrent input h, in [0, 1), with one mask
+            per episode; see `rlscan.nn.VariationalDropoutCell`.
         - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.ActorCritic`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
         """
         check_settings(hidden_sizes, activation, dropout, critic_dropout)
-        check_num_channels(num_channels)
         check_recurrent_settings(cell, hidden_size, recurrent_dropout)
+        function = as_activation(activation)
         encoder_key, cell_key, heads_key = jax.random.split(as_key(key), 3)
-        function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
         self.encoder = Encoder(
             env.observation_space(),
             key=encoder_key,
@@ -105,23 +104,23 @@ class RecurrentActorCritic(eqx.Module):
         self.cell = (
             VariationalDropoutCell(core, 0.0, recurrent_dropout) if recurrent_dropout else core
         )
-        sizes = (hidden_size, *map(int, hidden_sizes))
-        actor, critic = orthogonal_weights(
-            tuple(jax.random.split(heads_key)),
-            ((*sizes, self.head.num_outputs), (*sizes, 1)),
-            (0.01, 1.0),
+        actor_key, critic_key = jax.random.split(heads_key)
+        self.actor, self.critic = actor_and_critic(
+            (actor_key, critic_key),
+            (hidden_size, *map(int, hidden_sizes)),
+            self.head.num_outputs,
+            function,
+            (dropout, critic_dropout),
         )
-        self.actor = MLP(actor, function, dropout)
-        self.critic = MLP(critic, function, critic_dropout)
 
     def __call__(
         self, observation: PyTree, state: PyTree, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Float[Array, ""], PyTree]:
-        state = self._remember(self.encoder(observation), state, key)
+        state = self._next_state(self.encoder(observation), state, key)
         return *self.decide(_output(state), observation, key=jax.random.clone(key)), state
 
     def initial_state(self) -> PyTree:
-        """Zeros: h of a GRU, or (h, c) of an LSTM."""
+        """Zeros: h for a GRU, (h, c) for an LSTM."""
         if isinstance(self.cell, VariationalDropoutCell):
             return self.cell.initial_state()
         zeros = jnp.zeros(self.cell.hidden_size)
@@ -130,15 +129,15 @@ class RecurrentActorCritic(eqx.Module):
     def unroll(
         self, observation: PyTree, state: PyTree, done: Bool[Array, " T"], *, key: Key[Array, " T"]
     ) -> Float[Array, "T hidden_size"]:
-        """hₜ of T steps, see `rlscan.SequencePolicy`: the core alone goes step by step."""
+        """hₜ for T steps, see `rlscan.SequencePolicy`. Only the core is computed step by step."""
 
         def step(state: PyTree, at_t: tuple) -> tuple[PyTree, Array]:
             x, done, bits = at_t
-            state = self._remember(x, state, jax.random.wrap_key_data(bits, impl=impl))
+            state = self._next_state(x, state, jax.random.wrap_key_data(bits, impl=impl))
             return where(done, self.initial_state(), state), _output(state)
 
-        # As numbers: under vmap the scan turns their axes, which JAX's checker of key reuse takes
-        # for a draw.
+        # Key data instead of keys, because vmap moves the axes of the scan's inputs, and JAX's
+        # key-reuse checker counts moving the axes of a key array as a use.
         bits, impl = jax.random.key_data(key), jax.random.key_impl(key)
         inputs = jax.vmap(self.encoder)(observation)
         return filter_scan(step, state, (inputs, done, bits))[1]
@@ -146,33 +145,33 @@ class RecurrentActorCritic(eqx.Module):
     def decide(
         self, features: Float[Array, " hidden_size"], observation: PyTree, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Float[Array, ""]]:
-        """What actor and critic make of h; `key` is that of the step."""
+        """The distribution and the value for h; `key` is the key of the step."""
         _, actor_key, critic_key, head_key = jax.random.split(key, 4)
         outputs = _read(self.actor, features, actor_key)
         value = _read(self.critic, features, critic_key)
         return self.head(outputs, mask=action_mask(observation), key=head_key), value[0]
 
-    def _remember(self, x: Float[Array, " size"], state: PyTree, key: PRNGKeyArray) -> PyTree:
+    def _next_state(self, x: Float[Array, " size"], state: PyTree, key: PRNGKeyArray) -> PyTree:
         """The next state of the core."""
         core_key, *_ = jax.random.split(key, 4)
         return self.cell(x, state, key=core_key)
 
 
 def check_recurrent_settings(cell: Any, hidden_size: Any, recurrent_dropout: Any) -> None:
-    """Raises `ValueError` for a setting that only `RecurrentActorCritic` has, and cannot be."""
+    """Raise `ValueError` for an invalid setting that only `RecurrentActorCritic` has."""
     require_one_of("cell", cell, CELLS)
     require_positive("hidden_size", hidden_size)
-    as_rate("recurrent_dropout", recurrent_dropout)
+    require_rate("recurrent_dropout", recurrent_dropout)
 
 
 def _read(mlp: MLP, features: Array, key: PRNGKeyArray) -> Array:
-    """The network's output for what it reads through its dropout."""
+    """Apply an MLP, and its dropout to the input as well."""
     input_key, mlp_key = jax.random.split(key)
     return mlp(mlp.dropout(features, key=input_key), key=mlp_key)
 
 
 def _output(state: PyTree) -> Float[Array, " hidden_size"]:
-    """h, what the layers above read."""
+    """h, the output of the core."""
     if isinstance(state, VariationalDropoutState):
         return state.output
     return state[0] if isinstance(state, tuple) else state
@@ -182,7 +181,7 @@ def _output(state: PyTree) -> Float[Array, " hidden_size"]:
 def _cell_weights(
     num_gates: int, input_size: int, hidden_size: int, key: PRNGKeyArray
 ) -> tuple[Array, Array]:
-    """`(weight_ih, weight_hh)`, orthogonal for each gate, which Equinox stacks."""
+    """`(weight_ih, weight_hh)`, orthogonal for each of the gates that Equinox stacks."""
 
     def gates(key: PRNGKeyArray, num_inputs: int) -> Array:
         keys = jax.random.split(key, num_gates)
@@ -196,7 +195,7 @@ def _cell(
     name: CellName, input_size: int, hidden_size: int, key: PRNGKeyArray
 ) -> eqx.nn.GRUCell | eqx.nn.LSTMCell:
     kind, num_gates = (eqx.nn.GRUCell, 3) if name == "gru" else (eqx.nn.LSTMCell, 4)
-    # Its own initialisation is thrown away, so it is never computed.
+    # `filter_eval_shape`, because the cell's own initialisation would be overwritten.
     cell = eqx.filter_eval_shape(kind, input_size, hidden_size, key=jax.random.key(0))
     cell = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), cell)
     weights = _cell_weights(num_gates, input_size, hidden_size, key)

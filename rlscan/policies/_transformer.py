@@ -9,54 +9,54 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from .._core.require import require_positive
+from .._core.require import require_positive, require_rate
 from .._core.spaces import action_mask
 from .._core.types import Distribution, Environment, PyTree
 from ..nn._attention import Block, CausalAttention, KeyValueCache
-from ..nn._dropout import Schedule, as_rate, dropout_layer
+from ..nn._dropout import Schedule, dropout_layer
 from ..nn._mlp import linear, orthogonal
 from ..random._keys import KeyLike, as_key
 from ._action_head import ActionHead, Continuous
 from ._actor_critic import check_settings
-from ._encoder import NUM_CHANNELS, Encoder, check_num_channels
+from ._encoder import NUM_CHANNELS, Encoder, as_activation
 
 
 class Context(eqx.Module):
-    """What a transformer knows of the episode so far."""
+    """The state of a transformer: its cached tokens of the episode so far."""
 
     caches: tuple[KeyValueCache, ...]  # one for each block
-    num_steps: Int[Array, "*N"]  # environment steps of the episode that are in them
+    num_steps: Int[Array, "*N"]  # environment steps of the episode so far
 
 
 class TransformerActorCritic(eqx.Module):
-    """A policy that attends to the last L steps of its episode, and acts on what it finds there.
+    """A causal transformer policy that attends to the last L steps of its episode.
 
-    The observation of a step is one token: encoded, embedded, and sent through blocks of causal
-    attention and an MLP, pre-LayerNorm. Actor and critic read what comes out, so the value has
-    the noise of the policy that acts. The policy's state is a cache of keys and values; a step
-    computes its own token alone, and attends to what is cached. Each block attends to the last
-    L = `context_length` tokens, and what is cached for a token has itself attended to L before
-    it: so the receptive field of B blocks is B (L − 1) + 1 steps.
+    The observation of a step is one token. It is encoded, embedded, and passed through blocks of
+    causal attention and an MLP, with pre-LayerNorm. Actor and critic both read the output, so the
+    value is computed with the noise of the policy that acts. The policy's state is a cache of keys
+    and values: a step computes only its own token, and attends to the cached ones. Each block
+    attends to the last L = `context_length` tokens, which have themselves attended to the L tokens
+    before them, so the receptive field of B blocks is B (L − 1) + 1 steps.
 
-    A reset empties the cache: tokens of an earlier episode are masked, and attention at the first
-    step of an episode is to that step alone. Rollouts go on from the cache that the last one
-    left, also when parameters have moved since, as with the state of any recurrent policy; what
-    was cached before a rollout is data, to which no gradient flows.
+    A reset empties the cache: tokens of earlier episodes are masked, and the first step of an
+    episode attends to itself alone. A rollout continues from the cache of the last one even though
+    the parameters have changed since, as with the state of any recurrent policy. Tokens cached
+    before a rollout are data to which no gradient flows.
 
-    All dropout of step t, the row of attention weights included, is drawn from the key of step t.
-    `replay` computes the T steps of a sequence at once by `unroll`, with the same masks.
+    All dropout of step t, including that of the attention weights, is drawn from the key of step t.
+    `replay` computes the T steps of a sequence in parallel with `unroll`, using the same masks.
 
     The state takes `num_layers * 2 * context_length * embed_size * 4` bytes for each environment,
-    32 KiB by default. A rollout also keeps the state of each truncated episode, in one slot per
-    `time_limit` steps; where no limit is known, in T: then 128 steps of 64 environments take
-    256 MiB (`rlscan.transition_bytes` says what a transition takes).
+    32 KiB by default. A rollout also keeps the state at the end of each truncated episode, in one
+    slot for every `time_limit` steps, or in T slots if there is no limit: then 128 steps of 64
+    environments take 256 MiB (see `rlscan.transition_bytes`).
 
-    As the critic reads what the actor reads, scale rewards or lower `value_coef` where returns are
-    far above 1, see `rlscan.RecurrentActorCritic`.
+    The critic's gradients shape the whole network. If returns are far above 1, scale rewards or
+    lower `value_coef`, see `rlscan.RecurrentActorCritic`.
 
     Source: pre-LayerNorm as in Radford et al., *Language Models are Unsupervised Multitask
     Learners*, 2019; gating as in Parisotto et al., *Stabilizing Transformers for Reinforcement
-    Learning*, 2019, arXiv:1910.06764; its reset gate is that of `eqx.nn.GRUCell`, which
+    Learning*, 2019, arXiv:1910.06764, except that the reset gate is that of `eqx.nn.GRUCell`, which
     multiplies U x and not x.
     """
 
@@ -90,17 +90,17 @@ class TransformerActorCritic(eqx.Module):
 
         **Arguments:**
 
-        - `env`: whose spaces the policy is made for.
-        - `context_length`: L, in environment steps, the present one included.
-        - `num_layers`: blocks.
-        - `num_heads`: attention heads of each block; divides `embed_size`.
-        - `embed_size`: numbers of a token. The MLP of a block has four times as many.
-        - `activation`: of the MLPs; a function, or the name of one in `jax.nn`.
+        - `env`: the environment whose spaces the policy is built for.
+        - `context_length`: L, in environment steps, including the current one.
+        - `num_layers`: the number of blocks.
+        - `num_heads`: attention heads of each block; must divide `embed_size`.
+        - `embed_size`: the size of a token. The MLP of a block has four times as many hidden units.
+        - `activation`: of the MLPs and convolutions; a function, or the name of one in `jax.nn`.
         - `dropout`: the rate after the embedding and after each sublayer, in [0, 1); or a schedule
             of it over updates, see `rlscan.nn.AnnealedDropout`.
         - `attention_dropout`: the rate of the attention weights, in [0, 1).
-        - `gated`: whether a sublayer is gated into the stream, by a GRU that starts near the
-            identity, instead of added to it.
+        - `gated`: whether a GRU gate that starts near the identity combines a sublayer with the
+            residual stream, instead of a sum.
         - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.ActorCritic`.
         - `key`: consumed.
 
@@ -110,9 +110,8 @@ class TransformerActorCritic(eqx.Module):
             context_length, num_layers, num_heads, embed_size, attention_dropout, gated
         )
         check_settings((), activation, dropout, 0.0)
-        check_num_channels(num_channels)
+        function = as_activation(activation)
         encoder_key, embedding_key, blocks_key, heads_key = jax.random.split(as_key(key), 4)
-        function = getattr(jax.nn, activation) if isinstance(activation, str) else activation
         self.encoder = Encoder(
             env.observation_space(),
             key=encoder_key,
@@ -159,7 +158,7 @@ class TransformerActorCritic(eqx.Module):
     def unroll(
         self, observation: PyTree, state: Context, done: Bool[Array, " T"], *, key: Key[Array, " T"]
     ) -> Float[Array, "T embed_size"]:
-        """What the blocks make of T steps, see `rlscan.SequencePolicy`: of all at once."""
+        """The outputs of the blocks for T steps in parallel, see `rlscan.SequencePolicy`."""
         position = _positions(state.num_steps, done)
         x, block_keys = jax.vmap(self._embed)(observation, key), jax.vmap(self._block_keys)(key)
         for i, block in enumerate(self.blocks):
@@ -169,7 +168,7 @@ class TransformerActorCritic(eqx.Module):
     def decide(
         self, features: Float[Array, " embed_size"], observation: PyTree, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Float[Array, ""]]:
-        """What actor and critic make of it; `key` is that of the step."""
+        """The distribution and the value for an output; `key` is the key of the step."""
         head_key = _split(key)[2]
         mask = action_mask(observation)
         return self.head(self.actor(features), mask=mask, key=head_key), self.critic(features)[0]
@@ -189,7 +188,7 @@ def check_transformer_settings(
     attention_dropout: Any,
     gated: Any,
 ) -> None:
-    """Raises `ValueError` for a setting that only `TransformerActorCritic` has, and cannot be."""
+    """Raise `ValueError` for an invalid setting that only `TransformerActorCritic` has."""
     require_positive("context_length", context_length)
     require_positive("num_layers", num_layers)
     require_positive("num_heads", num_heads)
@@ -199,22 +198,22 @@ def check_transformer_settings(
             f"embed_size = {embed_size} is not divisible by num_heads = {num_heads}; "
             f"use embed_size = {-(-embed_size // num_heads) * num_heads}"
         )
-    as_rate("attention_dropout", attention_dropout)
+    require_rate("attention_dropout", attention_dropout)
     if not isinstance(gated, bool):
         raise ValueError(f"gated must be True or False, got {gated!r}")
 
 
 def _split(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
-    """The keys of a step: of the embedding, of the blocks, and of the head.
+    """Split the key of a step into those of the embedding, the blocks and the head.
 
-    A clone, as each part of the policy takes its own of the three.
+    The key is cloned, because each part of the policy splits it and takes one of the three.
     """
     embedding_key, blocks_key, head_key = jax.random.split(jax.random.clone(key), 3)
     return embedding_key, blocks_key, head_key
 
 
 def _positions(num_steps: Int[Array, ""], done: Bool[Array, " T"]) -> Int[Array, " T"]:
-    """The place of each step in its episode, where `num_steps` steps came before the first."""
+    """The index of each step in its episode, if `num_steps` steps preceded the first."""
     t = jnp.arange(len(done))
     starts = jnp.concatenate([-num_steps[None], jnp.where(done, t + 1, -num_steps)[:-1]])
     return t - lax.cummax(starts)

@@ -280,7 +280,7 @@ def test_what_fills_a_box_needs_its_bounds(continuous: Any, low: float, high: fl
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="must be one of gaussian, tanh, beta, got 'normal'"):
         check_continuous("normal", False)
-    with pytest.raises(ValueError, match="state_dependent_std is of a Gaussian.*leave it out"):
+    with pytest.raises(ValueError, match="state_dependent_std applies to a Gaussian.*leave it out"):
         ActionHead(BOX, continuous="beta", state_dependent_std=True)
     for odd in (gymnasium.Text(3), gymnax.Dict({}), gymnasium.Tuple([gymnasium.Text(3)])):
         with pytest.raises(ValueError, match="acts in a Discrete.*write a policy of your own"):
@@ -439,11 +439,11 @@ def test_forms_of_a_mask() -> None:
 @pytest.mark.parametrize(
     "name, mask, told",
     [
-        ("discrete", np.ones(4, bool), "must say of 3 categories whether each is legal"),
-        ("multi-discrete", np.ones((3, 4), bool), "must say of 9 categories"),
-        ("box", np.ones(2, bool), "must say of 0 categories"),
+        ("discrete", np.ones(4, bool), "must have an entry for each of 3 categories"),
+        ("multi-discrete", np.ones((3, 4), bool), "an entry for each of 9 categories"),
+        ("box", np.ones(2, bool), "an entry for each of 0 categories"),
         ("tuple of discrete", (np.ones(2), np.ones(4), np.ones(1)), "has 3 parts, the actions 2"),
-        ("tuple of discrete", (np.ones(4), np.ones(2)), "must say of 2 categories"),
+        ("tuple of discrete", (np.ones(4), np.ones(2)), "an entry for each of 2 categories"),
         ("dict", {"z": np.ones(2), "y": np.ones(2)}, "has ['y'], but the actions ['a', 'z']"),
     ],
 )

@@ -134,7 +134,9 @@ def test_a_dict_of_observations_and_another_generator(tmp_path: Path):
 
 
 def test_what_would_always_draw_the_same_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="draws from its key in inference mode.*stochastic=True"):
+    with pytest.raises(
+        ValueError, match="draws from its key in inference mode as well.*stochastic=True"
+    ):
         rlscan.export(probes.noise_policy(), probes.Wander(), tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from sequences import N, T, error, jit_replay, lively, log_softmax, mask, roll
 import rlscan
 from rlscan import PPOConfig, RecurrentActorCritic
 from rlscan.policies._recurrent import check_recurrent_settings
-from rlscan.ppo._update import act_and_judge
+from rlscan.ppo._update import collect
 
 RATE = 0.25
 HIDDEN = 6
@@ -168,7 +168,7 @@ def test_against_a_float64_loop_by_hand(name):
     state = dataclasses.replace(
         rlscan.init_train(policy, ENV, CONFIG, key=rlscan.key(0)), rollout_state=before
     )
-    _, after, batch, *_ = eqx.filter_jit(act_and_judge)(state, ENV, CONFIG)
+    _, after, batch, *_ = eqx.filter_jit(collect)(state, ENV, CONFIG)
     # What follows the last step is judged under the key of the next rollout's first; it has no
     # noise in the critic, but the observation is that after a reset where an episode ended.
     advantage = gae_by_hand(t, told.value, told.following)
@@ -360,7 +360,10 @@ def test_actions_in_a_box():
     [
         ({"hidden_size": 0}, "hidden_size must be a positive integer, got 0"),
         ({"hidden_sizes": (8, -1)}, "hidden_sizes must be positive integers"),
-        ({"recurrent_dropout": 1.0}, "recurrent_dropout must be a Python number in"),
+        (
+            {"recurrent_dropout": 1.0},
+            r"recurrent_dropout must be in \[0, 1\), got 1.0; 0 switches it off",
+        ),
         ({"dropout": 1.5}, "dropout must be in"),
         ({"activation": "tahn"}, "activation must be a function"),
     ],

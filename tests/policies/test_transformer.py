@@ -354,7 +354,10 @@ def test_a_schedule_of_the_rate_is_followed():
             {"embed_size": 9},
             "embed_size = 9 is not divisible by num_heads = 2; use embed_size = 10",
         ),
-        ({"attention_dropout": 1.0}, "attention_dropout must be a Python number in"),
+        (
+            {"attention_dropout": 1.0},
+            r"attention_dropout must be in \[0, 1\), got 1.0; 0 switches it off",
+        ),
         ({"dropout": -0.1}, "dropout must be in"),
     ],
 )
