@@ -194,7 +194,7 @@ def prefixed(prefix: str) -> Iterator[None]:
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain dictionaries, lists and numbers.
 
-    `output` is left out: it is where the run was written, not a part of what it was.
+    `output` is left out: a run in another directory is still the same run.
     """
     tree = dataclasses.asdict(config, dict_factory=_with_lists)
     del tree["output"]

@@ -1,4 +1,4 @@
-"""The keys of a config: which exist, and what an error says about the values they take."""
+"""The keys of a config, and the words for the values that each takes."""
 
 import math
 import types

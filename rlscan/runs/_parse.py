@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..ppo._config import PPOConfig
-from ._checkpoint import DIRECTORY
 from ._config import GROUPS, KEYS, Config, check
 from ._config_file import Setting, read_settings
 from ._config_keys import PARAMS, is_key, nearest, wanted, wanted_of
 from ._directory import CONFIG_FILE
-
-# The keys that may be given with --resume. Those in `ALLOWED` change no number of the run. `LONGER`
-# may change if nothing is annealed over it, which `checkpoint_to_resume` checks.
-ALLOWED = ("checkpoint_interval", "keep_checkpoints", "compile_cache")
-LONGER = "total_steps"
+from ._resume import ALLOWED, LONGER, locate
 
 # Options that are no keys of a config, with the type of their values.
 _OTHERS = {"config": str, "resume": str, "dry_run": bool, "help": None, "print_config": None}
@@ -211,21 +206,3 @@ def _directory_to_resume(path: str, options: Iterable[str]) -> Path:
                 f"what can be are {allowed}"
             )
     return directory
-
-
-def locate(path: str) -> tuple[Path, Path | None]:
-    """`(run directory, checkpoint)`, the latter if `path` names one; `ValueError` if neither."""
-    given = Path(path)
-    directory = given if given.is_dir() else given.parent.parent
-    if not given.exists() or not (directory / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"no run at {path}; --resume takes the directory of a run, which holds its "
-            f"{CONFIG_FILE}, or a checkpoint in its {DIRECTORY}"
-        )
-    return directory, None if given.is_dir() else given
-
-
-def underscored(argument: str) -> str:
-    """`--ppo.learning-rate=a-b` as `--ppo.learning_rate=a-b`."""
-    option, equals, value = argument.partition("=")
-    return f"--{option.removeprefix('--').replace('-', '_')}{equals}{value}"

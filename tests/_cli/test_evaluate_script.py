@@ -1,8 +1,9 @@
-"""Evaluations of a run: on seeds of their own, after training and during it."""
+"""Evaluations of a run, with their own seeds: after training and during it."""
 
 import csv
 import dataclasses
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -61,8 +62,8 @@ def test_the_script_prints_what_it_found(run: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_switches_do_what_they_say(run: Path, tmp_path: Path):
-    """Against `rlscan.evaluate` with the key that is documented."""
+def test_the_options_select_action_and_network(run: Path, tmp_path: Path):
+    """The results equal those of `rlscan.evaluate` with the documented key."""
     env = rlscan.make("CartPole-v1", max_steps_in_episode=20)
     policy = rlscan.load_policy(run)
     figures: dict[str, Any] = {}
@@ -88,7 +89,7 @@ def test_the_switches_do_what_they_say(run: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_no_key_of_an_evaluation_is_one_of_a_training():
-    """Whatever its seed: all first children of both, and of the evaluations during a run."""
+    """For any seed, compare the first children of both, also for evaluations during a run."""
 
     def words(keys: Any) -> set[tuple[int, ...]]:
         return set(map(tuple, jax.vmap(jax.random.key_data)(keys).tolist()))
@@ -108,7 +109,7 @@ def test_no_key_of_an_evaluation_is_one_of_a_training():
 
 
 def test_the_summary_counts_masks_not_episodes():
-    """Of two networks that each always do the same, nothing is sure about a third."""
+    """Two networks that always do the same leave a third one completely uncertain."""
 
     def of(returns: Any) -> Any:
         full = jnp.asarray(returns)
@@ -154,6 +155,19 @@ def test_bad_switches_end_in_one_line(capsys: pytest.CaptureFixture):
     assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["evaluate", "plot", "render"])
+def test_each_option_has_a_sentence_in_help(command: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    texts = re.findall(
+        r"^  (?:--[^\n]*?|run_dir|RUN_DIR)(?:\s{2,}|\n\s+)(\S[^\n]*)", text, re.MULTILINE
+    )
+    assert len(texts) >= 4
+    assert all(words[0].isupper() and words.split()[0] not in ("Of", "By") for words in texts)
+
+
 # During training.
 
 
@@ -180,7 +194,7 @@ def test_a_run_is_evaluated_at_intervals_and_is_the_same_run(tmp_path: Path):
         for name in ("seconds", "steps_per_second"):
             del ours[name], theirs[name]
         assert ours == theirs
-    # The last row is of the policy that was saved.
+    # The last row belongs to the policy that was saved.
     env = rlscan.make("CartPole-v1", max_steps_in_episode=9)
     key = evaluation_key(3, "during")
     policy = rlscan.load_policy(observed)
@@ -196,7 +210,7 @@ def evaluations(tmp_path: Path, **settings: Any) -> tuple[Evaluations, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
+def test_a_resumed_run_has_no_row_twice(tmp_path: Path):
     first, policy = evaluations(tmp_path)
     assert [first.next_due(u) for u in range(7)] == [3, 3, 3, 6, 6, 6, 9]
     for update in (3, 6, 9):
@@ -212,8 +226,8 @@ def test_a_run_that_goes_on_has_no_row_twice(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 5, None, -1])
-def test_a_run_that_begins_anew_has_no_row_of_before(cut: int | None, tmp_path: Path):
-    """Killed before its first checkpoint, or on a disk that was full at its first evaluation."""
+def test_a_run_that_starts_again_has_no_earlier_row(cut: int | None, tmp_path: Path):
+    """The run was killed before its first checkpoint, or its disk was full at an evaluation."""
     first, policy = evaluations(tmp_path)
     first.add(3, policy)
     whole = (tmp_path / "evaluations.csv").read_bytes()

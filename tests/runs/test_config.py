@@ -266,7 +266,7 @@ BAD_OPTIONS = {
     "--policy.num_channels [16,0]": "policy.num_channels must be positive integers, got [16, 0]",
     "--policy.num_channels 16": "policy.num_channels must be a list of integers, such as [64, 64]",
     "--policy.continuous normal": "policy.continuous must be one of gaussian, tanh, beta, got nor",
-    "--policy.continuous beta --policy.state_dependent_std true": "policy.state_dependent_std is",
+    "--policy.continuous beta --policy.state_dependent_std true": "policy.state_dependent_std app",
     "--policy.dropout 1": "policy.dropout must be in [0, 1), got 1.0",
     "--policy.critic_dropout -0.1": "policy.critic_dropout must be in [0, 1), got -0.1",
     "--policy.dropout_end 1": "policy.dropout_end must be in [0, 1), got 1",
