@@ -96,6 +96,7 @@ class ArrayFunction:
         - `is_array`: which leaves of the arguments count as arrays, such as `is_shape`.
         """
         self.arrays, self._rest = eqx.partition(arguments, is_array)
+        self.__name__ = getattr(f, "__name__", type(f).__name__)  # for JAX's errors
         self._f = f
         self._result_rest: PyTree = None
 
