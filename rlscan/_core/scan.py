@@ -239,7 +239,7 @@ def describe(leaf: Any) -> str:
     if eqx.is_array(leaf):
         return f"the array {leaf.dtype}{list(leaf.shape)}"
     text = repr(leaf)
-    # Both ends, because the repr of a function has its module at the start, its address at the end.
+    # Both ends, because the repr of a function has its name and address at the end.
     text = text if len(text) <= 80 else f"{text[:39]}…{text[-40:]}"
     return f"{text} ({type(leaf).__name__})"
 
