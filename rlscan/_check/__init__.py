@@ -1,1 +1,1 @@
-"""Checks of a policy and an environment, before anything is compiled."""
+"""Checks of a policy and an environment, made before anything is compiled."""

@@ -1,27 +1,24 @@
-"""What depends on what in a traced program: a dataflow analysis over its jaxpr."""
+"""Dataflow analysis of a jaxpr: which inputs each output depends on."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-# A set of inputs, and of whatever else the caller marks: bit i stands for the i-th.
+from .._core.tree import is_key
+
+# A set of inputs, and of other sources that the caller defines: bit i is set for the i-th.
 Sources = int
 
-
-# The bit of a value that may depend on anything: the key's own, so that nothing is refused for it.
+# A value that may depend on anything gets the bit of the policy's key, so that it is never refused.
 ANYTHING: Sources = 1
 
-
-# `(sources of the key, outermost equation) -> sources` to add to what is drawn.
+# `(sources of the key, outermost equation) -> sources` to add to the result of a draw.
 OnDraw = Callable[[Sources, JaxprEqn], Sources]
-
 
 # Primitives that turn key data into bits, and how many of their operands are the key. All of
 # `jax.random` ends in the first two, whatever the generator, with typed and with raw keys.
@@ -39,13 +36,13 @@ def flow(
 ) -> list[Sources]:
     """The sources of each output, given those of each input; constants have none.
 
-    What is not understood depends on all that goes into it, so sources may be too many and
-    never too few.
+    The outputs of an unknown primitive depend on all its inputs, so the result may contain too many
+    sources, but never too few.
     """
     known: dict[Any, Sources] = dict(zip(jaxpr.invars, sources, strict=True))
 
     def read(atom: Any) -> Sources:
-        # What is written through a reference cannot be followed.
+        # Writes through a mutable reference are not tracked.
         if type(atom.aval).__name__ == "AbstractRef":
             return ANYTHING
         return 0 if isinstance(atom, Literal) else known.get(atom, 0)
@@ -57,6 +54,7 @@ def flow(
 
 
 def union(sources: Sequence[Sources]) -> Sources:
+    """All sources of several values."""
     return reduce(or_, sources, 0)
 
 
@@ -68,7 +66,8 @@ def _flow_equation(
         origin = union(ins[: _DRAWS[name]])
         return [everything | on_draw(origin, site)] * len(eqn.outvars)
     if name == "random_fold_in":
-        # A stored key stays what it is, whatever counter is folded into it; `key` does count.
+        # A stored key stays the same noise whatever counter is folded into it. Only `key` itself
+        # makes it new.
         base, data = ins
         return [base | (data & ANYTHING) if base else data]
     if name in _RULES:
@@ -78,7 +77,7 @@ def _flow_equation(
         outs = flow(inner[0], ins, on_draw, site)  # a call: jit, checkpoint, custom_jvp, …
         if len(outs) == len(eqn.outvars):
             return outs
-    for jaxpr in inner:  # its inputs cannot be told apart
+    for jaxpr in inner:  # operands cannot be matched with its inputs
         everything |= union(flow(jaxpr, [everything] * len(jaxpr.invars), on_draw, site))
     return [everything] * len(eqn.outvars)
 
@@ -108,7 +107,7 @@ def _flow_while(params: dict, ins: list[Sources], on_draw: OnDraw, site: JaxprEq
         return flow(params["body_jaxpr"].jaxpr, [*body_consts, *carry], on_draw, site)
 
     carry = _settle(body, carry, on_draw)
-    # Whether the loop goes on decides on all that comes out of it.
+    # The number of iterations affects every output of the loop.
     goes_on = union(flow(params["cond_jaxpr"].jaxpr, [*cond_consts, *carry], on_draw, site))
     return [goes_on | sources for sources in carry]
 
@@ -119,9 +118,10 @@ _RULES = {"cond": _flow_cond, "scan": _flow_scan, "while": _flow_while}
 def _settle(
     body: Callable[[list[Sources], OnDraw], list[Sources]], carry: list[Sources], on_draw: OnDraw
 ) -> list[Sources]:
-    """The sources of a loop's carry, however often it runs.
+    """The sources of a loop's carry, after any number of iterations.
 
-    First without its draws: what a draw's key depends on is known when the carry has settled.
+    Draws are ignored at first, because the sources of a draw's key are known only when the carry no
+    longer changes.
     """
     for draw in (lambda origin, site: 0, on_draw):
         before = None
@@ -144,15 +144,16 @@ def _closed_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
                 yield ClosedJaxpr(inner, ())
 
 
-# Two traces of one function.
+# Comparison of two traces of one function.
 
 
 def first_difference(
     short: ClosedJaxpr, long: ClosedJaxpr
 ) -> tuple[JaxprEqn | None, str, str] | None:
-    """Where `long` does not begin with the operations, constants and outputs of `short`.
+    """The first place at which `long` differs from `short`, of which it must be an extension.
 
-    Returns the equation, `None` for an output, and what `short` and `long` have there, in words.
+    Operations, constants and outputs are compared. Returns the equation, or `None` if an output
+    differs, and descriptions of what `short` and `long` have there.
     """
     others = _equations(long)
     for eqn, values in _equations(short):
@@ -161,20 +162,21 @@ def first_difference(
             return eqn, eqn.primitive.name, other.primitive.name if other else "nothing"
         for a, b in zip(values, other_values, strict=False):
             if not _same_constant(a, b):
-                return eqn, _in_words(a), _in_words(b)
+                return eqn, _shortened(a), _shortened(b)
     outputs = (_constants(closed, closed.jaxpr.outvars) for closed in (short, long))
     for a, b in zip(*outputs, strict=False):
         if not _same_constant(a, b):
-            return None, _in_words(a), _in_words(b)
+            return None, _shortened(a), _shortened(b)
     return None
 
 
 def _equations(closed: ClosedJaxpr) -> Iterator[tuple[JaxprEqn, list[Any]]]:
-    """Each equation, inner ones after the outer, with the constants that it works on."""
+    """Each equation with its constant operands; those of inner jaxprs follow their equation."""
     for eqn in closed.jaxpr.eqns:
         inner_jaxprs = list(_closed_jaxprs(eqn))
         values = _constants(closed, eqn.invars)
-        # A number that became a static index or shape; the precision is not compared.
+        # Numbers that became static indices or shapes. The precision, a string or an enumeration,
+        # is left out.
         values += [value for value in eqn.params.values() if _is_numeric(value)]
         for inner in inner_jaxprs:
             values += _constants(inner, inner.jaxpr.outvars)
@@ -184,7 +186,7 @@ def _equations(closed: ClosedJaxpr) -> Iterator[tuple[JaxprEqn, list[Any]]]:
 
 
 def _constants(closed: ClosedJaxpr, atoms: Sequence[Any]) -> list[Any]:
-    """The value of each atom that is a constant, `None` for the others."""
+    """The values of the atoms that are constants, `None` for the others."""
     consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=False))
     return [atom.val if isinstance(atom, Literal) else consts.get(atom) for atom in atoms]
 
@@ -196,8 +198,8 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _same_constant(a: Any, b: Any) -> bool:
-    # A tracer of an outer trace says nothing; a key would have to be computed on to be looked at.
-    if a is b or any(isinstance(x, Tracer) or _is_key(x) for x in (a, b)):
+    # The values of outer tracers are unknown, and comparing keys would run a computation.
+    if a is b or any(isinstance(x, Tracer) or is_key(x) for x in (a, b)):
         return True
     if a is None or b is None or isinstance(a, tuple):
         return a == b
@@ -205,10 +207,6 @@ def _same_constant(a: Any, b: Any) -> bool:
     return a.shape == b.shape and (a.dtype == object or a.tobytes() == b.tobytes())
 
 
-def _is_key(constant: Any) -> bool:
-    return jnp.issubdtype(getattr(constant, "dtype", float), jax.dtypes.prng_key)
-
-
-def _in_words(constant: Any) -> str:
+def _shortened(constant: Any) -> str:
     text = str(constant).replace("\n", " ")
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,4 +1,4 @@
-"""Refusals of noise that cannot be replayed, for `check_policy`."""
+"""Checks that a policy's noise can be replayed, for `check_policy`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ from .dataflow import Sources, first_difference, flow, union
 
 
 class CallInputs(NamedTuple):
-    """What a policy's call may depend on. Its field names begin the paths in messages."""
+    """The inputs of a policy's call. The field names begin the paths in messages."""
 
-    key: PRNGKeyArray  # the first, so that its bit is `ANYTHING`
+    key: PRNGKeyArray  # the first field, so that its bit is `ANYTHING`
     action_key: PRNGKeyArray
     observation: PyTree
     state: PyTree
@@ -27,21 +27,21 @@ class CallInputs(NamedTuple):
 
 
 class CallOutputs(NamedTuple):
-    """What a policy's call gives, as arrays."""
+    """The outputs of a policy's call, as lists of arrays."""
 
     result: list[Any]  # the distribution's parameters, and the value
-    state: list[Any]  # one for each array of the state that came in, in their order
-    density: list[Any]  # the action, its log_prob, the entropy
+    state: list[Any]  # the new state, one for each array of the old state
+    density: list[Any]  # the action, its log_prob and the entropy
 
 
 def trace(f: Callable[[CallInputs], Any], inputs: CallInputs) -> tuple[ClosedJaxpr, Any]:
-    """The jaxpr of `f`, whose inputs are the arrays of `inputs`, and its outputs' shapes."""
+    """The jaxpr of `f` with the arrays of `inputs` as its inputs, and the shapes of its outputs."""
     arrays, rest = split_arrays(inputs)
     return jax.make_jaxpr(lambda arrays: f(merge_arrays(arrays, rest)), return_shape=True)(arrays)
 
 
 def check_layers(policy: Any) -> None:
-    """Refuses flags and rates that have become arrays, and statistics that move in a rollout."""
+    """Refuse flags and rates that are arrays, and statistics that change during a rollout."""
     with_statistics: list[KeyPath] = []
     for path, node in _walk(policy):
         name = f"policy{keystr(path)}"
@@ -52,7 +52,7 @@ def check_layers(policy: Any) -> None:
             raise TypeError(
                 f"{name}.inference must be a Python bool, got {describe(inference)}, on which "
                 "no layer can branch; keep it out of jax.tree.map(jnp.asarray, …) and of a plain "
-                "lax.scan (eqx.partition(policy, eqx.is_array) or rlscan.filter_scan do), and set "
+                "lax.scan (use eqx.partition(policy, eqx.is_array) or rlscan.filter_scan), and set "
                 "it beforehand with eqx.nn.inference_mode"
             )
         if isinstance(node, eqx.nn.Dropout) and eqx.is_inexact_array(node.p):
@@ -65,13 +65,13 @@ def check_layers(policy: Any) -> None:
         if inference is False and not is_inside and has_index(node):
             raise ValueError(
                 f"{name} is a {type(node).__name__} in training mode, but statistics must not "
-                f"move between a rollout and its update, as the ratio would not start at 1; "
+                f"change between a rollout and its update, or the ratio would not start at 1; "
                 f"{_WITH_STATISTICS}, or freeze them with eqx.nn.inference_mode"
             )
 
 
 def check_initial_state(state: PyTree) -> None:
-    """Refuses the statistics of layers in a policy's state."""
+    """Refuse the statistics of layers in a policy's state."""
     for path, node in _walk(state):
         if isinstance(node, eqx.nn.State):
             raise ValueError(
@@ -85,11 +85,11 @@ _WITH_STATISTICS = "use rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(�
 
 
 def check_draws(program: ClosedJaxpr, shapes: CallOutputs, inputs: CallInputs) -> None:
-    """Refuses noise that does not come from `key`, and noise layers that draw none.
+    """Refuse noise that does not come from `key`, and active noise layers that draw nothing.
 
-    A draw from the state is good where the state takes up `key` or observations: a layer may
-    keep its episode's key there. A draw that nothing reads is nobody's affair. `shapes` are those
-    of the program's first outputs.
+    A draw from the state is allowed if the state depends on `key` or on observations, because a
+    layer may keep the key of its episode there. Draws that affect no output are ignored. `shapes`
+    are those of the program's first outputs.
     """
     paths = [path for path, leaf in tree_flatten_with_path(inputs)[0] if eqx.is_array(leaf)]
     bits = [1 << i for i in range(len(paths))]
@@ -99,7 +99,7 @@ def check_draws(program: ClosedJaxpr, shapes: CallOutputs, inputs: CallInputs) -
     }
     replayed = of_field["key"] | of_field["observation"]
     is_drawn, first_free = 1 << len(bits), len(bits) + 1
-    draws: dict[Sources, tuple[Sources, JaxprEqn]] = {}  # by what the key depends on
+    draws: dict[Sources, tuple[Sources, JaxprEqn]] = {}  # by the sources of the key
 
     def on_draw(origin: Sources, site: JaxprEqn) -> Sources:
         origin &= is_drawn - 1
@@ -128,11 +128,11 @@ def check_draws(program: ClosedJaxpr, shapes: CallOutputs, inputs: CallInputs) -
 def check_constants(
     program: ClosedJaxpr, f: Callable[[CallInputs], Any], inputs: CallInputs
 ) -> None:
-    """Refuses a call whose constants differ when it is traced again.
+    """Refuse a call whose constants differ when it is traced again.
 
-    `program` is a trace of `f` and of what was done with its outputs. The other trace is under
-    another precision, which no constant depends on: what is jitted inside of the call would
-    otherwise come from the cache, and be the same.
+    `program` is a trace of `f`, extended by operations on its outputs. The second trace uses
+    another matmul precision, which affects no constant, because functions jitted inside the call
+    would otherwise come from JAX's cache unchanged.
     """
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore
     with jax.default_matmul_precision("high" if precision == "highest" else "highest"):
@@ -140,11 +140,11 @@ def check_constants(
     difference = first_difference(again, program)
     if difference is not None:
         eqn, became, was = difference
-        where = _at(eqn) if eqn else "in what it returns"
+        where = _at(eqn) if eqn else "in its outputs"
         raise ValueError(
-            f"a policy must be the same program each time it is traced, got {was} once and "
-            f"{became} then, {where}: numbers from NumPy or `random` are drawn when it is "
-            f"compiled, and frozen; {_FROM_KEY}"
+            f"a policy must be the same program each time it is traced, got {was} the first time "
+            f"and {became} the second time, {where}: numbers from NumPy or `random` are drawn only "
+            f"once, during compilation; {_FROM_KEY}"
         )
 
 
@@ -157,21 +157,21 @@ def _refuse_draw(roots: list[str], site: JaxprEqn, inputs: CallInputs) -> None:
         leaves = {
             f"policy{keystr(path)}": leaf for path, leaf in tree_flatten_with_path(inputs.policy)[0]
         }
-        # Weights may have been mixed in; the key is what is no floating-point number.
+        # Floating-point leaves are weights that were mixed into the key.
         keys = [root for root in own if not eqx.is_inexact_array(leaves[root])] or own
         origin = f"{' and '.join(keys)}, the same in every step and environment"
         remedy = f"{_FROM_KEY}, and keep no key in the policy"
     elif roots:
         origin = (
             f"{' and '.join(roots)}, which starts as initial_state() makes it, equal in all "
-            "environments, and never takes up `key`"
+            "environments, and never depends on `key`"
         )
         remedy = f"{_FROM_KEY}, or split a key from `key` into the state"
     else:
         origin = (
-            "a key that is a constant: made in the call, as jax.random.key(0) or "
-            "PRNGKey(np.random.randint(…)), which runs once, when it is traced, or closed over. "
-            "It freezes one mask for ever"
+            "a key that is a constant: closed over, or created in the call, as jax.random.key(0) "
+            "or PRNGKey(np.random.randint(…)), which runs only once, during tracing. "
+            "It freezes one mask forever"
         )
         remedy = _FROM_KEY
     raise ValueError(
@@ -181,16 +181,19 @@ def _refuse_draw(roots: list[str], site: JaxprEqn, inputs: CallInputs) -> None:
 
 
 def _refuse_silent_layers(policy: Any, used: list[KeyPath]) -> None:
-    """Refuses active noise layers beside parameters that are used; all of them may be spare."""
+    """Refuse active noise layers of a module whose parameters are used.
+
+    Layers of a module that is not used at all are allowed.
+    """
     silent = [
         f"policy{keystr(path)}"
         for path, node in _walk(policy)
-        if _is_noisy(node) and _stands_beside(path, used, policy)
+        if _is_noisy(node) and _is_in_use(path, used, policy)
     ]
     if silent:
         raise ValueError(
             "a policy with active noise layers must depend on `key`, but neither its distribution "
-            f"nor its value does, though it has {', '.join(silent)}; pass the key on, "
+            f"nor its value does, although it has {', '.join(silent)}; pass the key on, "
             "layer(x, key=key), or switch the noise off: a rate of 0, or eqx.nn.inference_mode"
         )
 
@@ -207,8 +210,8 @@ def _is_noisy(node: Any) -> bool:
     return not rates or any(eqx.is_array(rate) or rate > 0 for rate in rates)
 
 
-def _stands_beside(path: KeyPath, used: list[KeyPath], policy: Any) -> bool:
-    """Whether the innermost module around a layer that has arrays has one that is used."""
+def _is_in_use(path: KeyPath, used: list[KeyPath], policy: Any) -> bool:
+    """Whether the innermost module with arrays around a layer has an array that is used."""
     paths = [
         leaf_path for leaf_path, leaf in tree_flatten_with_path(policy)[0] if eqx.is_array(leaf)
     ]
@@ -220,7 +223,7 @@ def _stands_beside(path: KeyPath, used: list[KeyPath], policy: Any) -> bool:
 
 
 def _over_steps(sources: Sources, fed: dict[Sources, Sources]) -> Sources:
-    """What a value depends on when the state has gone through any number of steps."""
+    """The sources of a value after any number of steps; `fed` maps state inputs to outputs."""
     before = None
     while sources != before:
         before = sources
@@ -229,7 +232,7 @@ def _over_steps(sources: Sources, fed: dict[Sources, Sources]) -> Sources:
 
 
 def _walk(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every node of a pytree and its path, from the root to the leaves."""
+    """All nodes of a pytree with their paths, from the root to the leaves."""
     yield path, node
     try:
         children, _ = flatten_one_level_with_keys(node)

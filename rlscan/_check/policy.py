@@ -1,18 +1,26 @@
-"""`check_policy`: what would go wrong in a rollout, said before anything is compiled."""
+"""`check_policy`: finds errors of a policy and an environment before anything is compiled."""
 
 import inspect
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import PRNGKeyArray
 
+from .._core.require import is_positive_integer
 from .._core.scan import describe, first_structural_difference, same_value
-from .._core.spaces import children, is_box, is_composite, is_discrete, num_categories
+from .._core.spaces import (
+    Path,
+    SpaceMismatch,
+    is_box,
+    is_composite,
+    is_discrete,
+    map_space,
+    num_categories,
+)
 from .._core.tree import as_strong_arrays
 from .._core.types import PyTree
 from ..random._keys import key as make_key
@@ -28,20 +36,20 @@ from .noise import (
 
 
 def check_policy(policy: Any, env: Any) -> None:
-    """Checks that a policy and an environment keep their contracts, and fit each other.
+    """Check that a policy and an environment follow their contracts, and fit each other.
 
-    Traces one reset, two calls and one step abstractly: nothing is compiled or computed. Beside
-    signatures and shapes it checks what makes a rollout replayable: that all noise before the
-    distribution comes from `key`, and that flags, rates and statistics stay as they are.
+    One reset, two calls and one step are traced; nothing is compiled or computed. Apart from
+    signatures and shapes, the check covers what makes a rollout replayable: all noise before the
+    distribution is drawn from `key`, and flags, rates and statistics do not change.
 
     **Arguments:**
 
-    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`.
-    - `env`: anything by the contract of `rlscan.Environment`.
+    - `policy`: an `eqx.Module` that follows the contract of `rlscan.Policy`.
+    - `env`: an object that follows the contract of `rlscan.Environment`.
 
-    **Raises:** `TypeError` for a missing method or a wrong signature or type, `ValueError` for a
-    wrong shape, an action that the environment does not take, or noise that cannot be replayed.
-    The message names the leaf, and says what was required, what was got, and what to change.
+    **Raises:** `TypeError` for a missing method or a wrong signature or type; `ValueError` for a
+    wrong shape, an action that the environment does not accept, or noise that cannot be replayed.
+    The message names the leaf, and says what was required, what was found and what to change.
     """
     _require_methods(
         env,
@@ -73,7 +81,7 @@ def check_policy(policy: Any, env: Any) -> None:
 
 
 def _check_policy_call(inputs: CallInputs, action_space: Any) -> PyTree:
-    """Traces a call by itself, to see what it depends on; returns an action of its shape."""
+    """Trace a call on its own to find its dependencies; returns an action of its shape."""
 
     def call(inputs: CallInputs) -> tuple[Any, CallOutputs]:
         distribution, value, new_state = _check_call(*inputs)
@@ -99,7 +107,7 @@ def _arrays(tree: PyTree) -> list[Any]:
 
 
 def _require_methods(thing: Any, kind: str, methods: dict[str, tuple[str, ...] | None]) -> None:
-    """Each method is there, and takes the positional arguments that are named for it, if any."""
+    """Require that each method exists and takes the given positional arguments, if any."""
     if isinstance(thing, type):
         raise TypeError(f"the {kind} must be an object, got the class {thing.__name__}; build one")
     for name, arguments in methods.items():
@@ -107,7 +115,7 @@ def _require_methods(thing: Any, kind: str, methods: dict[str, tuple[str, ...] |
         if not callable(method):
             raise TypeError(
                 f"the {kind} {type(thing).__name__} has no method {name!r}; "
-                f"rlscan.{kind.capitalize()} says what it must do"
+                f"see rlscan.{kind.capitalize()} for what it must do"
             )
         if arguments is not None:
             wanted = ", ".join(arguments)
@@ -128,11 +136,10 @@ def _require_signature(name: str, wanted: str, function: Any, *args: Any, **kwar
 
 def _check_time_limit(env: Any) -> None:
     limit = getattr(env, "time_limit", None)
-    is_integer = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
-    if limit is not None and not (is_integer and limit > 0):
+    if not (limit is None or is_positive_integer(limit)):
         raise ValueError(
             f"{type(env).__name__}.time_limit must be a positive integer, a number of steps, "
-            f"got {limit!r}; leave it out where episodes may be truncated at any step"
+            f"got {limit!r}; leave it out if episodes may be truncated at any step"
         )
 
 
@@ -145,9 +152,9 @@ def _check_reset(result: Any) -> tuple[PyTree, PyTree]:
 def _check_call(
     key: PRNGKeyArray, action_key: PRNGKeyArray, observation: PyTree, state: PyTree, policy: Any
 ) -> tuple[Any, Any, PyTree]:
-    """Calls the policy and returns what it does."""
+    """Call the policy, and check the structure of its results."""
     name = type(policy).__name__
-    # Unwrapped, as Python 3.13 does not see through `eqx.filter_jit` on a method.
+    # Python 3.13 does not see the signature of a method through `eqx.filter_jit`.
     call = inspect.unwrap(type(policy).__call__).__get__(policy)
     _require_signature(
         f"{name}.__call__", "observation, state, *, key", call, observation, state, key=key
@@ -167,13 +174,13 @@ def _check_call(
     if not (isinstance(result, tuple) and len(result) == 3):
         raise TypeError(
             f"{name}.__call__ must return (distribution, value, state), got {_shape_of(result)}; "
-            "a feed-forward policy returns its state as it came in"
+            "a feed-forward policy returns its state unchanged"
         )
     distribution, _, new_state = result
     for method in ("sample", "log_prob", "entropy"):
         if not callable(getattr(distribution, method, None)):
             raise TypeError(
-                f"the first of what {name}.__call__ returns must be a distribution with "
+                f"the first value that {name}.__call__ returns must be a distribution with "
                 f"sample, log_prob and entropy, got {_shape_of(distribution)}; "
                 "wrap logits as distrax.Categorical(logits)"
             )
@@ -183,13 +190,30 @@ def _check_call(
     return result
 
 
-def _check_action(space: Any, distribution: Any, action: PyTree, path: str = "") -> None:
-    """The sample is what the environment takes, in each part of its space."""
-    takes = f"the environment takes{path and f' at action{path}'}"
-    samples = f"but the policy's distribution samples {_shape_of(action)}"
-    if is_composite(space):
-        _check_parts(space, action, takes, samples, path)
-        return
+def _check_action(space: Any, distribution: Any, action: PyTree) -> None:
+    """Check that a sample has the structure, shapes and dtypes of the action space."""
+    joint = is_composite(space)
+    try:
+        map_space(partial(_check_leaf, None if joint else distribution), space, action)
+    except SpaceMismatch as error:
+        takes, samples = _takes(error.path), _samples(error.got)
+        raise ValueError(
+            f"{takes} {error.wanted}, {samples}; use rlscan.ActionHead(env.action_space()), which "
+            "joins the parts"
+        ) from None
+
+
+def _takes(path: Path) -> str:
+    place = "".join(f"[{name!r}]" for name in path)
+    return f"the environment takes{place and f' at action{place}'}"
+
+
+def _samples(action: PyTree) -> str:
+    return f"but the policy's distribution samples {_shape_of(action)}"
+
+
+def _check_leaf(distribution: Any, path: Path, space: Any, action: PyTree) -> None:
+    takes, samples = _takes(path), _samples(action)
     shape = jax.tree.map(jnp.shape, action)
     if is_discrete(space):
         if shape != () or not _is_integer(action):
@@ -221,30 +245,12 @@ def _check_action(space: Any, distribution: Any, action: PyTree, path: str = "")
             )
 
 
-def _check_parts(space: Any, action: Any, takes: str, samples: str, path: str) -> None:
-    inner = children(space)
-    items: list[tuple[Any, Any]]
-    if isinstance(inner, dict):
-        fits = isinstance(action, Mapping) and set(action) == set(inner)
-        wanted, items = f"a dict with {sorted(inner)} (Dict)", list(inner.items())
-    else:
-        fits = isinstance(action, tuple | list) and len(action) == len(inner)
-        wanted, items = f"a tuple of {len(inner)} (Tuple)", list(enumerate(inner))
-    if not fits:
-        raise ValueError(
-            f"{takes} {wanted}, {samples}; use rlscan.ActionHead(env.action_space()), which joins "
-            "the parts"
-        )
-    for name, child in items:
-        _check_action(child, None, action[name], f"{path}[{name!r}]")
-
-
 def _is_integer(action: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(action), jnp.integer)
 
 
 def _check_density(distribution: Any, action: PyTree) -> list[Any]:
-    """The action's log_prob, and the entropy."""
+    """The action's log_prob and the distribution's entropy, both checked to be scalars."""
     try:
         entropy = distribution.entropy()
     except NotImplementedError as error:
@@ -292,9 +298,9 @@ def _check_step(result: Any, observation: PyTree, env_state: PyTree) -> None:
 
 
 def _require_same(name: str, got: PyTree, wanted_name: str, wanted: PyTree) -> None:
-    """Same structure and shapes; numbers count as arrays, and dtypes may differ.
+    """Require the same structure and shapes; numbers count as arrays, and dtypes may differ.
 
-    A reset may return integers where a step returns floats: the rollout takes the step's dtype.
+    A reset may return integers and a step floats: the rollout uses the dtypes of the step.
     """
     got_leaves, got_structure = tree_flatten_with_path(got)
     wanted_leaves, wanted_structure = tree_flatten_with_path(wanted)
@@ -314,23 +320,24 @@ def _require_same(name: str, got: PyTree, wanted_name: str, wanted: PyTree) -> N
 
 
 def _require_static(name: str, got: PyTree, wanted: PyTree) -> None:
-    """What is no array stays as it came in: the rollout would silently keep the old one.
+    """Require that leaves which are not arrays stay the same.
 
-    Not numbers, which the rollout has made arrays.
+    The rollout would silently keep the old ones. It has turned numbers into arrays, so these may
+    change.
     """
     got_leaves, wanted_leaves = tree_flatten_with_path(got)[0], jax.tree.leaves(wanted)
     for (path, g), w in zip(got_leaves, wanted_leaves, strict=True):
         both_arrays = eqx.is_array(w) and eqx.is_array_like(g)
         if not both_arrays and not same_value(w, g):
             raise TypeError(
-                f"{name}{keystr(path)} must be what came in, {describe(w)}, got {describe(g)}: "
-                "only arrays may change from step to step; return it as it was, or hold a number "
-                "or a jnp array in initial_state() and branch on it with jnp.where"
+                f"{name}{keystr(path)} must stay {describe(w)}, got {describe(g)}: only arrays may "
+                "change from step to step; return it unchanged, or hold a number or a jnp array in "
+                "initial_state() and branch on it with jnp.where"
             )
 
 
 def _shape_of(tree: PyTree) -> str:
-    """`float32[3]` for an array, the type's name for what is none."""
+    """A short description: `float32[3]` for an array, otherwise the name of the type."""
     if isinstance(tree, tuple):
         return f"a tuple of {len(tree)}: ({', '.join(map(_shape_of, tree))})"
     if hasattr(tree, "dtype") and hasattr(tree, "shape"):

@@ -174,7 +174,7 @@ def test_a_missing_method_is_refused() -> None:
         reset = observation_space = action_space = lambda self: None
 
     message = refusal(TypeError, Stateless(), Env())
-    assert "policy Stateless has no method 'initial_state'; rlscan.Policy says" in message
+    assert "policy Stateless has no method 'initial_state'; see rlscan.Policy for" in message
     assert "Uncallable has no method '__call__'" in refusal(TypeError, Uncallable(), Env())
     assert "has no method 'initial_state'" in refusal(TypeError, lambda o, s, *, key: o, Env())
 
@@ -182,7 +182,7 @@ def test_a_missing_method_is_refused() -> None:
     for name in ("reset", "step", "observation_space", "action_space"):
         without = type("Without", (Env,), {name: None})()
         message = refusal(TypeError, policy(), without)
-        assert f"environment Without has no method {name!r}; rlscan.Environment" in message
+        assert f"environment Without has no method {name!r}; see rlscan.Environment" in message
     check_policy(policy(), env)
 
 
@@ -250,7 +250,7 @@ def test_a_wrong_number_of_results_is_refused(returned: Callable, told: str) -> 
 
     message = refusal(TypeError, Wrong(jnp.zeros(3), categorical), Env())
     assert "Wrong.__call__ must return (distribution, value, state)" in message and told in message
-    assert "returns its state as it came in" in message
+    assert "returns its state unchanged" in message
 
 
 def test_logits_in_place_of_a_distribution_are_refused() -> None:
@@ -502,7 +502,7 @@ def with_constant_in_a_scan(part: Any, o: Any, key: Any) -> Any:
 def test_noise_from_a_constant_key_is_refused(noise: Callable) -> None:
     message = refusal(ValueError, acting(noise), Env())
     assert "it is drawn from a key that is a constant" in message
-    assert "It freezes one mask for ever; draw with jax.random from `key`" in message
+    assert "It freezes one mask forever; draw with jax.random from `key`" in message
 
 
 def as_raw(key: Any) -> Any:
@@ -659,7 +659,7 @@ def test_another_program_each_time_is_refused() -> None:
             return categorical(), random.random(), state
 
     message = refusal(ValueError, Bare(jnp.zeros(3), categorical), Env())
-    assert "then, in what it returns: numbers" in message
+    assert "the second time, in its outputs: numbers" in message
 
 
 def test_constants_that_stay_are_accepted() -> None:
@@ -710,11 +710,11 @@ def test_a_rate_that_would_be_trained_is_refused() -> None:
 @pytest.mark.parametrize(
     "start, after, told",
     [
-        ({"h": 0, "f": jnp.tanh}, lambda s: {**s, "f": jnp.sin}, "returns['f'] must be what came"),
-        ({"mode": "a"}, lambda s: {"mode": "b"}, "['mode'] must be what came in, 'a' (str), got"),
+        ({"h": 0, "f": jnp.tanh}, lambda s: {**s, "f": jnp.sin}, "returns['f'] must stay"),
+        ({"mode": "a"}, lambda s: {"mode": "b"}, "['mode'] must stay 'a' (str), got"),
         ({"mode": "a"}, lambda s: {"mode": "b"}, "got 'b' (str): only arrays may change"),
-        ([0, "a"], lambda s: [s[0], jnp.zeros(())], "returns[1] must be what came in"),
-        ([jnp.zeros(())], lambda s: ["a"], "returns[0] must be what came in, the array float32[]"),
+        ([0, "a"], lambda s: [s[0], jnp.zeros(())], "returns[1] must stay"),
+        ([jnp.zeros(())], lambda s: ["a"], "returns[0] must stay the array float32[]"),
     ],
 )
 def test_a_state_whose_static_half_changes_is_refused(
@@ -747,7 +747,9 @@ def test_a_layer_that_is_left_out_is_refused(layer: Any) -> None:
     body = nested(layer).part["body"]
     for act in (skip, still):
         message = refusal(ValueError, Acts(body, act), Env())
-        assert "though it has policy.part.layers[1]; pass the key on, layer(x, key=key)" in message
+        assert (
+            "although it has policy.part.layers[1]; pass the key on, layer(x, key=key)" in message
+        )
         assert "eqx.nn.inference_mode" in message
         check_policy(eqx.nn.inference_mode(Acts(body, act)), Env())
         check_policy(eqx.tree_at(lambda m: m.part.layers[1].p, Acts(body, act), 0.0), Env())
