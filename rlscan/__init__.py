@@ -41,6 +41,7 @@ from ._rollout.state import (
     FinalObservations as FinalObservations,
     RolloutState as RolloutState,
     Trajectory as Trajectory,
+    Transition as Transition,
 )
 from ._rollout.statistics import move_statistics as move_statistics
 from ._version import __version__ as __version__
@@ -141,6 +142,7 @@ __all__ = [
     # What a rollout and an evaluation return
     "RolloutState",
     "Trajectory",
+    "Transition",
     "FinalObservations",
     "Evaluation",
     "Spread",

@@ -15,6 +15,6 @@ def end(number: int, frame: Any) -> NoReturn:
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
         signal.signal(signal.SIGINT, end)
-    from rlscan._cli.main import train_main  # takes seconds, with Ctrl-C heard
+    from rlscan._cli.train import train_main  # takes seconds, with Ctrl-C heard
 
     raise SystemExit(train_main())

@@ -1,25 +1,24 @@
-"""Running moments: how many samples were seen, their mean and variance, batch by batch."""
+"""Running moments: the count, mean and variance of samples, updated batch by batch."""
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from .mesh import mean_over
+from .mesh import mean_over_devices, num_parts
 
 
 class Sum(eqx.Module):
     """A running sum, in about twice the precision of its dtype.
 
-    A float32 stops counting at 2²⁴, and a mean over 10⁸ samples no longer follows the batches that
-    come. So what rounding takes from each addition is kept, and added with the next.
+    A float32 stops counting at 2²⁴, and a mean over 10⁸ samples no longer follows new batches. So
+    the rounding error of each addition is kept and added with the next one.
     """
 
     value: Float[Array, "..."]
-    lost: Float[Array, "..."]  # to rounding: the sum is value + lost
+    lost: Float[Array, "..."]  # the rounding error: the sum is value + lost
 
     def plus(self, x: Float[Array, "..."]) -> "Sum":
-        """By two-sum (Knuth, *The Art of Computer Programming* 2, §4.2.2), exact for any order of
+        """Add by two-sum (Knuth, *The Art of Computer Programming* 2, §4.2.2), exact for any order of
         sizes; only `x + lost` is rounded."""
         x = x + self.lost
         total = self.value + x
@@ -28,11 +27,11 @@ class Sum(eqx.Module):
 
 
 class Moments(eqx.Module):
-    """Count, mean and sum of squared deviations, of each element of an array by itself."""
+    """The count, and for each element of an array the mean and the sum of squared deviations."""
 
-    count: Sum  # of samples, (); 0 before the first batch
-    mean: Sum  # of the samples' shape
-    squares: Sum  # Σ (x − mean)², likewise
+    count: Sum  # samples, (); 0 before the first batch
+    mean: Sum  # the shape of a sample
+    squares: Sum  # Σ (x − mean)², the same shape
 
     @property
     def variance(self) -> Float[Array, "..."]:
@@ -41,14 +40,14 @@ class Moments(eqx.Module):
 
 
 def no_moments(shape: tuple[int, ...], dtype: jnp.dtype | type = jnp.float32) -> Moments:
-    """Those of no samples, each of the given shape; in float32 at least."""
+    """The moments of no samples yet, for samples of the given shape; at least float32."""
     dtype = jnp.promote_types(dtype, jnp.float32)
     nothing = Sum(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     return Moments(Sum(jnp.zeros((), dtype), jnp.zeros((), dtype)), nothing, nothing)
 
 
-def merge(moments: Moments, batch: Float[Array, "B ..."], axis: str | None = None) -> Moments:
-    """The moments with B more samples.
+def merge(moments: Moments, batch: Float[Array, "B ..."]) -> Moments:
+    """Add B samples to the moments.
 
     With n samples before, b more, their mean m, and δ = m − mean:
 
@@ -57,21 +56,21 @@ def merge(moments: Moments, batch: Float[Array, "B ..."], axis: str | None = Non
 
     **Arguments:**
 
-    - `moments`: of the n samples, from `no_moments` or `merge`.
-    - `batch`: `[B, …]`. Deviations are taken from the mean so far (from a sample at first), so that
-        a mean far from 0 costs the variance no digits.
-    - `axis`: of the mesh whose devices have B samples each, b = B · devices; `None` for one device.
+    - `moments`: those of n samples, from `no_moments` or `merge`.
+    - `batch`: `[B, …]`; on a mesh each device adds its own B samples, b = B · devices. Deviations
+        are taken from the mean so far (at first from a sample), so that a mean far from 0 costs
+        the variance no digits.
 
     Source: Chan, Golub & LeVeque, *Updating Formulae and a Pairwise Algorithm for Computing Sample
     Variances*, 1979, eq. 2.1.
     """
     n = moments.count.value
-    b = jnp.asarray(batch.shape[0] * (1 if axis is None else lax.axis_size(axis)), n.dtype)
+    b = jnp.asarray(batch.shape[0] * num_parts(), n.dtype)
     batch = batch.astype(n.dtype)
-    origin = jnp.where(n > 0, moments.mean.value, mean_over(axis, batch[0]))
+    origin = jnp.where(n > 0, moments.mean.value, mean_over_devices(batch[0]))
     deviation = batch - origin
-    mean = mean_over(axis, deviation.mean(axis=0))
-    spread = mean_over(axis, jnp.square(deviation - mean).mean(axis=0))
+    mean = mean_over_devices(deviation.mean(axis=0))
+    spread = mean_over_devices(jnp.square(deviation - mean).mean(axis=0))
 
     delta = mean - moments.mean.lost
     share = b / (n + b)

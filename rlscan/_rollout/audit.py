@@ -1,12 +1,16 @@
-"""The audit of a run: is the ratio 1 before any gradient step, and if not, why?"""
+"""The audit: whether the ratio is 1 before any gradient step, and if not, why."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._core.spaces import is_box, legal_action, space_leaves
-from .._core.tree import strong
+from .._core.tree import as_strong_arrays
 from .._core.types import Environment, Policy, PyTree
 from ..nn._statistics import stateful_layers
 from ..random._keys import key as make_key
@@ -14,21 +18,27 @@ from .replay import is_unrolled, policy_states, replay
 from .state import Trajectory
 
 TOLERANCES = {"discrete": 1e-5, "continuous": 1e-4, "unrolled": 1e-4}
-"""Of `audit_error` in float32: rounding, which for a Gaussian grows as 1/σ.
+"""Tolerances of `audit_error` in float32: rounding, which for a Gaussian grows as 1/σ.
 
-What a `rlscan.SequencePolicy` says of all steps at once it sums in another order than in a rollout:
-seen 1.4e-5 of a transformer over 780 updates, where other masks gave more than 1e-2.
+A `rlscan.SequencePolicy` computes all steps at once and so sums in another order than the rollout.
+A transformer showed 1.4e-5 over 780 updates, while other masks gave more than 1e-2.
 
-A policy that computes in 16 bits may be off by a rounding of its logits, 2⁻⁸ of them in bfloat16
-and 2⁻¹¹ in float16, where the order of a sum depends on the batch, as on accelerators: for logits
-up to 10, `strict=0.05` and `strict=0.01`. (On a CPU, small networks gave 0 over 40 updates.)"""
-
+A policy that computes in 16 bits may differ by the rounding of its logits, a relative 2⁻⁸ in
+bfloat16 and 2⁻¹¹ in float16, on hardware where the order of a sum depends on the batch. For logits
+up to 10 use `strict=0.05` and `strict=0.01`. On a CPU, small networks gave 0 over 40 updates.
+"""
 
 LEAST_TOLERANCE = min(TOLERANCES.values())
 
+State = TypeVar("State")
+Metrics = TypeVar("Metrics", bound=dict[str, Any])
+
 
 class AuditError(RuntimeError):
-    """The policy of an update is not the one that acted, before any gradient step was taken."""
+    """The policy of an update differs from the one that acted, before any gradient step."""
+
+    run: int | None = None
+    """The index of the run, if several are trained side by side."""
 
 
 def explain_ratio(
@@ -39,19 +49,19 @@ def explain_ratio(
     *,
     tolerance: float | None = None,
 ) -> str | None:
-    """Why the ratio of an update is not 1 before its first gradient step, or `None` if it is.
+    """Find why an update's ratio is not 1 before its first gradient step; `None` if it is.
 
-    Replays the trajectory in other ways, and names the one that explains the difference. Not for
-    use under `jit`: it compares numbers.
+    Replays the trajectory in several wrong ways, and names the one that explains the difference.
+    It compares numbers, so do not use it under `jit`.
 
     **Arguments:**
 
     - `policy`: the policy that acted, as it is before the update.
-    - `env`: where it acted.
+    - `env`: the environment that it acted in.
     - `trajectory`: from `rollout`, `[T, N, …]`.
-    - `log_prob`: what the loss under suspicion says of the recorded actions, if it is not
-        `rlscan.replay` that says it.
-    - `tolerance`: of |Δ log π| / max(1, |log π|); that of `strict` if not given.
+    - `log_prob`: the log-probabilities of the recorded actions as the loss under suspicion
+        computes them; by default those of `rlscan.replay`.
+    - `tolerance`: largest allowed |Δ log π| / max(1, |log π|); by default that of `strict`.
     """
     if tolerance is None:
         tolerance = _tolerance(policy, trajectory.action)
@@ -60,13 +70,12 @@ def explain_ratio(
         return float(relative_error(a - b, b)) <= tolerance
 
     def alike(a: Array, b: Array) -> bool:
-        """The same, and no number where the other is none: a Beta's density outside of (0, 1)."""
+        """Like `same`, but NaN equals NaN: a Beta has no density outside (0, 1)."""
         both_nan = jnp.isnan(a) & jnp.isnan(b)
         return same(jnp.where(both_nan, 0, a), jnp.where(both_nan, 0, b))
 
     replayed = eqx.filter_jit(replay)(policy, trajectory)[0]
-    # What is wrong is either the loss, which says something else than replay, or the replay, which
-    # says something else than the rollout did.
+    # Either the loss disagrees with replay, or replay disagrees with the rollout.
     loss_is_wrong = same(replayed, trajectory.log_prob)
     if loss_is_wrong and (log_prob is None or same(log_prob, replayed)):
         return None
@@ -78,18 +87,52 @@ def explain_ratio(
             return cause
     if loss_is_wrong:
         return _STATISTICS_IN_LOSS if stateful_layers(policy) else _WRONG_KEYS
-    # Traced anew: what a policy draws elsewhere than from its key is another constant now.
+    # Traced again: whatever a policy draws elsewhere than from its key is now another constant.
     if not same(eqx.filter_jit(lambda p, t: replay(p, t))(policy, trajectory)[0], replayed):
         return _HIDDEN_RANDOMNESS
     return _LOW_PRECISION if _computes_in_16_bits(policy, trajectory) else _STALE
 
 
+def failed_audit(audit_error: Any, tolerance: float) -> np.ndarray:
+    """Where `audit_error`, on the host, exceeds the tolerance; NaN fails too."""
+    return ~(np.asarray(audit_error) <= tolerance)
+
+
+def with_audit(
+    updates: Iterable[tuple[State, Metrics]], *, tolerance: float = LEAST_TOLERANCE
+) -> Iterator[tuple[State, Metrics]]:
+    """Stop a training loop when an update fails the audit.
+
+    For any iterator whose metrics have an `"audit_error"`: the largest |Δ log π| / max(1, |log π|)
+    between the rollout and the loss before the first gradient step, `[]` or `[R]`. `rlscan.train`
+    has `strict`, which also finds the cause; for a loop of your own `rlscan.explain_ratio` does.
+
+    **Arguments:**
+
+    - `updates`: yields `(state, metrics)`.
+    - `tolerance`: the largest error allowed, by default that for discrete actions in float32.
+
+    **Returns:** the same iterator.
+
+    **Raises:** `rlscan.AuditError`, after the failing update was handed over.
+    """
+    for i, (state, metrics) in enumerate(updates):
+        yield state, metrics
+        if failed_audit(metrics["audit_error"], tolerance).any():
+            raise AuditError(
+                f"update {i + 1} of this loop: before its first gradient step log π is off by "
+                f"{np.max(metrics['audit_error']):.2g} (relative), but {tolerance:g} is allowed; "
+                "rlscan.explain_ratio finds the cause"
+            )
+
+
 def audit_tolerance(policy: Policy, env: Environment) -> float:
-    """What `strict` allows by default, for the kind of actions that the policy samples."""
+    """The default tolerance of `strict` for the kind of actions that the policy samples."""
 
     def sample(key: PRNGKeyArray) -> PyTree:
         reset_key, policy_key, action_key = jax.random.split(key, 3)
-        observation, state = strong(env.reset(reset_key)[0]), strong(policy.initial_state())
+        observation = as_strong_arrays(env.reset(reset_key)[0])
+        state = as_strong_arrays(policy.initial_state())
         distribution, _, _ = policy(observation, state, key=policy_key)
         return distribution.sample(seed=action_key)
 
@@ -122,8 +165,8 @@ _STATISTICS_IN_LOSS = (
 
 
 _WRONG_KEYS = (
-    "wrong keys: under the recorded keys the policy says what it said, but the loss draws other "
-    "noise; call rlscan.replay with the trajectory's own policy_key"
+    "wrong keys: with the recorded keys the policy repeats its log-probabilities, but the loss "
+    "draws other noise; call rlscan.replay with the trajectory's own policy_key"
 )
 
 
@@ -148,7 +191,7 @@ _STALE = (
 def _suspects(
     policy: Policy, env: Environment, trajectory: Trajectory
 ) -> list[tuple[str, Policy, Trajectory]]:
-    """What may have been done, and the policy and trajectory that replay it."""
+    """Possible mistakes, each with the policy and trajectory whose replay makes it."""
     suspects = [(_DROPOUT_OFF, eqx.nn.inference_mode(policy), trajectory)]
     if any(is_box(leaf) for _, leaf in space_leaves(env.action_space())):
         sent = eqx.filter_jit(_sent_actions)(policy, env, trajectory)
@@ -158,7 +201,7 @@ def _suspects(
 
 
 def _sent_actions(policy: Policy, env: Environment, trajectory: Trajectory) -> PyTree:
-    """What the environment was sent, `[T, N, …]`."""
+    """The actions that the environment was sent, `[T, N, …]`."""
 
     def one(observation: PyTree, state: PyTree, action: PyTree, key: PRNGKeyArray) -> PyTree:
         distribution, _, _ = policy(observation, state, key=key)

@@ -18,14 +18,14 @@ def gae(
     gamma: Scalar,
     gae_lambda: Scalar,
 ) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
-    """Generalised advantage estimation, with episodes that end in two ways.
+    """Estimate advantages by GAE, for episodes that terminate or are truncated.
 
     For t = T−1 … 0, with Â_T = 0:
 
         δₜ = rₜ + γ (1 − terminatedₜ) V(s′ₜ) − V(sₜ)
         Âₜ = δₜ + γ λ (1 − (terminatedₜ ∨ truncatedₜ)) Âₜ₊₁
 
-    Both ends cut the trace; only termination means that nothing more would have come. λ = 0 gives
+    Both ends cut the trace; only termination means that no reward would have followed. λ = 0 gives
     TD(0) errors, λ = 1 the discounted return minus the value.
 
     **Arguments:** one stream, T steps of one environment; `jax.vmap` it over environments.
@@ -33,16 +33,16 @@ def gae(
     - `reward`: rₜ.
     - `value`: V(sₜ).
     - `next_value`: V(s′ₜ) of what followed step t before any reset, see `rlscan.next_value`. Not
-        read where `terminated`.
-    - `terminated`, `truncated`: how the step ended its episode, if it did. Where both are set the
+        read at terminated steps.
+    - `terminated`, `truncated`: how the step ended its episode, if it did. If both are set, the
         episode terminated.
     - `gamma`: γ, discount per environment step.
     - `gae_lambda`: λ, in [0, 1].
 
     **Returns:** `(advantage, target)`: Âₜ, and Âₜ + V(sₜ), which the value function is fitted to.
 
-    **Raises:** `ValueError` if the five arrays are not of one shape: `[T]` and `[T, 1]` would give
-    `[T, T]`.
+    **Raises:** `ValueError` if the five arrays do not have the same shape: `[T]` and `[T, 1]` would
+    broadcast to `[T, T]`.
 
     Source: Schulman et al., *High-Dimensional Continuous Control Using Generalized Advantage
     Estimation*, 2016, arXiv:1506.02438, eq. 16; the treatment of time limits is that of Pardo et
@@ -55,7 +55,7 @@ def gae(
         terminated=terminated,
         truncated=truncated,
     )
-    # `where`, not a product: what stands at a terminated step may be anything, even NaN.
+    # `where`, not a product: the entry of a terminated step may be anything, even NaN.
     following = jnp.where(terminated, 0.0, next_value)
     delta = reward + gamma * following - value
     decay = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)
@@ -84,7 +84,7 @@ def explained_variance(
 ) -> Float[Array, ""]:
     """1 − Var(target − value) / Var(target): 1 for a perfect fit, NaN where targets are equal."""
     variance = jnp.var(target)
-    # Equal ones differ by how A + V rounds, and from their mean by how that does.
+    # Targets that should be equal differ by the rounding of A + V and of their mean.
     rounding = 8 * jnp.finfo(variance.dtype).eps * jnp.abs(target).max()
     is_equal = variance <= rounding**2
     return jnp.where(is_equal, jnp.nan, 1 - jnp.var(target - value) / variance)

@@ -1,4 +1,9 @@
-"""How matrices lie in memory: the same is computed but for rounding, in less time on a CPU."""
+"""Levers: matrix layouts that are faster on a CPU. Results differ by rounding at most.
+
+`python -m benchmarks --only levers` measures both.
+"""
+
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -8,18 +13,25 @@ from jaxtyping import Array
 
 from .._core.types import PyTree
 
-_FEW = 16  # outputs; more than fit a vector of 512 bits in float32
+_FEW = 16  # outputs; more than one 512-bit vector of float32 holds
 
 
-def turned(policy: PyTree) -> PyTree:
-    """With the weights of `eqx.nn.Linear` transposed, of many outputs; twice, it is as it was.
+def stored_input_major(policy: PyTree) -> Callable[[], PyTree]:
+    """Store the weights of `eqx.nn.Linear` input-major, for a loop that multiplies small batches.
 
-    A small batch times a matrix that lies by inputs takes half the time, unless its outputs are
-    few. So a loop over steps is given the turned one, and turns it back in its body, where that is
-    no work: a rollout of four environments gains 1.1, and nothing from 64 on (`python -m benchmarks
-    --only levers`). Those of `eqx.nn.GRUCell` took longer turned, and are left.
+    For small batches, multiplying by a weight stored input-major is about twice as fast, unless it
+    has few outputs. The weights are transposed once here, and transposed back in the body of the
+    loop, where the compiler folds the transposition into the product.
+
+    Weights of `eqx.nn.GRUCell` are left alone: they are slower this way.
+
+    **Returns:** a function that gives the policy back; call it in the body of the loop.
     """
+    stored = _transposed(policy)
+    return lambda: _transposed(stored)
 
+
+def _transposed(policy: PyTree) -> PyTree:
     def one(node: object) -> object:
         if not _is_wide(node):
             return node
@@ -38,12 +50,11 @@ def _is_wide(node: object) -> bool:
 
 
 def shorter_axis_first(tangent: Array) -> Array:
-    """The same; and what is transposed to it, the gradient of a matrix, is computed in that order.
+    """Return a tangent unchanged, but have its transpose, the gradient, computed short axis first.
 
-    That of a first layer's weight, [64, 4], is found sooner as [4, 64]: an update of PPO gains 1.06
-    to 1.1 (`python -m benchmarks --only levers`).
+    XLA computes the gradient of a tall weight, such as a first layer's [64, 4], faster as [4, 64].
     """
     if tangent.ndim != 2 or tangent.shape[0] <= tangent.shape[1]:
         return tangent
-    # Else the compiler would undo it.
+    # Without a barrier the compiler would cancel the two transpositions.
     return lax.optimization_barrier(tangent.T).T

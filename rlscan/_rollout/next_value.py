@@ -1,4 +1,4 @@
-"""`next_value`: what a policy expects of where each step led, before any reset."""
+"""`next_value`: the value of what followed each step, before any reset."""
 
 import math
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from .._core.tree import map_arrays, unused, where
+from .._core.tree import clone_keys, map_arrays, where
 from .._core.types import Policy, PyTree
 from .state import FinalObservations, RolloutState, Trajectory
 
@@ -17,29 +17,29 @@ from .state import FinalObservations, RolloutState, Trajectory
 def next_value(
     policy: Policy, state: RolloutState, trajectory: Trajectory, value: PyTree
 ) -> PyTree:
-    """V of what followed each step, before any reset.
+    """The value of what followed each step, before any reset.
 
-    At a truncated step that is the value of the final observation, with the recurrent state after
-    the step and the key of that step; anywhere else the value recorded for the next step. At a
-    terminated step nothing followed, and what stands there must not be used.
+    At a truncated step it is the value of the final observation, computed with the recurrent state
+    after the step and the key of that step. Elsewhere it is the value recorded for the next step.
+    Nothing followed a terminated step, and its entry must not be used.
 
-    Where an environment may be truncated several times, as many final observations are evaluated as
-    there are; but all of their slots where a gradient is taken, so stop that of `policy` and
-    `value`, not of the result.
+    Where an environment may be truncated several times, only the final observations in use are
+    evaluated. Under a gradient all slots are, so stop the gradient of `policy` and `value` rather
+    than that of the result.
 
     **Arguments:**
 
     - `policy`: the policy that acted.
-    - `state`: from `rollout`: what the last step led to.
+    - `state`: from `rollout`, the state after the last step.
     - `trajectory`: from the same `rollout`.
     - `value`: `[T, N, …]`, from `replay(policy, trajectory)`.
 
-    **Returns:** `[T, N, …]`. NaN, rather than a wrong value, where an environment was truncated
-    twice within its declared `time_limit`, so that a final observation is lost.
+    **Returns:** `[T, N, …]`. NaN, rather than a wrong value, if an environment was truncated twice
+    within its declared `time_limit`, because then a final observation is lost.
 
     Source: Pardo et al., *Time Limits in Reinforcement Learning*, 2018, arXiv:1712.00378.
     """
-    if not jax.tree.leaves(value):  # of a policy without any
+    if not jax.tree.leaves(value):  # the policy has no values
         return value
     last = _values(policy, state.observation, state.policy_state, state.policy_key)
     after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end[None]]), value, last)
@@ -59,11 +59,11 @@ def _values(policy: Policy, observation: PyTree, state: PyTree, key: Key[Array, 
 
 
 def _fill(policy: Policy, after: PyTree, final: FinalObservations) -> PyTree:
-    """`after`, `[T, N, …]`, with the values of final observations where they were seen."""
+    """Put the values of final observations into `after`, `[T, N, …]`, at their steps."""
     seen = (final.observation, final.policy_state, final.policy_key)
     values = eqx.filter_vmap(partial(_values, policy))(*seen)
     environments = jnp.arange(final.step.shape[1])
-    # The step of a slot that is not in use is T, and dropped.
+    # The step of an unused slot is T, which is out of bounds and dropped.
     put = lambda x, value: x.at[final.step, environments].set(value, mode="drop")  # noqa: E731
     return jax.tree.map(put, after, values)
 
@@ -73,18 +73,17 @@ _MOST_BATCHES = 16
 
 @eqx.filter_custom_jvp
 def _fill_used(policy: Policy, after: PyTree, final: FinalObservations) -> PyTree:
-    """The same, of those slots alone that are in use, a batch of each environment's at a time.
+    """Like `_fill`, but evaluate only the slots in use, one batch per iteration of a loop.
 
-    In a loop, not under a condition, of which a `vmap` over seeds computes both branches; and of
-    few batches, as each costs the start of its kernels. Where no time limit is declared there is a
-    slot for each step. What is gained then, where episodes are cut seldom or often, says `python -m
-    benchmarks --only levers`.
+    A loop rather than a `cond`, because a `vmap` over seeds would compute both branches; and few
+    batches, because each costs the start of its kernels. Without a declared time limit there is a
+    slot for each step, and most are unused (`python -m benchmarks --only levers` compares).
     """
     used = final.step < len(jax.tree.leaves(after)[0])
     num_slots, num_envs = used.shape
     environments = jnp.arange(num_envs)
-    # Of each environment those in use first; its first slot once more in the place of the others,
-    # which is dropped if it is not in use, and else changes nothing.
+    # Put each environment's used slots first and pad with its slot 0, which is dropped if unused
+    # and otherwise written twice with the same value.
     rank = jnp.where(used, jnp.cumsum(used, axis=0) - 1, num_slots)
     slots = jnp.broadcast_to(jnp.arange(num_slots)[:, None], used.shape)
     order = jnp.zeros_like(slots).at[rank, environments].set(slots, mode="drop")
@@ -92,7 +91,7 @@ def _fill_used(policy: Policy, after: PyTree, final: FinalObservations) -> PyTre
 
     def batch(i: Int[Array, ""], after: PyTree) -> PyTree:
         which = lax.dynamic_slice_in_dim(order, i * length, length)
-        some = map_arrays(lambda x: x[which, environments], unused(final))
+        some = map_arrays(lambda x: x[which, environments], clone_keys(final))
         return _fill(policy, after, some)
 
     most_used = used.sum(axis=0).max()
@@ -101,5 +100,5 @@ def _fill_used(policy: Policy, after: PyTree, final: FinalObservations) -> PyTre
 
 @_fill_used.def_jvp
 def _differentiated(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    """A loop of a number that is data has no gradient backward: of all slots."""
+    """Differentiate `_fill`: a loop with a traced bound has no reverse-mode gradient."""
     return eqx.filter_jvp(_fill, primals, tangents)

@@ -17,16 +17,17 @@ from .._core.mesh import FIRST, SECOND, WHOLE, require_divisible, sharded
 from .._core.require import require_one_of, require_positive
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
-from .._core.tree import in_dtypes_of, map_arrays, strong, unused, where
+from .._core.tree import as_strong_arrays, cast_like, clone_keys, map_arrays, tree_bytes, where
 from .._core.types import Environment, Policy, PyTree
 from ..random._keys import KeyLike, as_key, key as make_key
-from .layout import turned
+from .layout import stored_input_major
 from .state import (
     KEY_SCHEDULES,
     FinalObservations,
     KeySchedule,
     RolloutState,
     Trajectory,
+    Transition,
     is_recurrent,
 )
 
@@ -40,23 +41,23 @@ def init_rollout(
     noise_key: KeyLike | None = None,
     shared_noise: bool = False,
 ) -> RolloutState:
-    """Resets N environments and gives each its own streams of random numbers.
+    """Reset N environments and give each its own streams of random numbers.
 
     **Arguments:**
 
-    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`.
-    - `env`: anything by the contract of `rlscan.Environment`.
+    - `policy`: an `eqx.Module` that follows the contract of `rlscan.Policy`.
+    - `env`: an environment that follows the contract of `rlscan.Environment`.
     - `num_envs`: N.
     - `key`: consumed. What environment i draws depends on `key` and i, whatever N is.
-    - `noise_key`: of the policy's own noise, consumed; from `key` if not given. Another one gives
-        other masks in the same environments, under the same draws of actions.
+    - `noise_key`: for the policy's own noise, consumed; derived from `key` by default. A different
+        one gives different masks in the same environments, with the same draws of actions.
     - `shared_noise`: whether all environments have the same policy keys: at the same step, in
-        their k-th episode, or in the same rollout, as the key schedule has it.
+        their k-th episode or in the same rollout, depending on the key schedule.
 
     **Returns:** the state before the first step, every leaf `[N, …]`.
 
-    **Raises:** as `check_policy`; `TypeError` or `ValueError` for a key that cannot be replayed,
-    or a `num_envs` that is no positive integer.
+    **Raises:** whatever `check_policy` raises; `TypeError` or `ValueError` for a key that cannot be
+    replayed, or a `num_envs` that is not a positive integer.
     """
     env_key, own_noise_key = jax.random.split(as_key(key))
     noise = own_noise_key if noise_key is None else as_key(noise_key)
@@ -78,10 +79,10 @@ def init_rollout(
             episode_return=jnp.zeros(()),
             episode_length=jnp.zeros((), jnp.int32),
         )
-        # An environment may reset to Python numbers, and to another dtype than it steps to.
-        state = strong(state)
+        # A reset may return Python numbers, and other dtypes than a step.
+        state = as_strong_arrays(state)
         after, *_ = eqx.filter_eval_shape(act, policy, env, state)
-        return in_dtypes_of(after, state)
+        return cast_like(after, state)
 
     return eqx.filter_jit(eqx.filter_vmap(reset))(jnp.arange(num_envs))
 
@@ -96,30 +97,30 @@ def rollout(
     unroll: int = 1,
     mesh: Mesh | None = None,
 ) -> tuple[RolloutState, Trajectory]:
-    """Acts with `policy` in N environments for T steps.
+    """Act with a policy in N environments for T steps.
 
     Every draw of a step depends only on the keys in `state`, so rollouts chain: two of T steps
-    are one of 2T (but for the schedule `"rollout"`). Not jitted by itself: call it under
+    are one of 2T (except for the schedule `"rollout"`). Not jitted by itself: call it under
     `eqx.filter_jit`.
 
     **Arguments:**
 
-    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`. Its parameters do not change
-        here, so they are constants of the scan.
-    - `env`: anything by the contract of `rlscan.Environment`.
-    - `state`: from `init_rollout`, or from the rollout before.
+    - `policy`: an `eqx.Module` that follows the contract of `rlscan.Policy`. Its parameters do not
+        change here, so they are constants of the scan.
+    - `env`: an environment that follows the contract of `rlscan.Environment`.
+    - `state`: from `init_rollout`, or from the previous rollout.
     - `num_steps`: T, in steps of each environment.
-    - `key_schedule`: how long a policy key is kept, and with it every mask that is drawn from it:
-        for a `"step"`; for an `"episode"`, until it is terminated or truncated, also across
-        rollouts; for this `"rollout"`.
-    - `unroll`: how many steps one iteration of the compiled loop holds.
+    - `key_schedule`: how long a policy key, and every mask drawn from it, is kept: for a `"step"`;
+        for an `"episode"`, until it is terminated or truncated, across rollouts too; for this
+        `"rollout"`.
+    - `unroll`: the number of steps in one iteration of the compiled loop.
     - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each environment has
-        streams of its own, so what happens and which masks are drawn do not depend on it.
+        its own streams of random numbers, so actions and masks do not depend on the mesh.
 
-    **Returns:** `(state, trajectory)`, where the environments stand now, and the T steps that led
+    **Returns:** `(state, trajectory)`: the state after the last step, and the T steps that led
     there, `[T, N, …]`.
 
-    **Raises:** `ValueError` for a count or a schedule that cannot be.
+    **Raises:** `ValueError` for an invalid count or schedule.
 
     A key that outlives a step is a hidden variable ξ: what an action leads to depends on it, so
     V(s) is not V(s, ξ), and bootstrapping from it is biased for λ < 1. Let the critic see the key
@@ -129,41 +130,36 @@ def rollout(
     """
     require_positive("num_steps", num_steps)
     require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
-    if mesh is not None:
+    if mesh is not None:  # each device runs this same function for its own environments
         require_divisible(mesh, "the number of environments", state.episode_length.shape[0])
-        on_one = partial(_rollout_of, env, num_steps, key_schedule, unroll)
-        return sharded(on_one, mesh, (WHOLE, FIRST), (FIRST, SECOND))(policy, state)
-    return _rollout_of(env, num_steps, key_schedule, unroll, policy, state)
+        settings = {"num_steps": num_steps, "key_schedule": key_schedule, "unroll": unroll}
+        on_each = lambda policy, state: rollout(policy, env, state, **settings)  # noqa: E731
+        return sharded(on_each, mesh, (WHOLE, FIRST), (FIRST, SECOND))(policy, state)
 
-
-def _rollout_of(
-    env: Environment,
-    num_steps: int,
-    key_schedule: KeySchedule,
-    unroll: int,
-    policy: Policy,
-    state: RolloutState,
-) -> tuple[RolloutState, Trajectory]:
     block_length = _block_length(env, num_steps)
-    held = turned(policy)  # and turned back in each step, see `turned` for what it gains
+    load_policy = stored_input_major(policy)
 
-    def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Trajectory]:
-        state, final = carry
+    def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Transition]:
+        state, slots = carry
         one_step = partial(
-            act, turned(held), env, key_schedule=key_schedule, is_last=t == num_steps - 1
+            act,
+            load_policy(),
+            env,
+            key_schedule=key_schedule,
+            is_last=t == num_steps - 1,
         )
-        state, transition, seen_last = eqx.filter_vmap(one_step)(state)
+        state, transition, last_seen = eqx.filter_vmap(one_step)(state)
         truncated = transition.truncated & ~transition.terminated
-        final = _keep_final(final, t, block_length, truncated, seen_last)
-        return (state, final), transition
+        slots = _keep_truncated(slots, t, block_length, truncated, last_seen)
+        return (state, slots), transition
 
-    final = _empty_slots(state, num_steps, block_length)
-    (after, final), trajectory = filter_scan(
-        step, (state, final), jnp.arange(num_steps), unroll=unroll
+    slots = _empty_slots(state, num_steps, block_length)
+    (after, final), transitions = filter_scan(
+        step, (state, slots), jnp.arange(num_steps), unroll=unroll
     )
     initial_policy_state = map_arrays(lambda leaf: leaf[None], state.policy_state)
-    return after, dataclasses.replace(
-        trajectory, initial_policy_state=initial_policy_state, final=final
+    return after, Trajectory(
+        **vars(transitions), initial_policy_state=initial_policy_state, final=final
     )
 
 
@@ -175,14 +171,20 @@ def act(
     key_schedule: KeySchedule = "step",
     is_last: bool | Bool[Array, ""] = False,
     is_mode: bool = False,
-) -> tuple[RolloutState, Trajectory, FinalObservations]:
-    """One step of one environment: what it leads to, what happened, and what was seen last.
+) -> tuple[RolloutState, Transition, FinalObservations]:
+    """Make one step in one environment.
 
-    `is_last` says whether the rollout ends with it; `is_mode`, whether the action is the
-    distribution's mode rather than a sample.
+    **Arguments:**
+
+    - `policy`, `env`, `state`, `key_schedule`: as for `rollout`, for one environment.
+    - `is_last`: whether the rollout ends with this step.
+    - `is_mode`: whether the action is the distribution's mode rather than a sample.
+
+    **Returns:** the next state, the transition, and the last observation before any reset, as a
+    slot of `FinalObservations` holds it.
     """
     key, action_key, env_key = jax.random.split(state.key, 3)
-    # A clone, as the same key is recorded, to be used again by `replay`.
+    # Cloned, because `replay` will use the recorded key a second time.
     distribution, value, policy_state = policy(
         state.observation, state.policy_state, key=jax.random.clone(state.policy_key)
     )
@@ -190,7 +192,8 @@ def act(
     observation, env_state, reward, terminated, truncated, info = env.step(
         env_key, state.env_state, legal_action(env.action_space(), action, distribution)
     )
-    observation, final_observation = strong(observation), strong(info["final_observation"])
+    observation = as_strong_arrays(observation)
+    final_observation = as_strong_arrays(info["final_observation"])
     reward = jnp.asarray(reward, jnp.float32)
     terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
     done = terminated | truncated
@@ -199,16 +202,16 @@ def act(
         state, {"step": True, "episode": done, "rollout": is_last}[key_schedule]
     )
     after = RolloutState(
-        env_state=strong(env_state),
+        env_state=as_strong_arrays(env_state),
         observation=observation,
-        policy_state=where(done, strong(policy.initial_state()), policy_state),
+        policy_state=where(done, as_strong_arrays(policy.initial_state()), policy_state),
         key=key,
         noise_key=noise_key,
         policy_key=policy_key,
         episode_return=jnp.where(done, 0.0, episode_return),
         episode_length=jnp.where(done, 0, episode_length),
     )
-    transition = Trajectory(
+    transition = Transition(
         observation=state.observation,
         action=action,
         log_prob=distribution.log_prob(action),
@@ -219,24 +222,22 @@ def act(
         episode_length=episode_length,
         policy_key=state.policy_key,
         value=value if is_recurrent(policy) else None,
-        initial_policy_state=None,
-        final=None,
     )
-    seen_last = FinalObservations(
+    last_seen = FinalObservations(
         step=jnp.zeros((), jnp.int32),
-        observation=in_dtypes_of(observation, final_observation),
+        observation=cast_like(observation, final_observation),
         policy_state=policy_state,
         policy_key=state.policy_key,
     )
-    return after, transition, seen_last
+    return after, transition, last_seen
 
 
 def _mode(distribution: Any) -> PyTree:
-    return distribution.mode()  # not in the protocol, as only an evaluation may ask for it
+    return distribution.mode()  # optional, so it is not part of the protocol
 
 
 def _next_keys(state: RolloutState, is_new: bool | Bool[Array, ""]) -> tuple[Array, Array]:
-    """`(noise_key, policy_key)`, as they were unless there is to be a new one."""
+    """The next `(noise_key, policy_key)`; the current ones unless `is_new`."""
     noise_key, policy_key = jax.random.split(jax.random.clone(state.noise_key))
     if is_new is True:
         return noise_key, policy_key
@@ -244,7 +245,7 @@ def _next_keys(state: RolloutState, is_new: bool | Bool[Array, ""]) -> tuple[Arr
 
 
 def _block_length(env: Environment, num_steps: int) -> int:
-    """Steps within which an environment is truncated at most once."""
+    """The number of steps in which an environment is truncated at most once."""
     time_limit = getattr(env, "time_limit", None)
     if time_limit is None:
         return 1  # any step may truncate
@@ -262,43 +263,44 @@ def _empty_slots(state: RolloutState, num_steps: int, block_length: int) -> Fina
     return map_arrays(lambda leaf: jnp.broadcast_to(leaf, (num_slots, *leaf.shape)), unused)
 
 
-def _keep_final(
+def _keep_truncated(
     slots: FinalObservations,
     t: Int[Array, ""],
     block_length: int,
     truncated: Bool[Array, " N"],
-    seen_last: FinalObservations,
+    last_seen: FinalObservations,
 ) -> FinalObservations:
-    """Keeps what was seen last by the environments that step t has truncated."""
+    """Store the last observations of the environments that step t truncated."""
     k = t // block_length
-    seen_last = dataclasses.replace(seen_last, step=jnp.full(truncated.shape, t))
+    last_seen = dataclasses.replace(last_seen, step=jnp.full(truncated.shape, t))
     before = map_arrays(
-        lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), unused(slots)
+        lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), clone_keys(slots)
     )
-    after = where(truncated, seen_last, before)
+    after = where(truncated, last_seen, before)
     return map_arrays(lambda s, x: lax.dynamic_update_index_in_dim(s, x, k, 0), slots, after)
 
 
 def transition_bytes(
     policy: Policy, env: Environment, num_steps: int, *, key: KeyLike | None = None
 ) -> float:
-    """Bytes of a trajectory per transition: its size, over T · N.
+    """Compute the size of a trajectory per transition, in bytes, from its shapes.
 
-    A rollout of T steps in N environments keeps `T * N * transition_bytes(policy, env, T)` bytes,
-    exactly. `rlscan.Trajectory` has the formula, and what is not in it: N cancels out, and T
-    counts only for the slots of final observations, and for a recurrent policy's first state.
+    A rollout of T steps in N environments keeps exactly
+    `T * N * transition_bytes(policy, env, T)` bytes. `rlscan.Trajectory` has the formula. N cancels
+    out; T matters only for the slots of final observations and for a recurrent policy's first
+    state. Nothing is compiled or computed.
 
     **Arguments:**
 
-    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`.
-    - `env`: anything by the contract of `rlscan.Environment`.
+    - `policy`: an `eqx.Module` that follows the contract of `rlscan.Policy`.
+    - `env`: an environment that follows the contract of `rlscan.Environment`.
     - `num_steps`: T, in steps of each environment.
-    - `key`: of the generator that the rollout draws from, whose keys are stored; of rlscan's own
-        if not given.
+    - `key`: a key of the generator that the rollout draws from, since its keys are stored; by
+        default one of `mix32`.
 
-    **Returns:** bytes per transition; not a whole number where T does not divide the rest.
+    **Returns:** bytes per transition, which need not be a whole number.
 
-    **Raises:** as `init_rollout` and `rollout`.
+    **Raises:** whatever `init_rollout` and `rollout` raise.
     """
     require_positive("num_steps", num_steps)
     some_key = make_key(0) if key is None else as_key(key)
@@ -307,14 +309,4 @@ def transition_bytes(
         state = init_rollout(policy, env, num_envs=1, key=key)
         return rollout(policy, env, state, num_steps)[1]
 
-    return array_bytes(eqx.filter_eval_shape(one_environment, some_key)) / num_steps
-
-
-def array_bytes(tree: PyTree) -> int:
-    """Bytes of the arrays of a tree, or of their shapes; a key's are those of its words."""
-
-    def one(leaf: Any) -> int:
-        is_array = isinstance(leaf, jax.ShapeDtypeStruct) or eqx.is_array(leaf)
-        return math.prod(leaf.shape) * leaf.dtype.itemsize if is_array else 0
-
-    return sum(map(one, jax.tree.leaves(tree)))
+    return tree_bytes(eqx.filter_eval_shape(one_environment, some_key)) / num_steps

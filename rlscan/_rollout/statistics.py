@@ -1,5 +1,6 @@
-"""`move_statistics`: what a policy's running statistics are after a rollout."""
+"""`move_statistics`: update a policy's running statistics after a rollout."""
 
+from .._core.mesh import mesh_axis
 from .._core.tree import map_arrays
 from .._core.types import Policy
 from ..nn._statistics import KeepsStatistics, Steps, refuse_nested
@@ -8,30 +9,30 @@ from .state import Trajectory
 
 
 def move_statistics(policy: Policy, steps: Trajectory | Steps, axis: str | None = None) -> Policy:
-    """The policy with its running statistics moved by the steps of a rollout.
+    """Update the running statistics of a policy with the steps of a rollout.
 
-    The trainer calls it after the last epoch of an update. A policy that is no
+    The trainer calls it after the last epoch of an update. A policy that is not a
     `rlscan.KeepsStatistics` is returned as it is.
 
     **Arguments:**
 
     - `policy`: the policy after the epochs.
-    - `steps`: the trajectory from `rollout`, `[T, N, …]`; or, from a policy around this one, what
-        this one was called with.
-    - `axis`: of the mesh whose devices have a part of the steps each; `None` for one device.
+    - `steps`: the trajectory from `rollout`, `[T, N, …]`; or, in a policy that wraps another one,
+        the inputs of the inner policy.
+    - `axis`: the axis of the mesh whose devices each hold a part of the steps; by default that of
+        the mesh this is traced on, if any.
 
-    **Raises:** `TypeError` for a policy with statistics inside of one that does not move them.
+    **Raises:** `TypeError` if a module inside the policy has statistics that nothing would move.
     """
     if not isinstance(policy, KeepsStatistics):
         refuse_nested(policy)
         return policy
-    return policy.move_statistics(_steps(policy, steps), axis)
+    return policy.move_statistics(_steps(policy, steps), mesh_axis() if axis is None else axis)
 
 
 def _steps(policy: Policy, steps: Trajectory | Steps) -> Steps:
     if isinstance(steps, Steps):
         return steps
-    # The states of a recurrent policy are computed again; the compiler leaves out what no
-    # statistics are taken of.
-    seen = Steps(steps.observation, policy_states(policy, steps), steps.policy_key)
-    return map_arrays(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), seen)
+    # Recomputes the states of a recurrent policy. The compiler drops whatever no statistic reads.
+    inputs = Steps(steps.observation, policy_states(policy, steps), steps.policy_key)
+    return map_arrays(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), inputs)

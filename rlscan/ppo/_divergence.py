@@ -1,4 +1,4 @@
-"""Why a run diverged: the first number that was not finite, by name."""
+"""`explain_divergence`: find the first number that was not finite, by name."""
 
 from functools import partial
 from typing import Any
@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array
 
-from .._core.mesh import AXIS, WHOLE, mean_over, sharded
+from .._core.mesh import WHOLE, mean_over_devices, sharded
 from .._core.types import Environment, PyTree
 from ..nn._trainable import partition_trainable
 from ._config import PPOConfig
-from ._finite import DivergenceError, place_of, stay_finite, which_are_finite
+from ._finite import place_of, stay_finite, which_are_finite
 from ._losses import Loss, Minibatch, ppo_loss
-from ._update import TrainState, act_and_judge, attempt, spread
+from ._update import TrainState, attempt, collect, state_specs
 
 
 def explain_divergence(
@@ -29,64 +29,41 @@ def explain_divergence(
     loss: Loss = ppo_loss,
     mesh: Mesh | None = None,
 ) -> str | None:
-    """What was the first number that was not finite, or `None` if the run has not diverged.
+    """Name the first number that was not finite; `None` if the run has not diverged.
 
-    A diverged state is the one before the update in question, keys included. So the update is made
-    once more, and its numbers are looked at in the order in which they came about: of the rollout,
-    observation, action, value, log-probability and reward, step by step; of each gradient step the
-    loss, the gradient, and the parameters after it. Not for use under `jit`.
+    A diverged state is the one before the failing update, keys included. The update is made once
+    more, and its numbers are examined in the order of computation: in the rollout, observation,
+    action, value, log-probability and reward, step by step; in each gradient step the loss, the
+    gradient, and the parameters after it. Do not use it under `jit`.
 
     **Arguments:**
 
-    - `state`: a diverged state, of one seed.
-    - `env`, `config`, `num_updates`, `loss`, `mesh`: as for the `update` that it comes from.
+    - `state`: a diverged state of one run.
+    - `env`, `config`, `num_updates`, `loss`, `mesh`: as for the `update` that diverged.
 
-    **Returns:** `update 3, minibatch 2: the gradient of policy.actor.layers[0].weight is not
-    finite`.
+    **Returns:** a line such as `update 3, minibatch 2: the gradient of
+    policy.actor.layers[0].weight is not finite`.
     """
     if not state.divergence.update > 0:
         return None
     config = config.as_arrays()
     if state.divergence.minibatch == 0:
-        culprit = _in_rollout(eqx.filter_jit(act_and_judge)(state, env, config)[2])
+        culprit = _in_rollout(eqx.filter_jit(collect)(state, env, config)[2])
     else:
-        axis = None if mesh is None else AXIS
-        again = partial(_make_again, env, config, num_updates, loss, axis)
+        repeat = partial(_repeat, env, config, num_updates, loss)
         if mesh is not None:
-            again = sharded(again, mesh, (spread(state),), WHOLE)
-        steps, statistics = jax.device_get(eqx.filter_jit(again)(state))
+            repeat = sharded(repeat, mesh, (state_specs(state),), WHOLE)
+        steps, statistics = jax.device_get(eqx.filter_jit(repeat)(state))
         which = divmod(int(state.divergence.minibatch) - 1, config.num_minibatches)
         culprit = _in_step(jax.tree.map(lambda x: x[which], steps)) or _first(
             "the statistic policy{}", statistics
         )
-    # Another program may round otherwise, so what was at the edge may be on this side of it now.
+    # This is a different program, which may round a borderline number to the other side.
     return f"{place_of(state.divergence)}: {culprit or 'all is finite when it is made again'}"
 
 
-def check_divergence(
-    state: TrainState,
-    env: Environment,
-    config: PPOConfig,
-    loss: Loss = ppo_loss,
-    *,
-    num_updates: int,
-    debug: bool = False,
-    mesh: Mesh | None = None,
-) -> None:
-    """Raises `DivergenceError` if a state has diverged; with its explanation, if `debug`."""
-    if int(state.divergence.update) == 0:
-        return
-    if not debug:
-        raise DivergenceError(
-            f"{place_of(state.divergence)}: a number is not finite; the state before that update "
-            "is kept, and --debug (debug=True) names the number"
-        )
-    explain = partial(explain_divergence, num_updates=num_updates, loss=loss, mesh=mesh)
-    raise DivergenceError(f"{explain(state, env, config)}; the state before that update is kept")
-
-
 def _in_rollout(batch: Minibatch) -> str | None:
-    """Of all that is not finite, what came first."""
+    """Find the earliest number in a rollout that is not finite."""
     steps = batch.trajectory
     in_order = {"observation": steps.observation, "action": steps.action, "value": batch.value}
     in_order |= {"log_prob": steps.log_prob, "reward": steps.reward}
@@ -99,7 +76,7 @@ def _in_rollout(batch: Minibatch) -> str | None:
     if found:
         t, _, name, n = min(found)
         return f"{name} is not finite, first at step {t} of environment {n}"
-    at = _not_finite(batch.advantage)  # from which GAE goes backwards
+    at = _not_finite(batch.advantage)  # GAE spreads it backwards, so the last one is the cause
     if len(at):
         t, n = at[-1]
         found = f"the value of what followed step {t} of environment {n} is not finite"
@@ -113,7 +90,7 @@ def _in_rollout(batch: Minibatch) -> str | None:
 
 
 def _not_finite(leaf: Array) -> np.ndarray:
-    """`(t, n)` of the steps of `[T, N, …]` with a number that is not finite, in their order."""
+    """List `(t, n)` of the steps in `[T, N, …]` with a number that is not finite, in order."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return np.zeros((0, 2), int)
     bad = ~np.asarray(jnp.isfinite(leaf))
@@ -121,7 +98,7 @@ def _not_finite(leaf: Array) -> np.ndarray:
 
 
 def _in_step(step: dict[str, Any]) -> str | None:
-    """Of all that is not finite in one gradient step, what came first."""
+    """Find the first quantity of a gradient step that is not finite."""
     finite = step.pop("finite")
     broken = {name: x for name, x in step.items() if not np.isfinite(x)}
     if "loss" in broken:
@@ -141,20 +118,18 @@ def _first(what: str, finite: PyTree) -> str | None:
     return f"{what.format(paths[0])} is not finite{others}"
 
 
-def _make_again(
-    env: Environment,
-    config: PPOConfig,
-    num_updates: int,
-    loss: Loss,
-    axis: str | None,
-    state: TrainState,
+def _repeat(
+    env: Environment, config: PPOConfig, num_updates: int, loss: Loss, state: TrainState
 ) -> tuple[dict[str, PyTree], PyTree]:
-    """What the gradient steps report, `[num_epochs, num_minibatches]`, with what of them is finite
-    leaf by leaf; and which of the statistics are that moved after them."""
-    after, _, steps = attempt(env, config, num_updates, loss, axis, which_are_finite, state)
-    finite = steps.pop("finite")
-    steps = {name: x for name, x in steps.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+    """Make an update again, and test each leaf.
+
+    **Returns:** the reports of its gradient steps, `[num_epochs, num_minibatches]`, and which of
+    the statistics that move after them are finite.
+    """
+    after, _, reports = attempt(state, env, config, num_updates, loss, which_are_finite)
+    finite = reports.pop("finite")
+    reports = {name: x for name, x in reports.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
     return (
-        {**mean_over(axis, steps), "finite": finite},
+        {**mean_over_devices(reports), "finite": finite},
         stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after))),
     )

@@ -1,4 +1,4 @@
-"""The sentinel: what is watched for numbers that are not finite, inside of an update."""
+"""Detection of numbers that are not finite, inside a compiled update."""
 
 from functools import reduce
 
@@ -7,24 +7,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core.mesh import max_over
+from .._core.mesh import max_over_devices
 from .._core.tree import where
 from .._core.types import PyTree
 
 
 class Divergence(eqx.Module):
-    """Where a run met a number that is not finite, if it did."""
+    """The first place in a run where a number was not finite, if any."""
 
-    update: Int[Array, ""]  # of the run, from 1; 0 as long as all was finite
-    minibatch: Int[Array, ""]  # of that update, from 1 over all its epochs; 0: already its rollout
+    update: Int[Array, ""]  # counted from 1; 0 while everything is finite
+    minibatch: Int[Array, ""]  # counted from 1 over all epochs; 0 if it was in the rollout
 
 
 class DivergenceError(RuntimeError):
-    """A number of training is no longer finite: there is nothing more to learn."""
+    """A number of training is not finite any more, so training cannot go on."""
+
+    runs: list[int] | None = None
+    """The indices of the diverged runs, if several are trained side by side."""
 
 
 def place_of(divergence: Divergence) -> str:
-    """`update 3, minibatch 2`."""
+    """Describe it as `update 3, minibatch 2`."""
     minibatch = int(divergence.minibatch)
     part = f"minibatch {minibatch}" if minibatch else "rollout"
     return f"update {int(divergence.update)}, {part}"
@@ -41,10 +44,10 @@ def first_divergence(
     steps: Bool[Array, "num_epochs num_minibatches"],
     statistics: Bool[Array, ""],
 ) -> Divergence:
-    """That of this update, unless there was one before.
+    """Find the divergence of this update, unless there was one before.
 
-    **Arguments:** what is finite of it, in the order in which it came about: `rollout`, `steps`,
-    and the `statistics` that move after the last of them, and are counted with it.
+    **Arguments:** what is finite, in the order of computation: the `rollout`, the gradient `steps`,
+    and the `statistics`, which move after the last step and are counted with it.
     """
     failed = ~jnp.concatenate([rollout[None], steps.ravel(), statistics[None]])
     now = Divergence(
@@ -57,10 +60,10 @@ def first_divergence(
 def is_step_finite(
     loss: Float[Array, ""], grads: PyTree, grad_norm: Float[Array, ""], params: PyTree
 ) -> Bool[Array, ""]:
-    """Whether all numbers of a gradient step are.
+    """Whether all numbers of a gradient step are finite.
 
-    The norm stands for the gradient. It is there already; and a gradient whose norm overflows is
-    clipped to 0, or to NaN.
+    The norm stands for the gradient: it is computed anyway, and a gradient whose norm overflows is
+    clipped to 0 or NaN.
     """
     return jnp.isfinite(loss) & jnp.isfinite(grad_norm) & all_finite(params)
 
@@ -68,20 +71,20 @@ def is_step_finite(
 def which_are_finite(
     loss: Float[Array, ""], grads: PyTree, grad_norm: Float[Array, ""], params: PyTree
 ) -> dict[str, PyTree]:
-    """Of a gradient step, leaf by leaf: what `rlscan.explain_divergence` reads."""
+    """Find the finite leaves of a gradient step, for `rlscan.explain_divergence`."""
     each = lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)  # noqa: E731
     return {"gradient": each(grads), "parameter": each(params)}
 
 
-def all_finite(tree: PyTree, axis: str | None = None) -> Bool[Array, ""]:
-    """Of arrays of floats, on all devices of the axis."""
-    # By `isfinite` and not by a sum, which may overflow, and which no compiler may reorder.
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all floats of a tree are finite, on all devices."""
+    # `isfinite` on each number, because a sum of finite numbers may overflow.
     finite = every([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])
-    return finite if axis is None else max_over(axis, (~finite).astype(jnp.int32)) == 0
+    return max_over_devices((~finite).astype(jnp.int32)) == 0
 
 
 def stay_finite(before: PyTree, after: PyTree) -> PyTree:
-    """Leaf by leaf, whether all floats that were finite still are: constants may be infinite."""
+    """Whether all floats that were finite still are, leaf by leaf; constants may be infinite."""
     before, after = (eqx.filter(tree, eqx.is_inexact_array) for tree in (before, after))
     return jax.tree.map(lambda x, y: (jnp.isfinite(y) | ~jnp.isfinite(x)).all(), before, after)
 

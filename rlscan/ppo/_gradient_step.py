@@ -1,4 +1,4 @@
-"""One gradient step of PPO: the loss of a minibatch, and what the optimiser makes of it."""
+"""One gradient step of PPO: the gradient of a minibatch's loss, applied by the optimiser."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core.mesh import mean_over
+from .._core.mesh import mean_over_devices
 from .._core.tree import where
 from .._core.types import Policy, PyTree
 from .._rollout.audit import relative_error
@@ -21,12 +21,12 @@ from ._metrics import Metrics
 
 
 class Learner(eqx.Module):
-    """What the gradient steps of one update carry."""
+    """The carry of an update's gradient steps."""
 
     policy: Policy
     opt_state: PyTree
     num_gradient_steps: Int[Array, ""]
-    stopped: Bool[Array, ""]  # by `target_kl`, for the rest of this update
+    stopped: Bool[Array, ""]  # `target_kl` has ended this update
 
 
 def gradient_step(
@@ -36,16 +36,15 @@ def gradient_step(
     config: PPOConfig,
     loss: Loss,
     num_gradient_steps: Float[Array, ""],
-    axis: str | None,
-    judge: Callable[..., PyTree],
+    examine: Callable[..., PyTree],
 ) -> tuple[Learner, dict[str, PyTree]]:
-    """One step of the optimiser on one minibatch, unless `target_kl` has ended the update.
+    """Make one step of the optimiser on one minibatch, unless `target_kl` has ended the update.
 
-    `num_gradient_steps` of the whole run are what the learning rate is annealed over. On a mesh
-    gradients are means over the devices of `axis`. What `judge(loss, grads, grad_norm, params)`
-    says is reported as `finite`.
+    The learning rate is annealed over `num_gradient_steps`, those of the whole run. On a mesh
+    gradients are averaged over devices. `examine(loss, grads, grad_norm, params)` tells what is
+    finite, and is reported as `finite`.
 
-    **Returns:** `(learner, report)`, with scalars alone in the report, but for what `judge` says.
+    **Returns:** `(learner, report)`; all entries of the report are scalars, except `finite`.
     """
     params, rest = partition_trainable(learner.policy)
 
@@ -54,9 +53,9 @@ def gradient_step(
 
     (total, (log_ratio, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
     diagnostics = ratio_diagnostics(log_ratio, config.clip_range)
-    total, grads, kl = mean_over(axis, (total, grads, diagnostics["approx_kl"]))
+    total, grads, kl = mean_over_devices((total, grads, diagnostics["approx_kl"]))
 
-    # Of the flat vector, as the optimiser's own.
+    # The norm of the flat vector, which is what the optimiser clips.
     grad_norm = optax.tree.norm(ravel_pytree(_wide(grads))[0])
     learning_rate = config.learning_rate
     if config.anneal_learning_rate:
@@ -64,7 +63,7 @@ def gradient_step(
         learning_rate *= jnp.maximum(1 - learner.num_gradient_steps / last, 0)
     optimiser = _optimiser(config, learning_rate)
     steps, opt_state = optimiser.update(_wide(grads), learner.opt_state, _wide(params))
-    # Judged before the step is applied, so that a step too far is not taken.
+    # Decided before the step is applied, so that a step too far is not taken.
     stopped = learner.stopped | (kl > config.target_kl)
     moved = Learner(
         policy=eqx.combine(optax.apply_updates(params, steps), rest),
@@ -84,15 +83,14 @@ def gradient_step(
         "learning_rate": jnp.asarray(learning_rate),
         "evaluated": ~learner.stopped,
         "applied": ~stopped,
-        "finite": judge(total, grads, grad_norm, partition_trainable(result.policy)[0]),
+        "finite": examine(total, grads, grad_norm, partition_trainable(result.policy)[0]),
     }
 
 
 def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.GradientTransformation:
-    """Built where it is used, inside the trace, so that its numbers may be traced ones.
+    """Build the optimiser inside the trace, so that its numbers may be traced.
 
-    On one flat vector, not with as many small kernels as there are layers: a step takes as long,
-    and an update compiles in a second less (`python -m benchmarks --only levers`).
+    A lever: it works on one flat vector, because one kernel per layer takes longer to compile.
     """
     chain = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
@@ -102,10 +100,10 @@ def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.Gradien
 
 
 def init_optimiser(config: PPOConfig, params: PyTree) -> PyTree:
-    """The optimiser's state before the first step; no learning rate is in it."""
+    """Make the optimiser's state before the first step. It holds no learning rate."""
     return _optimiser(config, 0.0).init(_wide(params))
 
 
 def _wide(tree: PyTree) -> PyTree:
-    """In float32 at least: the moments of bfloat16 gradients would lose what is added to them."""
+    """Cast to at least float32: moments in bfloat16 would lose most of what is added to them."""
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)

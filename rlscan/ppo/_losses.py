@@ -15,9 +15,9 @@ from ._metrics import Metrics
 
 
 def normalize(advantage: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Zero mean and unit standard deviation over the minibatch; 0 where all are equal."""
-    # From the first one on, as a mean of large equal numbers differs from them by rounding, and
-    # a deviation of nothing but rounding would be scaled up to ±1.
+    """Shift and scale to mean 0 and standard deviation 1 over the minibatch; 0 if all are equal."""
+    # Relative to the first one: the mean of large equal numbers differs from them by rounding, and
+    # a deviation that is only rounding would be scaled up to ±1.
     advantage = advantage - advantage.ravel()[0]
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
@@ -27,7 +27,7 @@ def clipped_policy_loss(
     advantage: Float[Array, "*batch"],
     clip_range: Scalar,
 ) -> Float[Array, ""]:
-    """PPO's clipped surrogate, as a loss.
+    """Compute PPO's clipped surrogate, as a loss.
 
     −mean min(r Â, clip(r, 1 − ε, 1 + ε) Â), with r = exp(log_ratio).
 
@@ -51,16 +51,16 @@ def clipped_value_loss(
     target: Float[Array, "*batch"],
     clip_range: Scalar,
 ) -> Float[Array, ""]:
-    """½ mean max((V − R)², (clip(V, V_old ± ε) − R)²); an infinite ε leaves ½ mean (V − R)².
+    """Compute ½ mean max((V − R)², (clip(V, V_old ± ε) − R)²); with ε = ∞, ½ mean (V − R)².
 
-    The larger of the two: clipping may hold a value back, and never makes the loss smaller.
+    The maximum means that clipping can hold a value back, but never makes the loss smaller.
 
     **Arguments:**
 
-    - `value`: V, of the policy under training.
-    - `old_value`: V_old, of the policy that acted.
+    - `value`: V, from the policy being trained.
+    - `old_value`: V_old, from the policy that acted.
     - `target`: R, see `rlscan.gae`.
-    - `clip_range`: ε, in units of the value; `inf` for none.
+    - `clip_range`: ε, in units of the value; `inf` clips nothing.
 
     Source: Huang et al., *The 37 Implementation Details of Proximal Policy Optimization*, 2022,
     detail 9.
@@ -72,43 +72,45 @@ def clipped_value_loss(
 def ratio_diagnostics(
     log_ratio: Float[Array, "*batch"], clip_range: Scalar
 ) -> dict[str, Float[Array, ""]]:
-    """How far the policy has moved from the one that acted.
+    """Measure how far the policy has moved from the one that acted.
 
     `kl_k1` = mean −log r, unbiased and noisy; `approx_kl` = mean (r − 1) − log r (k3), unbiased
-    and never negative; `clip_fraction`, of the ratios outside 1 ± ε.
+    and never negative; `clip_fraction`, the fraction of ratios outside 1 ± ε.
 
     Source: Schulman, *Approximating KL Divergence*, 2020.
     """
     ratio = jnp.exp(log_ratio)
     return {
         "kl_k1": -log_ratio.mean(),
-        # expm1 keeps the digits that (r − 1) would lose next to 1.
+        # expm1 keeps the digits that r − 1 loses near 1.
         "approx_kl": (jnp.expm1(log_ratio) - log_ratio).mean(),
         "clip_fraction": (jnp.abs(ratio - 1) > clip_range).mean(dtype=jnp.float32),
     }
 
 
 class Minibatch(eqx.Module):
-    """What a loss is computed from: B steps, or T steps of n environments if recurrent."""
+    """The input of a loss: B steps, or T steps of n environments for a recurrent policy."""
 
     trajectory: Trajectory  # leaves [B, …], or [T, n, …]
-    value: Float[Array, "*B"]  # of the policy that acted
+    value: Float[Array, "*B"]  # from the policy that acted
     advantage: Float[Array, "*B"]  # not normalised
-    target: Float[Array, "*B"]  # for the value
+    target: Float[Array, "*B"]  # of the value function
 
 
 # `loss(policy, minibatch, config) -> (loss, (log_ratio, metrics))`: a scalar to minimise, the
-# log-ratios [B] that the audit and the KL stop look at, and scalars to report.
+# log-ratios [B] that the audit and the KL stop read, and scalars to report.
 Loss = Callable[[Policy, Minibatch, PPOConfig], tuple[Array, tuple[Array, Metrics]]]
 
 
 def ppo_loss(
     policy: Policy, minibatch: Minibatch, config: PPOConfig
 ) -> tuple[Float[Array, ""], tuple[Float[Array, "*B"], Metrics]]:
-    """Clipped surrogate + value_coef · value loss − entropy_coef · entropy, by exact replay.
+    """Compute PPO's loss by exact replay.
 
-    The default `loss` of `update` and `train`; write another with the same arguments and results
-    to replace it. Advantages are normalised over the minibatch.
+    Clipped surrogate + value_coef · value loss − entropy_coef · entropy.
+
+    The default `loss` of `update` and `train`. Any function with the same arguments and results can
+    replace it. Advantages are normalised over the minibatch.
 
     **Returns:** `(loss, (log_ratio, metrics))`, with log π(a | s) − log π_old(a | s) per step.
     """

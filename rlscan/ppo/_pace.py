@@ -1,4 +1,8 @@
-"""`Paced`: a run's program, called for as many updates as take a tenth of a second."""
+"""Lever: several updates in one call of the compiled program.
+
+A call costs as much as a small update, so a call makes as many updates as take a tenth of a second.
+`python -m benchmarks --only training` compares the loop with one program for the whole run.
+"""
 
 import time
 from collections.abc import Callable
@@ -11,34 +15,41 @@ from ._metrics import Metrics
 
 SECONDS = 0.1
 
-
 State = TypeVar("State")
 
 
-class Paced(Generic[State]):
-    """Calls a program for some updates.
+class Pace(Generic[State]):
+    """Calls a program for several updates at a time."""
 
-    A call costs as much by itself as a small update, so it makes several: made one by one, those of
-    CartPole at N = 4 took twice the time. Before it ends nothing is shown, and no signal heeded.
-    """
-
-    def __init__(self, program: Callable[[State, np.ndarray], tuple[State, Metrics]], most: int):
+    def __init__(
+        self,
+        program: Callable[[State, np.ndarray], tuple[State, Metrics]],
+        *,
+        at_most: int,
+        fixed: int | None = None,
+    ):
         """
         **Arguments:**
 
-        - `program`: of a state and how many updates are to be made, in which a call is done when
-            it returns; it gives the state after them, and metrics `[…, most]`.
-        - `most`: how many it can make.
+        - `program`: `(state, number of updates) -> (state, metrics)`, which returns when its work
+            is done. The last axis of the metrics has length `at_most`.
+        - `at_most`: the most updates that one call can make.
+        - `fixed`: the number of updates in each call; by default the clock decides.
         """
-        self._program, self._most = program, most
-        self._times = 1  # of the next call; at first nothing is known of how long an update takes
+        self._program, self._at_most, self._fixed = program, at_most, fixed
+        self._num_updates = (
+            fixed or 1
+        )  # of the next call; at first the time of an update is unknown
 
-    def __call__(self, state: State, left: int) -> tuple[State, dict[str, Any]]:
-        """Makes updates, `left` at most: the state after them, and the metrics of those that were
-        made, on the host."""
-        times = min(self._times, left)
+    def __call__(self, state: State, num_left: int) -> tuple[State, dict[str, Any]]:
+        """Make at most `num_left` updates.
+
+        **Returns:** `(state, metrics)`, the metrics of the updates made, on the host.
+        """
+        num_updates = min(self._num_updates, num_left)
         started = time.monotonic()
-        state, metrics = self._program(state, np.asarray(times, np.int32))
-        of_one = max(time.monotonic() - started, 1e-6) / times
-        self._times = min(max(round(SECONDS / of_one), 1), self._most)
-        return state, {name: x[..., :times] for name, x in jax.device_get(metrics).items()}
+        state, metrics = self._program(state, np.asarray(num_updates, np.int32))
+        seconds = max(time.monotonic() - started, 1e-6) / num_updates
+        if self._fixed is None:
+            self._num_updates = min(max(round(SECONDS / seconds), 1), self._at_most)
+        return state, {n: x[..., :num_updates] for n, x in jax.device_get(metrics).items()}

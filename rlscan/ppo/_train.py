@@ -1,6 +1,8 @@
-"""Training: a generator over updates, or the whole run as one pure function."""
+"""Training: an iterator over updates, or the whole run as one pure function."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -9,104 +11,310 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Integer, PRNGKeyArray
 
+from .._core.mesh import FIRST, on_devices, place
 from .._core.require import require_positive
 from .._core.scan import filter_repeat, filter_scan
-from .._core.types import Environment, Policy
-from .._rollout.audit import LEAST_TOLERANCE, AuditError, audit_tolerance, explain_ratio
+from .._core.tree import map_arrays
+from .._core.types import Environment, Policy, PyTree
 from .._rollout.state import is_recurrent
-from ..random._keys import KeyLike
+from ..random._keys import KeyLike, as_keys
 from ._config import PPOConfig, check_config
-from ._divergence import check_divergence
 from ._losses import Loss, ppo_loss
-from ._metrics import Metrics
-from ._update import TrainState, act_and_judge, flat, init_train, update
+from ._metrics import Metrics, until_diverged
+from ._pace import Pace
+from ._program import Program
+from ._update import TrainState, check_mesh, init_train, state_specs, update
+from ._verdicts import check_audit, check_divergences
+
+MOST_UPDATES = 256
+"""The most updates that one call of a run's compiled program makes."""
 
 
 def train(
-    policy: Policy,
+    policy: Policy | Callable[..., Policy] | None,
     env: Environment,
     config: PPOConfig,
     *,
     total_steps: int,
-    key: KeyLike,
+    key: KeyLike | None = None,
+    state: TrainState | None = None,
     loss: Loss = ppo_loss,
-    updates_per_call: int = 1,
+    updates_per_call: int | None = None,
+    state_interval: int | None = None,
     strict: bool | float = False,
     debug: bool = False,
     mesh: Mesh | None = None,
-) -> Iterator[tuple[TrainState, Metrics]]:
-    """Trains a policy with PPO, and hands over after every update.
+) -> "Training":
+    """Train a policy with PPO, and hand over the state and the metrics of every update.
 
-    What is done with an update is the caller's: `for state, metrics in train(…)` may log, save,
-    evaluate or break.
+    The caller decides what to do with an update: `for state, metrics in train(…)` may log, save,
+    evaluate or break. `rlscan.runs.Run` keeps a loop in a run directory from which it resumes.
+
+    Several updates are made in one call of the compiled program, as many as take a tenth of a
+    second. Those of one call are handed over one after another, each with its own metrics, and with
+    the state after the last of them: `state.num_updates` tells which that is. Set `state_interval`
+    or `updates_per_call` to fix the updates whose exact state you need.
 
     **Arguments:**
 
-    - `policy`: an `eqx.Module` by the contract of `rlscan.Policy`, whose value is a scalar.
-    - `env`: anything by the contract of `rlscan.Environment`.
-    - `config`: the settings.
-    - `total_steps`: environment steps, over all N; the run ends with the last whole update.
-    - `key`: consumed.
-    - `loss`: what is minimised, see `ppo_loss`.
-    - `updates_per_call`: how many updates one compiled call makes. More save its overhead,
-        and those of one call are handed over together, each with the state after the last of them.
-    - `strict`: whether to stop a run whose first minibatch shows that the policy of an update is
-        not the one that acted; or the `audit_error` to allow, where the default for float32 (1e-5
-        for discrete actions, 1e-4 for continuous ones) is not the one.
-    - `debug`: whether to look into a run that diverges, and say which number was not finite first.
-    - `mesh`: devices to split the environments over, see `update`; from `rlscan.make_mesh`.
+    - `policy`: an `eqx.Module` that follows the contract of `rlscan.Policy` and whose value is a
+        scalar; or a function that makes one, called as `policy(key=…)`, such as
+        `functools.partial(rlscan.ActorCritic, env, dropout=0.1)`.
+    - `env`: an environment that follows the contract of `rlscan.Environment`.
+    - `config`: the settings. For several runs its numbers may also be arrays `[R]`.
+    - `total_steps`: environment steps of the whole run, over all N environments; the run ends with
+        the last whole update.
+    - `key`: consumed. Keys `[R]` train R runs side by side in one program, and every array of the
+        metrics and of the state gets an axis of runs in front: each run has its own policy, so
+        pass a function, or a policy whose arrays are `[R, …]`.
+    - `state`: a state to go on from, of an earlier `train` or from `rlscan.ppo.init_train`. The run
+        goes on to `total_steps`, and `policy` and `key` are not read.
+    - `loss`: the function to minimise, see `rlscan.ppo.ppo_loss`.
+    - `updates_per_call`: a fixed number of updates in each call; by default the clock decides.
+    - `state_interval`: updates after which an exact state is handed over: no call goes past a
+        multiple of it.
+    - `strict`: whether to stop if the first minibatch of an update shows that its policy is not
+        the one that acted. A number sets the largest `audit_error` allowed; by default it is 1e-5
+        for discrete and 1e-4 for continuous actions.
+    - `debug`: whether to explain a run that diverges by the first number that was not finite.
+    - `mesh`: devices to split the environments over, see `rlscan.ppo.update`; several runs are
+        split over the devices instead.
 
-    **Returns:** an iterator over updates, of `(state, metrics)`; the metrics are NumPy scalars,
-    and `rlscan.METRICS` says what each is. It ends early where something was not finite: with the
-    update whose metrics have `diverged` 1, and the state before that update, see `update`.
+    **Returns:** a `Training`: an iterator over `(state, metrics)`. Metrics are NumPy scalars, or
+    arrays `[R]`, described in `rlscan.ppo.METRICS`. It ends early if every run has diverged: with
+    the update whose metric `diverged` is 1, and the state before that update.
 
-    **Raises:** at once, not at the first update: as `init_train`, and `ValueError` if
-    `total_steps` is less than one update. `rlscan.AuditError` from an update, if `strict`;
-    `rlscan.DivergenceError`, if `debug`, after the one that diverged.
+    **Raises:** at once: whatever `rlscan.ppo.init_train` raises, and `ValueError` if `total_steps`
+    is less than one update. While iterating: `rlscan.AuditError` if `strict`, after the failing
+    update was handed over; `rlscan.ppo.DivergenceError` if `debug`, at the end.
     """
     num_updates = count_updates(total_steps, config)
-    require_positive("updates_per_call", updates_per_call)
-    state = init_train(policy, env, config, key=key, mesh=mesh)
-    numbers = config.as_arrays()
-    is_switch = isinstance(strict, bool | np.bool_)
-    tolerance = audit_tolerance(policy, env) if is_switch and strict else float(strict)
+    if updates_per_call is not None:
+        require_positive("updates_per_call", updates_per_call)
+    if state_interval is not None:
+        require_positive("state_interval", state_interval)
+    several = partial(_several_updates, env, loss, mesh, updates_per_call or MOST_UPDATES)
+    first: TrainState
+    if state is None:
+        if key is None:
+            raise ValueError("train needs a key to start with, such as key=rlscan.key(0)")
+        keys = as_keys(key)
+        _require_axis_of_runs(policy, keys)
+        start = Program(partial(_start, env, config, mesh), policy, keys)
+        shapes, specs = start.result
+        arguments = _arguments(config, num_updates, shapes)
+        # The updates are traced while XLA compiles the start.
+        with ThreadPoolExecutor(1) as thread:
+            made = thread.submit(lambda: start.compile()(policy, keys)[0])
+            program = Program(several, place(shapes, mesh, specs), *arguments)
+            first = place(made.result(), mesh, specs)
+    else:
+        first = _placed(state, mesh, config)
+        arguments = _arguments(config, num_updates, first)
+        program = Program(several, first, *arguments)
+    return Training(
+        first,
+        num_updates,
+        env=env,
+        config=config,
+        loss=loss,
+        mesh=mesh,
+        updates_per_call=updates_per_call,
+        state_interval=state_interval,
+        strict=strict,
+        debug=debug,
+        _program=program,
+        _numbers=arguments[1:],
+    )
 
-    def several(state: TrainState, num_updates: Array, times: Array) -> tuple[TrainState, Metrics]:
-        one = partial(
-            update, env=env, config=numbers, num_updates=num_updates, loss=loss, mesh=mesh
+
+@dataclasses.dataclass
+class Training(Iterator[tuple[TrainState, Metrics]]):
+    """The updates of a run, made as they are asked for; `train` returns one."""
+
+    state: TrainState
+    """The state after the last call of the program; at first the one that training starts from."""
+    num_updates: int
+    """The number of updates of the whole run."""
+
+    # As for `train`.
+    env: Environment
+    config: PPOConfig
+    loss: Loss
+    mesh: Mesh | None
+    updates_per_call: int | None
+    state_interval: int | None
+    strict: bool | float
+    debug: bool
+
+    _program: Program
+    _numbers: tuple[PyTree, ...]  # the arguments of the program beside the state
+    _num_left: int = 0  # updates that were not handed over yet
+    _call: Callable[..., tuple[TrainState, Metrics]] | None = None  # the program, compiled
+
+    def __post_init__(self) -> None:
+        self._num_left = self.num_updates - _updates_made(self.state)
+        self._updates = self._iterate()
+
+    def __next__(self) -> tuple[TrainState, Metrics]:
+        return next(self._updates)
+
+    def __length_hint__(self) -> int:
+        return self._num_left
+
+    def compile(self) -> float:
+        """Compile the updates now, rather than with the first of them.
+
+        **Returns:** the seconds that tracing and compiling them took.
+        """
+        if self._call is None:
+            self._call = self._program.compile()
+        return self._program.seconds
+
+    def _iterate(self) -> Iterator[tuple[TrainState, Metrics]]:
+        self.compile()
+        call: Any = self._call
+        pace = Pace(
+            lambda state, times: call(state, times, *self._numbers),
+            at_most=self.updates_per_call or MOST_UPDATES,
+            fixed=self.updates_per_call,
         )
-        return filter_repeat(one, state, times, most=updates_per_call)
+        interval = self.state_interval or self.num_updates
+        while self._num_left > 0 and not _have_all_diverged(self.state):
+            before, made = self.state, self.num_updates - self._num_left
+            self.state, metrics = pace(before, min(interval - made % interval, self._num_left))
+            metrics = until_diverged(metrics)
+            for i in range(metrics["diverged"].shape[-1]):
+                self._num_left -= 1
+                own = {name: values[..., i] for name, values in metrics.items()}
+                yield self.state, own
+                if self.strict is not False:
+                    check_audit(self, before, own, num_since=i)
+        if self.debug:
+            check_divergences(self, self.state, debug=True)
 
-    def updates(state: TrainState) -> Iterator[tuple[TrainState, Metrics]]:
-        call = eqx.filter_jit(several)
-        for done in range(0, num_updates, updates_per_call):
-            length = min(updates_per_call, num_updates - done)
-            before = state
-            state, stacked = call(state, jnp.asarray(num_updates), jnp.asarray(length))
-            # At once, as slicing on the device takes milliseconds.
-            stacked = {name: x[:length] for name, x in jax.device_get(stacked).items()}
-            if strict is not False:
-                check_audit(
-                    before,
-                    stacked,
-                    env,
-                    numbers,
-                    loss,
-                    num_updates=num_updates,
-                    tolerance=tolerance,
-                    mesh=mesh,
-                )
-            for i in range(length):
-                yield state, {name: values[i] for name, values in stacked.items()}
-                if stacked["diverged"][i]:
-                    if debug:
-                        why = partial(check_divergence, num_updates=num_updates, debug=True)
-                        why(state, env, numbers, loss, mesh=mesh)
-                    return
 
-    return updates(state)
+def _updates_made(state: TrainState) -> int:
+    """The number of updates of the run that went furthest: diverged ones are left behind."""
+    return int(np.max(np.asarray(state.num_updates)))
+
+
+def _have_all_diverged(state: TrainState) -> bool:
+    return bool(np.all(np.asarray(state.divergence.update) > 0))
+
+
+def _start(
+    env: Environment,
+    config: PPOConfig,
+    mesh: Mesh | None,
+    policy: Any,
+    keys: PRNGKeyArray,
+) -> tuple[TrainState, PyTree]:
+    """Make the state before the first update, `[R, …]` for keys `[R]`, and its place on a mesh."""
+
+    def one(policy: Any, key: PRNGKeyArray) -> TrainState:
+        if _is_factory(policy):
+            policy_key, key = jax.random.split(key)
+            policy = policy(key=policy_key)
+        return init_train(policy, env, config, key=key)
+
+    if keys.ndim:
+        states = eqx.filter_vmap(one, in_axes=(eqx.if_array(0), 0))(policy, keys)
+        return states, map_arrays(lambda _: FIRST, states)
+    state = one(policy, keys)
+    if mesh is not None:
+        check_mesh(mesh, state.policy, config)
+    return state, state_specs(state)
+
+
+def _is_factory(policy: Any) -> bool:
+    return callable(policy) and not hasattr(policy, "initial_state")
+
+
+def _require_axis_of_runs(policy: Any, keys: PRNGKeyArray) -> None:
+    if not keys.ndim or _is_factory(policy):
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(policy, eqx.is_array)):
+        if leaf.shape[:1] != keys.shape:
+            raise ValueError(
+                f"for {len(keys)} keys every array of the policy must have a first axis of "
+                f"{len(keys)} runs, got policy{jax.tree_util.keystr(path)} of shape {leaf.shape}; "
+                "pass a function that makes a policy, such as functools.partial(rlscan.ActorCritic,"
+                " env), or one made by eqx.filter_vmap"
+            )
+
+
+def _placed(state: TrainState, mesh: Mesh | None, config: PPOConfig) -> TrainState:
+    """Check a state to go on from, and put it where the program expects it."""
+    check_config(config, recurrent=is_recurrent(state.policy))
+    if mesh is None:
+        return state
+    if state.num_updates.ndim:
+        return place(state, mesh, map_arrays(lambda _: FIRST, state))
+    check_mesh(mesh, state.policy, config)
+    return place(state, mesh, state_specs(state))
+
+
+def _arguments(
+    config: PPOConfig, num_updates: int, state: PyTree
+) -> tuple[np.ndarray | jax.ShapeDtypeStruct, Array, PyTree]:
+    """What the program takes beside the state: updates in a call, updates of the run, numbers.
+
+    The numbers are those that differ between runs; the others are constants of the program.
+    """
+    runs = state.num_updates.shape
+    own, shared = eqx.partition(config, lambda x: np.ndim(x) > 0)
+    for path, number in jax.tree_util.tree_leaves_with_path(own):
+        if np.shape(number) != runs:
+            raise ValueError(
+                f"config{jax.tree_util.keystr(path)} must be a number, or one for each of several "
+                f"runs {list(runs)}, got an array of shape {np.shape(number)}"
+            )
+    total = np.full(runs, num_updates, np.int32)
+    return jax.ShapeDtypeStruct((), np.int32), jnp.asarray(total), (own, shared)
+
+
+def _several_updates(
+    env: Environment,
+    loss: Loss,
+    mesh: Mesh | None,
+    at_most: int,
+    state: TrainState,
+    times: Integer[Array, ""],
+    num_updates: Integer[Array, "*R"],
+    configs: tuple[PyTree, PPOConfig],
+) -> tuple[TrainState, Metrics]:
+    """Make `times` updates: the state after them, and their metrics, `[*R, at_most]`."""
+    is_single = num_updates.ndim == 0
+    own, shared = configs
+
+    def one(
+        state: TrainState, times: Array, num_updates: Array, own: PyTree
+    ) -> tuple[TrainState, Metrics]:
+        once = partial(
+            update,
+            env=env,
+            config=eqx.combine(own, shared).as_arrays(),
+            num_updates=num_updates,
+            loss=loss,
+            mesh=mesh if is_single else None,
+        )
+        return filter_repeat(once, state, times, most=at_most)
+
+    if is_single:
+        return one(state, times, num_updates, own)
+
+    def several(state: TrainState, times: Array, *numbers: PyTree) -> tuple[TrainState, Metrics]:
+        # Not mapped over, because a loop with a bound for each run would compare them every time.
+        return eqx.filter_vmap(one, in_axes=(eqx.if_array(0), None, 0, eqx.if_array(0)))(
+            state, times[0], *numbers
+        )
+
+    of_each = jnp.broadcast_to(times, num_updates.shape)
+    split = several if mesh is None else on_devices(several, mesh)
+    return split(state, of_each, num_updates, own)
 
 
 def train_scan(
@@ -118,13 +326,13 @@ def train_scan(
     key: KeyLike,
     loss: Loss = ppo_loss,
 ) -> tuple[TrainState, Metrics]:
-    """The whole run as one pure function: jit it, and map it over seeds or numbers.
+    """Train as one pure function of the whole run: jit it, and map it over seeds or numbers.
 
     **Arguments:** as for `train`.
 
-    **Returns:** `(state, metrics)`, after the last update, and of every update, `[num_updates]`.
-    A seed that diverges is frozen (`update` says how), and leaves others that are mapped over as
-    they are; `state.divergence` says where.
+    **Returns:** `(state, metrics)`: the state after the last update, and the metrics of every
+    update, `[num_updates]`. A run that diverges is frozen, see `rlscan.ppo.update`, and leaves
+    other runs that are mapped over as they are; `state.divergence` tells where.
     """
     num_updates = count_updates(total_steps, config)
     state = init_train(policy, env, config, key=key)
@@ -136,8 +344,7 @@ _MOST_GRADIENT_STEPS = 2**31 - 1  # of an int32
 
 
 def count_updates(total_steps: int, config: PPOConfig) -> int:
-    """How many whole updates `total_steps` environment steps make; `ValueError` if none, or for a
-    setting that cannot be."""
+    """Count the whole updates in `total_steps`; `ValueError` if there are none."""
     check_config(config)
     per_update = config.num_envs * config.num_steps
     require_positive("total_steps", total_steps)
@@ -154,48 +361,3 @@ def count_updates(total_steps: int, config: PPOConfig) -> int:
             f"counted up to {_MOST_GRADIENT_STEPS}; use fewer, or larger updates"
         )
     return num_updates
-
-
-def check_audit(
-    state: TrainState,
-    metrics: dict[str, Any],
-    env: Environment,
-    config: PPOConfig,
-    loss: Loss = ppo_loss,
-    *,
-    num_updates: int,
-    tolerance: float | None = None,
-    mesh: Mesh | None = None,
-) -> None:
-    """Raises `AuditError`, with the likely cause, if an update of several fails the audit.
-
-    **Arguments:**
-
-    - `state`: before the first of the updates, from where all is computed again.
-    - `metrics`: of the updates, `[k]`, on the host.
-    - `env`, `config`, `loss`, `mesh`: as for `train`.
-    - `num_updates`: of the whole run.
-    - `tolerance`: of `audit_error`; that of the kind of actions if not given.
-    """
-    error = metrics["audit_error"]
-    if tolerance is None and (error <= LEAST_TOLERANCE).all():
-        return  # mostly so; what is allowed beyond takes a trace to know
-    tolerance = audit_tolerance(state.policy, env) if tolerance is None else tolerance
-    # NaN has failed, too; unless the update has, and that is what is to be said of it.
-    failed = ~(error <= tolerance) & ~(np.isnan(error) & (metrics["diverged"] > 0))
-    if not failed.any():
-        return
-    first = int(failed.argmax())
-    one = partial(update, num_updates=num_updates, loss=loss, mesh=mesh)
-    for _ in range(first):
-        state, _ = eqx.filter_jit(one)(state, env, config)
-    policy, _, batch, _ = eqx.filter_jit(act_and_judge)(state, env, config)
-    log_ratio = eqx.filter_jit(loss)(policy, batch if is_recurrent(policy) else flat(batch), config)
-    recorded = batch.trajectory.log_prob
-    log_prob = log_ratio[1][0].reshape(recorded.shape) + recorded
-    cause = explain_ratio(policy, env, batch.trajectory, log_prob, tolerance=tolerance)
-    raise AuditError(
-        f"update {int(state.num_updates) + 1}: before its first gradient step log π is off by "
-        f"{metrics['audit_error'][first]:.2g} (relative), where {tolerance:g} is allowed. "
-        f"Likely cause: {cause or 'none was found, as outside of the update all is equal'}"
-    )

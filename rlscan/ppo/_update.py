@@ -1,7 +1,7 @@
-"""PPO over rollouts that are replayed exactly.
+"""One update of PPO over a rollout that is replayed exactly.
 
-One update is: `rollout` acts → `replay` gives values → `gae` gives advantages → minibatches in
-shuffled order take gradients of the loss, which replays them.
+`rollout` acts → `replay` gives values → `gae` gives advantages → minibatches in shuffled order take
+gradients of the loss, which replays them.
 """
 
 import dataclasses
@@ -16,18 +16,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._core.mesh import (
-    AXIS,
     FIRST,
     WHOLE,
     are_divided,
-    gather,
-    own_key,
+    device_key,
+    gather_environments,
     place,
     require_divisible,
     sharded,
 )
 from .._core.scan import filter_scan
-from .._core.tree import map_arrays, unused, where
+from .._core.tree import clone_keys, map_arrays, where
 from .._core.types import Environment, Policy, PyTree
 from .._rollout.gae import explained_variance, gae
 from .._rollout.next_value import next_value
@@ -51,21 +50,21 @@ from ._finite import (
 )
 from ._gradient_step import Learner, gradient_step, init_optimiser
 from ._losses import Loss, Minibatch, ppo_loss
-from ._metrics import Metrics, episode_metrics, flagged, gradient_metrics
+from ._metrics import Metrics, episode_metrics, flag_divergence, gradient_metrics
 from ._minibatches import random_order
 from ._reward_scaling import RewardScaling, init_reward_scaling, scale_rewards
 
 
 class TrainState(eqx.Module):
-    """All that changes during training."""
+    """Everything that changes during training."""
 
     policy: Policy
     opt_state: PyTree
-    num_updates: Int[Array, ""]  # made so far; annealed layers follow them
-    num_gradient_steps: Int[Array, ""]  # applied so far; the learning rate is annealed by them
+    num_updates: Int[Array, ""]  # made so far; annealed layers follow it
+    num_gradient_steps: Int[Array, ""]  # applied so far; the learning rate is annealed by it
     rollout_state: RolloutState
-    key: PRNGKeyArray  # for the shuffles; split at every update
-    divergence: Divergence  # once there was one, all else stays as it was before that update
+    key: PRNGKeyArray  # for shuffling; split at every update
+    divergence: Divergence  # once set, all else stays as it was before the diverged update
     reward_scaling: RewardScaling | None = None  # if the config has `scale_rewards`
 
 
@@ -77,12 +76,12 @@ def init_train(
     key: KeyLike,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """The state before the first update.
+    """Make the state before the first update.
 
     **Arguments:** as for `rlscan.train`.
 
-    **Raises:** as `rlscan.check_policy`; `ValueError` for a setting that cannot be, a policy
-    whose value is no scalar, or a key that cannot be replayed.
+    **Raises:** whatever `rlscan.check_policy` raises; `ValueError` for an invalid setting, a policy
+    whose value is not a scalar, or a key that cannot be replayed.
     """
     rollout_key, shuffle_key = jax.random.split(as_key(key))
     check_config(config, recurrent=is_recurrent(policy))
@@ -96,7 +95,7 @@ def init_train(
     _check_value(policy, rollout_state)
     state = TrainState(
         policy=policy,
-        # Compiled as one program, as its ten small ones take a tenth of a second to compile.
+        # Jitted, because compiling its small programs one by one takes a tenth of a second.
         opt_state=eqx.filter_jit(init_optimiser)(config, partition_trainable(policy)[0]),
         num_updates=jnp.zeros((), jnp.int32),
         num_gradient_steps=jnp.zeros((), jnp.int32),
@@ -105,7 +104,7 @@ def init_train(
         divergence=no_divergence(),
         reward_scaling=init_reward_scaling(config.num_envs) if config.scale_rewards else None,
     )
-    return state if mesh is None else over_devices(state, mesh, config)
+    return state if mesh is None else on_mesh(state, mesh, config)
 
 
 def update(
@@ -117,75 +116,68 @@ def update(
     loss: Loss = ppo_loss,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update: T steps in N environments, then the epochs over them. Pure; jit it.
+    """Make one update: T steps in N environments, then the epochs over them. Pure; jit it.
 
     **Arguments:**
 
-    - `state`: from `init_train` or the last update.
+    - `state`: from `init_train` or the previous update.
     - `env`, `config`, `loss`: as for `train`.
     - `num_updates`: of the whole run; the learning rate is annealed over them.
-    - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each acts in its own,
-        shuffles its own steps, and gives its part to each minibatch; gradients and metrics are the
-        means of theirs. What is normalised over a minibatch is so over each part.
+    - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each device acts in
+        its own environments, shuffles its own steps, and contributes its part to each minibatch;
+        gradients and metrics are averaged over devices. Whatever is normalised over a minibatch is
+        normalised over each part.
 
-    **Returns:** `(state, metrics)`; `rlscan.METRICS` says what each metric is.
+    **Returns:** `(state, metrics)`; `rlscan.METRICS` describes the metrics.
 
-    If the loss, the gradient or a parameter is not finite after any gradient step, or already what
-    the rollout says to learn, the update is taken back as a whole, bit by bit: environments, keys
-    and counts, too. `state.divergence` says where it was; from then on an update changes nothing.
-    A minibatch at which `target_kl` ends the update takes no step, so it is not looked at.
+    If the loss, the gradient or a parameter is not finite after a gradient step, or if the targets
+    of the rollout are not, the whole update is taken back bit by bit, including environments, keys
+    and counts. `state.divergence` tells where it happened, and later updates change nothing. A
+    minibatch at which `target_kl` ends the update takes no step, so it is not examined.
     """
-    if mesh is None:
-        return _update(env, config, num_updates, loss, None, state)
-    check_mesh(mesh, state.policy, config)
-    on_one = partial(_update, env, config, num_updates, loss, AXIS)
-    return sharded(on_one, mesh, (spread(state),), (spread(state), WHOLE))(state)
+    if mesh is not None:  # each device runs this same function for its own environments
+        check_mesh(mesh, state.policy, config)
+        on_each = partial(update, env=env, config=config, num_updates=num_updates, loss=loss)
+        specs = state_specs(state)
+        return sharded(on_each, mesh, (specs,), (specs, WHOLE))(state)
 
-
-def _update(
-    env: Environment,
-    config: PPOConfig,
-    num_updates: int | Int[Array, ""],
-    loss: Loss,
-    axis: str | None,
-    state: TrainState,
-) -> tuple[TrainState, Metrics]:
-    """`update` on one device, which is one of several if there is an axis over them."""
-    after, batch, steps = attempt(env, config, num_updates, loss, axis, is_step_finite, state)
-    finite = steps.pop("finite") | ~steps["applied"]
+    after, batch, reports = attempt(state, env, config, num_updates, loss, is_step_finite)
+    finite = reports.pop("finite") | ~reports["applied"]
     metrics = {
-        **episode_metrics(batch.trajectory, axis),
-        **gradient_metrics(steps, axis),
-        "explained_variance": explained_variance(*gather(axis, (batch.value, batch.target))),
+        **episode_metrics(batch.trajectory),
+        **gradient_metrics(reports),
+        "explained_variance": explained_variance(*gather_environments((batch.value, batch.target))),
     }
     divergence = first_divergence(
         state.divergence,
         state.num_updates + 1,
-        # A sum is finite where both are: one pass over what an update learns from.
-        rollout=all_finite(batch.target + batch.trajectory.log_prob, axis),
+        # A sum is finite if both terms are: one pass over everything that an update learns from.
+        rollout=all_finite(batch.target + batch.trajectory.log_prob),
         steps=finite,
         statistics=every(stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after)))),
     )
     was_frozen, is_frozen = state.divergence.update > 0, divergence.update > 0
     frozen = dataclasses.replace(state, divergence=divergence)
-    return where(is_frozen, frozen, after), flagged(metrics, was_frozen, is_frozen)
+    return where(is_frozen, frozen, after), flag_divergence(metrics, was_frozen, is_frozen)
 
 
 def attempt(
+    state: TrainState,
     env: Environment,
     config: PPOConfig,
     num_updates: int | Int[Array, ""],
     loss: Loss,
-    axis: str | None,
-    judge: Callable[..., PyTree],
-    state: TrainState,
+    examine: Callable[..., PyTree],
 ) -> tuple[TrainState, Minibatch, dict[str, PyTree]]:
-    """What an update leads to, finite or not; the rollout that it learned from; and the reports of
-    its gradient steps, `[num_epochs, num_minibatches]`, with what `judge` says of each as `finite`.
+    """Make an update, whether its numbers stay finite or not.
+
+    **Returns:** `(state, batch, reports)`: the next state; the rollout that it learned from; the
+    reports of its gradient steps, `[num_epochs, num_minibatches]`, with the results of `examine` as
+    `finite`, see `gradient_step`.
     """
-    policy, rollout_state, batch, reward_scaling = act_and_judge(state, env, config, axis)
+    policy, rollout_state, batch, reward_scaling = collect(state, env, config)
     shuffle_key, next_key = jax.random.split(state.key)
-    # In float32, as the product may well be more than 2^31; the learning rate needs no more digits.
+    # float32, because the product may exceed 2^31, and the learning rate needs no more digits.
     num_gradient_steps = jnp.asarray(num_updates, jnp.float32) * (
         config.num_epochs * config.num_minibatches
     )
@@ -194,19 +186,18 @@ def attempt(
         config=config,
         loss=loss,
         num_gradient_steps=num_gradient_steps,
-        axis=axis,
-        judge=judge,
+        examine=examine,
     )
 
     def epoch(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, dict[str, PyTree]]:
-        minibatches = _shuffle(batch, config.num_minibatches, is_recurrent(policy), key)
+        minibatches = shuffle(batch, config.num_minibatches, is_recurrent(policy), key)
         return filter_scan(take_step, learner, minibatches)
 
     learner = Learner(policy, state.opt_state, state.num_gradient_steps, jnp.asarray(False))
-    epoch_keys = jax.random.split(own_key(axis, shuffle_key), config.num_epochs)
-    learner, steps = filter_scan(epoch, learner, epoch_keys)
+    epoch_keys = jax.random.split(device_key(shuffle_key), config.num_epochs)
+    learner, reports = filter_scan(epoch, learner, epoch_keys)
     after = TrainState(
-        policy=move_statistics(learner.policy, batch.trajectory, axis),
+        policy=move_statistics(learner.policy, batch.trajectory),
         opt_state=learner.opt_state,
         num_updates=state.num_updates + 1,
         num_gradient_steps=learner.num_gradient_steps,
@@ -215,29 +206,92 @@ def attempt(
         divergence=state.divergence,
         reward_scaling=reward_scaling,
     )
-    return after, batch, steps
+    return after, batch, reports
 
 
-def over_devices(state: TrainState, mesh: Mesh, config: PPOConfig) -> TrainState:
-    """The state where `update` wants it; `ValueError` if it cannot be made on these devices."""
+def collect(
+    state: TrainState, env: Environment, config: PPOConfig
+) -> tuple[Policy, RolloutState, Minibatch, RewardScaling | None]:
+    """Act for T steps, and compute the advantages.
+
+    **Returns:** the policy that acted, with its annealed rates; the rollout state after the steps;
+    the steps `[T, N]` with advantages; and the reward scaling after them.
+    """
+    policy = anneal(state.policy, state.num_updates)
+    rollout_state, trajectory = rollout(
+        policy, env, state.rollout_state, config.num_steps, key_schedule=config.key_schedule
+    )
+    value = trajectory.value if is_recurrent(policy) else replay(policy, trajectory)[2]
+    following = next_value(policy, rollout_state, trajectory, value)
+    reward, reward_scaling = _scaled_reward(state, trajectory, config)
+    one_stream = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    advantage, target = jax.vmap(one_stream, in_axes=1, out_axes=1)(
+        reward, value, following, trajectory.terminated, trajectory.truncated
+    )
+    steps = dataclasses.replace(trajectory, final=None)
+    batch = Minibatch(trajectory=steps, value=value, advantage=advantage, target=target)
+    return policy, rollout_state, batch, reward_scaling
+
+
+def _scaled_reward(
+    state: TrainState, trajectory: Trajectory, config: PPOConfig
+) -> tuple[Float[Array, "T N"], RewardScaling | None]:
+    if config.scale_rewards != (state.reward_scaling is not None):
+        raise ValueError(
+            f"scale_rewards must be {not config.scale_rewards}, as when init_train made this "
+            f"state, got {config.scale_rewards}"
+        )
+    if state.reward_scaling is None:
+        return trajectory.reward, None
+    done = trajectory.terminated | trajectory.truncated
+    scaling, reward = scale_rewards(
+        state.reward_scaling, trajectory.reward, done, gamma=config.gamma
+    )
+    return reward, scaling
+
+
+def shuffle(
+    batch: Minibatch, num_minibatches: int, recurrent: bool, key: PRNGKeyArray
+) -> Minibatch:
+    """Split a rollout into M minibatches in random order, `[M, B, …]`.
+
+    A recurrent policy is trained through time, so its minibatches are made of whole environments,
+    `[M, T, n, …]`.
+    """
+    if not recurrent:
+        batch = map_arrays(lambda x: x[None], flatten_steps(batch))
+    order = random_order(key, batch.advantage.shape[1])
+    minibatches = order.reshape(num_minibatches, -1)
+    take = lambda columns: map_arrays(lambda x: x[:, columns], batch)  # noqa: E731
+    shuffled = eqx.filter_vmap(take)(minibatches)
+    return shuffled if recurrent else jax.tree.map(lambda x: x.squeeze(1), shuffled)
+
+
+def flatten_steps(batch: Minibatch) -> Minibatch:
+    """Reshape `[T, N, …]` to `[T · N, …]`."""
+    return map_arrays(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+
+
+def on_mesh(state: TrainState, mesh: Mesh, config: PPOConfig) -> TrainState:
+    """Put a state where `update` expects it; `ValueError` if these devices cannot share it."""
     check_mesh(mesh, state.policy, config)
-    return place(state, mesh, spread(state))
+    return place(state, mesh, state_specs(state))
 
 
-def spread(state: TrainState) -> PyTree:
-    """What of a state is where: the environments in parts, all else whole on each device."""
+def state_specs(state: TrainState) -> PyTree:
+    """Where a state's arrays are on a mesh: environments in parts, all else on every device."""
 
-    def of_environments(state: TrainState) -> list[PyTree]:
+    def environments(state: TrainState) -> list[PyTree]:
         scaling = state.reward_scaling
         return [state.rollout_state, *([] if scaling is None else [scaling.running_return])]
 
     whole = map_arrays(lambda _: WHOLE, eqx.filter(state, eqx.is_array))
-    parts = map_arrays(lambda _: FIRST, eqx.filter(of_environments(state), eqx.is_array))
-    return eqx.tree_at(of_environments, whole, parts)
+    parts = map_arrays(lambda _: FIRST, eqx.filter(environments(state), eqx.is_array))
+    return eqx.tree_at(environments, whole, parts)
 
 
 def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
-    """Raises `ValueError` if an update cannot be made on the devices of a mesh."""
+    """Raise `ValueError` if the devices of a mesh cannot share an update."""
     require_divisible(mesh, "num_envs", config.num_envs)
     sizes = {"num_envs": config.num_envs, "num_steps": config.num_steps}
     recurrent, num_minibatches = is_recurrent(policy), config.num_minibatches
@@ -251,68 +305,9 @@ def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
     is_one = lambda node: isinstance(node, WithStatistics)  # noqa: E731
     if any(map(is_one, jax.tree.leaves(policy, is_leaf=is_one))):
         raise ValueError(
-            "the statistics of a WithStatistics move by a whole rollout, of which each device of "
-            "a mesh has a part; use mesh=None"
+            "the statistics of a WithStatistics move by a whole rollout, but each device of a mesh "
+            "has only a part of it; use mesh=None"
         )
-
-
-def act_and_judge(
-    state: TrainState, env: Environment, config: PPOConfig, axis: str | None = None
-) -> tuple[Policy, RolloutState, Minibatch, RewardScaling | None]:
-    """The policy of an update, where its rollout led, and the rollout `[T, N]` with advantages; and
-    what its rewards were scaled by, which the trajectory's are not."""
-    policy = anneal(state.policy, state.num_updates)
-    rollout_state, trajectory = rollout(
-        policy, env, state.rollout_state, config.num_steps, key_schedule=config.key_schedule
-    )
-    value = trajectory.value if is_recurrent(policy) else replay(policy, trajectory)[2]
-    following = next_value(policy, rollout_state, trajectory, value)
-    reward, reward_scaling = _scaled_reward(state, trajectory, config, axis)
-    one_stream = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
-    advantage, target = jax.vmap(one_stream, in_axes=1, out_axes=1)(
-        reward, value, following, trajectory.terminated, trajectory.truncated
-    )
-    steps = dataclasses.replace(trajectory, final=None)
-    batch = Minibatch(trajectory=steps, value=value, advantage=advantage, target=target)
-    return policy, rollout_state, batch, reward_scaling
-
-
-def _scaled_reward(
-    state: TrainState, trajectory: Trajectory, config: PPOConfig, axis: str | None
-) -> tuple[Float[Array, "T N"], RewardScaling | None]:
-    if config.scale_rewards != (state.reward_scaling is not None):
-        raise ValueError(
-            f"scale_rewards must be {not config.scale_rewards}, as when init_train made this "
-            f"state, got {config.scale_rewards}"
-        )
-    if state.reward_scaling is None:
-        return trajectory.reward, None
-    done = trajectory.terminated | trajectory.truncated
-    scaling, reward = scale_rewards(
-        state.reward_scaling, trajectory.reward, done, gamma=config.gamma, axis=axis
-    )
-    return reward, scaling
-
-
-def _shuffle(
-    batch: Minibatch, num_minibatches: int, recurrent: bool, key: PRNGKeyArray
-) -> Minibatch:
-    """M minibatches in a random order, of steps: `[M, B, …]`; of a recurrent policy `[M, T, n, …]`.
-
-    A recurrent policy is trained through time, so its minibatches are taken over environments.
-    """
-    if not recurrent:
-        batch = map_arrays(lambda x: x[None], flat(batch))
-    order = random_order(key, batch.advantage.shape[1])
-    minibatches = order.reshape(num_minibatches, -1)
-    take = lambda columns: map_arrays(lambda x: x[:, columns], batch)  # noqa: E731
-    shuffled = eqx.filter_vmap(take)(minibatches)
-    return shuffled if recurrent else jax.tree.map(lambda x: x.squeeze(1), shuffled)
-
-
-def flat(batch: Minibatch) -> Minibatch:
-    """`[T · N, …]`, of a feed-forward policy."""
-    return map_arrays(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
 
 def _check_value(policy: Policy, state: RolloutState) -> None:
@@ -320,10 +315,10 @@ def _check_value(policy: Policy, state: RolloutState) -> None:
         return policy(observation, policy_state, key=key)[1]
 
     first = partial(map_arrays, lambda leaf: leaf[0])
-    one = eqx.filter_eval_shape(lambda state: first(unused(state)), state)
+    one = eqx.filter_eval_shape(lambda state: first(clone_keys(state)), state)
     value = eqx.filter_eval_shape(value_of, one.observation, one.policy_state, one.policy_key)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"PPO needs a policy whose value is a float of shape (), got {value}; "
-            f"return value[0] where {type(policy).__name__} returns an array of one"
+            f"return value[0] if {type(policy).__name__} returns an array of one"
         )

@@ -1,6 +1,20 @@
-"""Runs: configs, run directories, checkpoints, logs, and what is read from them afterwards."""
+"""Runs: run directories, checkpoints, logs, and reading them again afterwards.
 
-from ._loggers import Logger as Logger, Loggers as Loggers
+`Run` keeps any training loop in a run directory. The command `rlscan train` is such a loop, around
+`rlscan.train`.
+"""
+
+from .._rollout.audit import with_audit as with_audit
+from ._checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
+from ._evaluations import evaluation_key as evaluation_key, summarize as summarize
+from ._loggers import (
+    Logger as Logger,
+    Loggers as Loggers,
+    TensorBoardLogger as TensorBoardLogger,
+    WandbLogger as WandbLogger,
+)
 from ._policy_file import load_policy as load_policy, save_policy as save_policy
+from ._progress import Progress as Progress
 from ._read import read_metrics as read_metrics
+from ._run import Run as Run
 from ._scores import bootstrap_interval as bootstrap_interval, iqm as iqm

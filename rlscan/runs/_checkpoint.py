@@ -1,9 +1,10 @@
-"""Checkpoints: the whole state of a run in one file, from which it goes on as if never stopped."""
+"""Checkpoints: the arrays of a training state in one file, named and self-describing."""
 
 import contextlib
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,79 +14,110 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core.files import encode, read, write_whole
-from .._core.tree import is_key
+from .._core.tree import is_key, is_shape
 from .._core.types import PyTree
 from ..random._keys import KeyData, generator_of, key_data, keys_from_data
-from ._config import Config, to_dict
 
 FORMAT = "rlscan checkpoint"
-
-
-FORMAT_VERSION = 1  # raised when a reader of this one could no longer read it
-
+FORMAT_VERSION = 1  # raised when older versions of rlscan can no longer read a file
 
 DIRECTORY = "checkpoints"  # in a run directory
-
-
-BEST = "best.ckpt"  # the one before which episodes returned most
-
-
+BEST = "best.ckpt"  # the checkpoint before which episodes returned most
 _NAME = re.compile(r"update-(\d+)\.ckpt")
 
 
 class Checkpoint(NamedTuple):
-    """What is in a checkpoint file."""
+    """The content of a checkpoint file."""
 
     file: Path
-    header: dict[str, Any]  # "config"; "counts", of the log; "leaves", of the state
-    body: bytes  # the arrays of the state, one after the other
+    header: dict[str, Any]  # "config", "counts" of the log, "leaves" of the state
+    body: bytes  # the arrays of the state, one after another
 
 
-def checkpoint_content(state: PyTree, config: Config, counts: dict[str, Any]) -> bytes:
-    """What is in the file of a checkpoint.
+def save_checkpoint(
+    path: str | os.PathLike, state: PyTree, *, config: Mapping[str, Any] | None = None
+) -> None:
+    """Write the arrays of a training state to one file.
 
-    One line of JSON names every array of the state, so that a later version can find it; then come
-    their bytes, in C order and little-endian. Keys are written as the words they are made of, with
+    The file appears as a whole or not at all: what was there stays until the new one is on the
+    disk. `rlscan.runs.Run` writes checkpoints by itself; this is for a loop without one.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `state`: any pytree. Only arrays are saved, keys among them; the rest comes from the `like` of
+        `load_checkpoint`.
+    - `config`: settings to keep in the file, of plain dicts, lists, strings and numbers.
+
+    **Raises:** `OSError`, which names the file.
+    """
+    write_whole(Path(path), checkpoint_content(state, config))
+
+
+def load_checkpoint(path: str | os.PathLike, like: PyTree) -> PyTree:
+    """Read a training state.
+
+    **Arguments:**
+
+    - `path`: a file of `save_checkpoint`, or a run directory, whose last checkpoint is read.
+    - `like`: a state of the same structure, such as the one that training starts from; or its
+        shapes (`eqx.filter_eval_shape`). Its arrays are replaced and all else is kept.
+
+    **Returns:** the state.
+
+    **Raises:** `FileNotFoundError` if there is none; `ValueError` if the file is foreign, damaged
+    or of a later version, or does not fit `like`.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = next(iter(checkpoint_files(file)), file / DIRECTORY)
+        if file.is_dir() or not file.exists():
+            raise FileNotFoundError(f"no checkpoint in {file}; train for longer, or name a file")
+    return restore(read_checkpoint(file), like)
+
+
+def checkpoint_content(
+    state: PyTree, config: Mapping[str, Any] | None, header: Mapping[str, Any] | None = None
+) -> bytes:
+    """Encode a checkpoint.
+
+    One line of JSON names every array of the state, so that a later version can find it. Their
+    bytes follow, in C order and little-endian. Keys are written as the words they are made of, with
     the name of their generator.
 
     **Arguments:**
 
-    - `state`: any pytree; what is no array in it follows from the config.
-    - `config`: of the run.
-    - `counts`: of the log, in plain numbers.
+    - `state`: any pytree of arrays.
+    - `config`: the settings of the run.
+    - `header`: further entries of the first line.
     """
     leaves = _named_arrays(state)
     arrays = [key_data(x).words if is_key(x) else np.asarray(x) for x in leaves.values()]
-    header = {
-        "config": to_dict(config),
-        "counts": counts,
-        "leaves": [_described(name, leaf) for name, leaf in leaves.items()],
-    }
-    return encode(FORMAT, FORMAT_VERSION, header, b"".join(_bytes(x) for x in arrays))
+    lines = {"config": config, "counts": {}, **(header or {}), "leaves": _descriptions(leaves)}
+    return encode(FORMAT, FORMAT_VERSION, lines, b"".join(_bytes(x) for x in arrays))
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """**Raises:** `ValueError`, which names the file, if it is foreign, damaged or of a later
-    version."""
+    """Read a file; `ValueError` if it is foreign, damaged or of a later version."""
     return Checkpoint(file, *read(file, {FORMAT: FORMAT_VERSION}))
 
 
 def restore(checkpoint: Checkpoint, like: PyTree, *, within: str = "") -> PyTree:
-    """The state that was saved, on the devices where that of the run's start is.
+    """Make the saved state, on the devices where `like` is.
 
     **Arguments:**
 
     - `checkpoint`: from `read_checkpoint`.
-    - `like`: what the config describes: arrays of the same shapes, or the shapes alone.
-    - `within`: the name of the part that is wanted, such as `".policy"`; all if not given.
+    - `like`: arrays of the same shapes and structure, or the shapes alone.
+    - `within`: the name of the wanted part, such as `".policy"`; by default everything.
 
-    **Raises:** `ValueError` if the two differ in structure, naming the first array that does.
+    **Raises:** `ValueError`, naming the first array that differs.
     """
     saved = _views(checkpoint)
     wanted = _named_arrays(like)
     loaded = []
     for name, leaf in wanted.items():
-        described = _described(within + name, leaf)
+        described = _describe(within + name, leaf)
         found = saved.pop(within + name, None)
         if found is None or found[0] != described:
             raise ValueError(
@@ -96,17 +128,43 @@ def restore(checkpoint: Checkpoint, like: PyTree, *, within: str = "") -> PyTree
         loaded.append(_as_leaf(*found, leaf))
     if left := [name for name in saved if name.startswith(within)]:
         raise ValueError(f"{checkpoint.file} does not fit its config: it has {left[0]}, too")
-    arrays, rest = eqx.partition(like, _is_arraylike)
+    arrays, rest = eqx.partition(like, is_shape)
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), loaded), rest)
 
 
+def find_part(checkpoint: Checkpoint, like: PyTree) -> str:
+    """Find the one part of a checkpoint whose arrays are those of `like`, and return its name."""
+    saved = {described["name"]: described for described in checkpoint.header["leaves"]}
+    wanted = _named_arrays(like)
+    first = next(iter(wanted), None)
+    ends = [name for name in saved if first is not None and name.endswith(first)]
+    parts = [name.removesuffix(first or "") for name in ends]
+    fits = [
+        part
+        for part in parts
+        if all(saved.get(part + name) == _describe(part + name, x) for name, x in wanted.items())
+    ]
+    if len(fits) != 1:
+        raise ValueError(
+            f"{checkpoint.file} must hold one part with the arrays of `like`, got {len(fits)}; "
+            "pass the policy that training started from, or use rlscan.runs.load_checkpoint"
+        )
+    return fits[0]
+
+
 def checkpoint_files(directory: Path) -> list[Path]:
-    """The checkpoints of a run directory, newest first."""
+    """List the checkpoints of a run directory, newest first."""
     files = (directory / DIRECTORY).glob("update-*.ckpt")
-    return sorted((f for f in files if _NAME.fullmatch(f.name)), key=_number, reverse=True)
+    return sorted((f for f in files if _NAME.fullmatch(f.name)), key=update_of, reverse=True)
 
 
-def save_checkpoint(
+def update_of(file: Path) -> int:
+    """The number of updates before a checkpoint, from the name of its file."""
+    match = _NAME.fullmatch(file.name)
+    return int(match[1]) if match else -1
+
+
+def keep_checkpoint(
     directory: Path,
     content: bytes,
     *,
@@ -115,7 +173,7 @@ def save_checkpoint(
     keep: int,
     room: Path | None = None,
 ) -> None:
-    """Writes a checkpoint; then the older ones go, but for the last `keep` and the best.
+    """Write a checkpoint to a run directory, then remove all but the last `keep` and the best.
 
     **Raises:** `OSError`, which names the file; all older ones are there then.
     """
@@ -127,9 +185,9 @@ def save_checkpoint(
 
 
 def mark_best(directory: Path, num_updates: int) -> None:
-    """Gives a checkpoint the name of the best as well; on the disk it is there once.
+    """Give a checkpoint the name of the best as well, by a hard link.
 
-    Where that fails, the next who resumes from it does it.
+    If it fails, the next process that resumes from the checkpoint does it.
     """
     file, best = _file_at(directory, num_updates), directory / DIRECTORY / BEST
     temporary = best.with_name(f".{BEST}.{os.getpid()}.tmp")
@@ -140,11 +198,11 @@ def mark_best(directory: Path, num_updates: int) -> None:
             write_whole(best, file.read_bytes())
         else:
             os.replace(temporary, best)
-            temporary.unlink(missing_ok=True)  # there still if both names were of one file
+            temporary.unlink(missing_ok=True)  # it stays if both names were of one file
 
 
 def keep_as_own(file: Path, directory: Path, num_updates: int) -> None:
-    """Gives a checkpoint that a run goes on from the name of its update, if none has that."""
+    """Give the checkpoint that a run goes on from the name of its update, if nothing has it."""
     own = _file_at(directory, num_updates)
     if own.exists():
         return
@@ -158,27 +216,22 @@ def _file_at(directory: Path, num_updates: int) -> Path:
     return directory / DIRECTORY / f"update-{num_updates:010}.ckpt"
 
 
-def _number(file: Path) -> int:
-    match = _NAME.fullmatch(file.name)
-    return int(match[1]) if match else -1
-
-
-def _is_arraylike(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
-
-
 def _named_arrays(tree: PyTree) -> dict[str, Any]:
-    arrays = eqx.filter(tree, _is_arraylike)
+    arrays = eqx.filter(tree, is_shape)
     return {
         jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(arrays)
     }
 
 
-def _described(name: str, leaf: Any) -> dict[str, Any]:
-    """Of an array: what a reader must know of its bytes."""
+def _descriptions(leaves: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_describe(name, leaf) for name, leaf in leaves.items()]
+
+
+def _describe(name: str, leaf: Any) -> dict[str, Any]:
+    """Describe an array, so that its bytes can be read."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         words = jax.eval_shape(jax.random.key_data, leaf)
-        described = _described(name, words)
+        described = _describe(name, words)
         return {**described, "generator": generator_of(leaf)}
     return {"name": name, "dtype": str(leaf.dtype), "shape": list(leaf.shape)}
 
@@ -189,7 +242,7 @@ def _bytes(array: np.ndarray) -> bytes:
 
 
 def _views(checkpoint: Checkpoint) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
-    """Every array of the file by its name, beside what the file says of it."""
+    """Each array of the file by name, with its description."""
     views, start = {}, 0
     for described in checkpoint.header["leaves"]:
         dtype, shape = jnp.dtype(described["dtype"]), described["shape"]

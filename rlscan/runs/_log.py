@@ -1,67 +1,74 @@
-"""`Log`: brings the metrics of updates to the files and to the screen, and counts them."""
+"""`Log`: metrics of updates, as rows in files, in loggers and on the screen."""
 
 import contextlib
 import copy
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._build import members
-from ._config import Config, to_dict
-from ._counts import Counts, none_yet
-from ._directory import COLUMNS, MetricsFiles
-from ._loggers import Loggers, make_loggers
+import numpy as np
+
+from ..ppo._metrics import METRICS
+from ._counts import Counts, no_episodes
+from ._loggers import Logger, Loggers
+from ._metrics_files import MetricsFiles
 from ._progress import Progress, format_return, format_seconds
 from ._scores import bootstrap_interval, iqm
 
+Labels = Sequence[Mapping[str, Any]]  # the first columns of each run's rows; one empty for one run
+
 
 class Log:
-    """Of one run, or of several side by side, which then have rows of their own.
+    """The log of one run, or of several side by side, which then have their own rows."""
 
-    A context, in which the files are open and the terminal may show a bar.
-    """
-
-    def __init__(self, config: Config, directory: Path, num_updates: int, counts: Counts):
+    def __init__(
+        self,
+        directory: Path,
+        counts: Counts,
+        *,
+        num_updates: int,
+        steps_per_update: int,
+        labels: Labels,
+        log_interval: int,
+        loggers: Iterable[Logger],
+    ):
         self.counts = counts
-        self._config, self._directory, self._num_updates = config, directory, num_updates
-        self._members = members(config)
-        self._is_single = len(self._members) == 1
-        self._steps_per_update = config.ppo.num_envs * config.ppo.num_steps
+        self.labels = labels
+        self._directory, self._num_updates = directory, num_updates
+        self._steps_per_update, self._log_interval = steps_per_update, log_interval
         self._updates_before, self._seconds_before = counts.num_updates, counts.seconds
-        self._compile_seconds = 0.0
+        self._compile_seconds: float | None = None
         self._started = time.monotonic()
-        self._unseen: list[dict[str, Any]] = []
+        self._taken: list[dict[str, np.ndarray]] = []  # updates that were not written yet
+        self._unseen: list[dict[str, Any]] = []  # rows that were not shown yet
+        self._files = MetricsFiles(directory, counts.ends)
+        counts.ends = self._files.ends()
+        self._loggers = Loggers(loggers, warn=_warn)
+        self._progress = Progress(num_updates, done=counts.num_updates)
 
-    def __enter__(self) -> "Log":
-        columns = [*self._labels(0), *COLUMNS]
-        self._files = MetricsFiles(self._directory, self.counts.ends, columns)
-        self.counts.ends = self._files.ends()
-        named = make_loggers(self._config.loggers, self._directory, config=to_dict(self._config))
-        self._loggers = Loggers(named, warn=_warn)
-        self._progress = Progress(self._num_updates, done=self.counts.num_updates)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
+    def close(self) -> None:
         self._progress.stop()
         self._files.close()
         self._loggers.close()
 
-    def labels(self) -> list[dict[str, Any]] | None:
-        """What the rows of each run begin with; `None` for a single one."""
-        return None if self._is_single else [self._labels(i) for i in range(len(self._members))]
+    @property
+    def num_taken(self) -> int:
+        """The number of updates of the run, those included that were not written yet."""
+        return self.counts.num_updates + len(self._taken)
 
-    def introduce(self) -> None:
+    def introduce(self, title: str, *, num_devices: int = 1, is_compiling: bool = False) -> None:
+        """Say what the run is, and where it is written."""
         updates = _counted(self._num_updates, "update")
-        runs = "" if self._is_single else f"{len(self._members)} runs of "
-        devices = self._config.num_devices or 1
-        on = f" on {devices} devices" if devices > 1 else ""
+        runs = f"{len(self.labels)} runs of " if len(self.labels) > 1 else ""
+        on = f" on {num_devices} devices" if num_devices > 1 else ""
         after = f", after the first {self._updates_before:,}" if self._updates_before else ""
         self.say(
-            f"{self._config.env.name}: {runs}{updates} of {self._steps_per_update:,} steps"
-            f"{on}{after}, into {self._directory}; compiling"
+            f"{title}: {runs}{updates} of {self._steps_per_update:,} steps{on}{after}, "
+            f"into {self._directory}{'; compiling' if is_compiling else ''}"
         )
 
     def say(self, text: str) -> None:
@@ -70,134 +77,157 @@ class Log:
     def compiled(self, seconds: float) -> None:
         self._compile_seconds = seconds
         self.say(f"compiled in {format_seconds(seconds)}")
+
+    def start(self) -> None:
+        """Start the clock of training."""
         self._progress.start()
-        self._started = time.monotonic()
+        self._started = time.monotonic() - (self.counts.seconds - self._seconds_before)
 
-    def write(self, metrics: dict[str, Any]) -> Counts:
-        """Takes in what a call returned: all of it, or `OSError` and none.
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock, while something else than training is done."""
+        stopped = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started += time.monotonic() - stopped
 
-        **Arguments:**
+    def take(self, metrics: Mapping[str, Any]) -> None:
+        """Take the metrics of an update, numbers or arrays `[R]`; `write` makes rows of them."""
+        shape = (len(self.labels),)
+        taken = {}
+        for name in _ordered(metrics):
+            value = np.asarray(metrics[name])
+            if value.shape not in ((), shape) or (len(self.labels) > 1 and value.shape == ()):
+                wanted = "a number" if len(self.labels) == 1 else f"an array [{shape[0]}]"
+                raise ValueError(
+                    f"the metric {name} must be {wanted}, got an array of shape {value.shape}; "
+                    "reduce it, such as by its mean"
+                )
+            taken[name] = value.reshape(shape)
+        self._taken.append(taken)
 
-        - `metrics`: on the host, `[updates]`, or `[runs, updates]` of several.
+    def write(self) -> Counts:
+        """Write the updates taken since the last call: all of them, or `OSError` and none.
 
-        **Returns:** where the log stands now. `show` is to be called after it, and after the state
-        that the call returned is kept: a screen that fails must not part the two.
+        **Returns:** the counts after them. Call `show` once the state that belongs to them is kept:
+        a screen that fails must not separate the two.
         """
         counts = copy.deepcopy(self.counts)
         before, now = counts.seconds, self._seconds_before + time.monotonic() - self._started
-        metrics = {n: x[None] if self._is_single else x for n, x in metrics.items()}
-        length = metrics["num_episodes"].shape[1]
-        rows = []
-        for i in range(length):
+        length, rows = len(self._taken), []
+        for i, metrics in enumerate(self._taken):
             counts.num_updates += 1
             counts.seconds = before + (now - before) * (i + 1) / length
-            rows += self._take({name: values[:, i] for name, values in metrics.items()}, counts)
+            rows += self._rows(metrics, counts)
         self._files.write(rows)
         for row in rows:
             self._loggers.log(row)
         counts.ends = self._files.ends()
-        self.counts, self._unseen = counts, rows[-len(self._members) :]
+        self.counts, self._taken, self._unseen = counts, [], rows[-len(self.labels) :]
         return counts
 
-    def evaluated(self, rows: list[dict[str, Any]]) -> None:
-        """Takes in the rows of an evaluation, and no time as that of training."""
+    def log_evaluation(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Pass the rows of an evaluation on to the loggers."""
         for row in rows:
             place = {k: row[k] for k in ("update", "step", "run", "seed") if k in row}
             figures = {f"evaluation/{k}": v for k, v in row.items() if k not in place}
             self._loggers.log({**place, **figures})
-        self._started = time.monotonic() - (self.counts.seconds - self._seconds_before)
 
     def show(self) -> None:
-        """Brings the last rows to the screen."""
+        """Bring the last rows to the screen."""
         if not self._unseen:
             return
         first = self._unseen[0]
-        speed = first["steps_per_second"] * len(self._members)
-        returns = [row["episode_return"] for row in self._unseen]
+        speed = first["steps_per_second"] * len(self.labels)
+        returns = [row["episode_return"] for row in self._unseen if "episode_return" in row]
         shown = {**first, "steps_per_second": speed}
-        self._progress.update(shown, lambda: self._in_words(returns))
+        self._progress.update(shown, lambda: self._returns_in_words(returns))
         self._unseen = []
 
     def sync(self) -> None:
-        """The rows so far are on the disk after that, whatever becomes of the machine."""
+        """Force the rows so far to the disk, whatever happens to the machine."""
         self._files.sync()
 
-    def _take(self, metrics: dict[str, Any], counts: Counts) -> list[dict[str, Any]]:
-        """Takes in one update, `[runs]`; returns a row for each run if they are due."""
+    def _rows(self, metrics: dict[str, np.ndarray], counts: Counts) -> list[dict[str, Any]]:
+        """Count one update, and return a row for each run if rows are due."""
         done = counts.num_updates
-        of_runs = [
+        runs = [
             {name: values[i].item() for name, values in metrics.items()}
-            for i in range(len(self._members))
+            for i in range(len(self.labels))
         ]
-        for i, one in enumerate(of_runs):
+        for i, one in enumerate(runs):
             counts.row[i].add(one)
             counts.since_checkpoint[i].add(one)
             if done > 0.9 * self._num_updates:
                 counts.last_tenth[i].add(one)
-        is_over = done == self._num_updates or (self._is_single and of_runs[0]["diverged"])
-        if done % self._config.log_interval and not is_over:
+        is_last = done == self._num_updates or all(one.get("diverged", 0) for one in runs)
+        if done % self._log_interval and not is_last:
             return []
         steps = (done - counts.row_updates) * self._steps_per_update
-        shared = {
+        place = {
             "update": done,
             "step": done * self._steps_per_update,
             "seconds": counts.seconds,
             "steps_per_second": steps / max(counts.seconds - counts.row_seconds, 1e-9),
         }
-        rows = [
-            {**self._labels(i), **shared, **one, **counts.row[i].means()}
-            for i, one in enumerate(of_runs)
-        ]
-        counts.row, counts.row_updates = none_yet(len(of_runs)), done
+        rows = []
+        for label, one, episodes in zip(self.labels, runs, counts.row, strict=True):
+            means = {k: v for k, v in episodes.means().items() if k in one}
+            rows.append({**label, **place, **one, **(means if "num_episodes" in one else {})})
+        counts.row, counts.row_updates = no_episodes(len(runs)), done
         counts.row_seconds = counts.seconds
         return rows
 
-    def _labels(self, run: int) -> dict[str, Any]:
-        """The first columns of a run among several."""
-        member = self._members[run]
-        return {} if self._is_single else {"run": run, "seed": member.seed, **member.swept}
-
-    def _in_words(self, returns: Sequence[float]) -> str:
-        """The return of a run, as it goes; of several that of the best setting, over its seeds."""
-        if self._is_single:
+    def _returns_in_words(self, returns: Sequence[float]) -> str:
+        """The current return; of several runs that of the best setting, over its seeds."""
+        if not returns:
+            return ""
+        if len(self.labels) == 1:
             return f"return {format_return(returns[0])}"
-        # By the return alone: in a few updates a seed may well end no episode.
+        # By the return alone, because in a few updates a seed may well end no episode.
         best = max(self._settings(returns, 1000), key=lambda one: one.order[1])
         return f"return {best.words}"
 
     def _settings(self, returns: Sequence[float], num_resamples: int) -> list["_Setting"]:
-        """What each combination of swept numbers has reached, over its seeds."""
-        num_seeds = self._config.num_seeds
+        """Summarise each combination of swept numbers over its seeds."""
+        groups: dict[str, list[float]] = {}
+        for label, value in zip(self.labels, returns, strict=True):
+            swept = {k: v for k, v in label.items() if k not in ("run", "seed")}
+            name = ", ".join(f"{k} {v:g}" for k, v in swept.items())
+            groups.setdefault(name, []).append(value)
         found = []
-        for i in range(0, len(returns), num_seeds):
-            scores = [x for x in returns[i : i + num_seeds] if not math.isnan(x)]
-            swept = ", ".join(f"{k} {v:g}" for k, v in self._members[i].swept.items())
+        for name, values in groups.items():
+            scores = [x for x in values if not math.isnan(x)]
             middle = float(iqm(scores)) if scores else math.nan
             words = format_return(middle)
             if len(scores) > 1:
                 low, high = bootstrap_interval(scores, num_resamples=num_resamples)
                 words = f"IQM {words} [{format_return(low)}, {format_return(high)}]"
-            at = f" at {swept}" if swept else ""
-            missing = num_seeds - len(scores)  # they diverged, or no episode of theirs ended
-            of = f" ({len(scores)} of {num_seeds} seeds)" if missing else ""
+            missing = len(values) - len(scores)  # diverged, or no episode ended
+            if missing:
+                words += f" ({len(scores)} of {len(values)} seeds)"
             order = -missing, middle if scores else -math.inf
-            found.append(_Setting(order, words + of + at))
+            found.append(_Setting(order, words + (f" at {name}" if name else "")))
         return found
 
     def _summary(self) -> list[str]:
-        """Returns in the last tenth, of each setting."""
+        """The returns in the last tenth of the run, one line for each setting, best first."""
         returns = [run.means()["episode_return"] for run in self.counts.last_tenth]
-        if self._is_single:
+        if len(self.labels) == 1:
             return [f"return {format_return(returns[0])}"]
         ordered = sorted(self._settings(returns, 10_000), key=lambda one: one.order, reverse=True)
         return [f"return {one.words}" for one in ordered]
 
     def summarize(self) -> None:
+        """Say how the run ended."""
         done, seconds = self.counts.num_updates, self.counts.seconds
-        steps_per_update = self._steps_per_update * len(self._members)
+        steps_per_update = self._steps_per_update * len(self.labels)
         here = (done - self._updates_before) * steps_per_update
         speed = here / max(seconds - self._seconds_before, 1e-9)
-        took = f"compiling took {format_seconds(self._compile_seconds)}"
+        took = ""
+        if self._compile_seconds is not None:
+            took = f"; compiling took {format_seconds(self._compile_seconds)}"
         if done < self._num_updates:
             ending = f"stopped after {done:,} of {self._num_updates:,} updates"
             where = f"{self._directory}; --resume {self._directory} goes on"
@@ -208,18 +238,23 @@ class Log:
                 self.say(other)
         self.say(
             f"{done * steps_per_update:,} steps in {format_seconds(seconds)} "
-            f"({speed:,.0f} steps/s; {took}), {ending}: {where}"
+            f"({speed:,.0f} steps/s{took}), {ending}: {where}"
         )
 
 
-def _warn(message: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that is gone
-        print("warning:", " ".join(message.split()), file=sys.stderr)
-
-
 class _Setting(NamedTuple):
-    order: tuple[int, float]  # no seed missing, then the return
+    order: tuple[int, float]  # fewest missing seeds first, then the highest return
     words: str
+
+
+def _ordered(metrics: Mapping[str, Any]) -> list[str]:
+    """The names of metrics: those of PPO in their usual order, then all others."""
+    return [*(n for n in METRICS if n in metrics), *(n for n in metrics if n not in METRICS)]
+
+
+def _warn(message: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone
+        print("warning:", " ".join(message.split()), file=sys.stderr)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,241 +1,404 @@
-"""`run`: a training run, from a config to a run directory."""
+"""`Run`: a run directory around any iterator of `(state, metrics)`."""
 
 import dataclasses
+import json
+import operator
+import os
+import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import yaml
 
-from .._core.compile_cache import use_compile_cache
-from .._core.cpu import configure_cpu, num_cores, splitting_pays
-from .._core.mesh import worthwhile
-from .._core.tree import map_arrays
-from .._core.types import Environment
-from .._rollout.audit import LEAST_TOLERANCE, AuditError
-from ..ppo._divergence import check_divergence
-from ..ppo._finite import DivergenceError
-from ..ppo._metrics import until_diverged
-from ..ppo._pace import Paced
-from ..ppo._train import check_audit, count_updates
-from ..ppo._update import TrainState
-from ._build import members
-from ._checkpoint import checkpoint_content, save_checkpoint
-from ._config import Config
-from ._directory import changed_versions
-from ._evaluations import Evaluations
-from ._log import Log
-from ._policy_config import is_recurrent_kind, width_of
-from ._policy_file import POLICY_FILE, save_policy
-from ._prepare import LAST, Prepared, Reached
-from ._programs import MOST_UPDATES, mesh_of, numbers_of
-from ._sweep import with_numbers
+from .._core.files import write_whole
+from .._core.require import require_positive
+from .._core.scan import check_same_carry
+from .._core.tree import is_shape
+from .._core.types import Policy, PyTree
+from ..ppo._train import Training
+from ._checkpoint import checkpoint_content, keep_checkpoint, restore
+from ._counts import Counts, counts_from_dict, new_counts, no_episodes
+from ._directory import CONFIG_FILE, claim, holds_run, locked, reserved
+from ._evaluations import EvaluationsFile
+from ._info import changed_versions, write_info
+from ._log import Labels, Log
+from ._loggers import Logger
+from ._metrics_files import check_metrics
+from ._policy_file import POLICY_FILE, policy_content, save_policy
+from ._resume import bring_back, check_unchanged, find_checkpoint
+
+State = TypeVar("State")
+Metrics = TypeVar("Metrics", bound=Mapping[str, Any])
+
+LAST = "last.ckpt"  # the reserved space for the last checkpoint
+_MARGIN = 4096  # bytes by which the numbers in the first line of a checkpoint may grow
 
 
-def on_this_machine(config: Config) -> Config:
-    """The config with `num_devices` set, and JAX told of them: of a CPU each core may be one. It is
-    also told where to keep what it compiles.
+class Reached(NamedTuple):
+    """How far a run is: the two halves of a checkpoint, which belong together."""
 
-    Where it is set already, the run is the same on any machine. It is to come before JAX runs.
+    state: Any
+    counts: Counts
+
+
+class Run(Generic[State]):
+    """A run directory around a training loop: metrics, progress, loggers, checkpoints, resume.
+
+    The loop is any iterator of `(state, metrics)`, such as `rlscan.train` or a generator of your
+    own. Started again, a script goes on from its last checkpoint, bit for bit:
+
+    ```python
+    with rlscan.runs.Run("runs/mine", first_state, num_updates=200, steps_per_update=8000) as run:
+        for state, metrics in run.record(my_updates(run.state)):
+            ...
+    ```
+
+    The directory holds `metrics.csv` and `metrics.jsonl`, `run.json` (versions, commit, command,
+    devices), `checkpoints`, and `config.yaml` and `evaluations.csv` if there are any.
+
+    A state that tells how many updates it has made, in `state.num_updates`, may be ahead of the
+    metrics that come with it, as `rlscan.train` hands it over. It is saved when the two meet. Any
+    other state must be the one after the update whose metrics come with it.
     """
-    if config.compile_cache:
-        use_compile_cache()
-    num_devices = config.num_devices or _worthwhile(num_cores(), config)
-    configure_cpu(num_devices, one_thread=not _splitting_pays(config))
-    if config.num_devices is not None:
-        return config
-    return dataclasses.replace(config, num_devices=_worthwhile(len(jax.devices()), config))
 
+    state: State
+    """The state to go on from: that of the last checkpoint, or the first one."""
 
-def _worthwhile(num_devices: int, config: Config) -> int:
-    """Over how many devices to split: the environments, or several runs, which exchange nothing."""
-    num_runs = len(members(config))
-    if num_runs > 1:
-        return max(d for d in range(1, num_devices + 1) if num_runs % d == 0)
-    return worthwhile(
-        num_devices,
-        num_envs=config.ppo.num_envs,
-        num_steps=config.ppo.num_steps,
-        num_minibatches=config.ppo.num_minibatches,
-        recurrent=is_recurrent_kind(config.policy),
-    )
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        state: State,
+        *,
+        num_updates: int,
+        steps_per_update: int = 1,
+        config: Mapping[str, Any] | None = None,
+        labels: Labels = ({},),
+        log_interval: int = 1,
+        loggers: Iterable[Logger] = (),
+        checkpoint_interval: float = 30.0,
+        keep_checkpoints: int = 2,
+        resume: bool | str | os.PathLike = True,
+        policy: Callable[[State], Policy] | None = None,
+        title: str | None = None,
+        signals: Sequence[int] = (),
+        setup: "Setup | None" = None,
+    ):
+        """
+        **Arguments:**
 
+        - `directory`: the run directory; made if needed.
+        - `state`: the state that training starts from, any pytree. Its arrays are saved. If the run
+            goes on they are replaced, so their shapes are enough.
+        - `num_updates`: updates of the whole run.
+        - `steps_per_update`: environment steps of an update, for the columns `step` and
+            `steps_per_second`.
+        - `config`: settings to keep in `config.yaml`, of plain dicts, lists, strings and numbers. A
+            run goes on only with the same ones.
+        - `labels`: for several runs side by side the first columns of each run's rows, such as
+            `{"run": 0, "seed": 3}`. Metrics are then arrays `[R]`.
+        - `log_interval`: updates per row of the metrics.
+        - `loggers`: see `rlscan.runs.Logger`. One that fails is dropped with a warning.
+        - `checkpoint_interval`: seconds between checkpoints; the last state is saved in any case.
+        - `keep_checkpoints`: how many checkpoints to keep, beside the one with the best return.
+        - `resume`: whether to go on if the directory holds a run already; or the run directory or
+            checkpoint to go on from. `False` refuses a directory that holds a run.
+        - `policy`: takes the policy out of a state. It is saved when the run has finished, for
+            `rlscan.load_policy(directory, like=…)`.
+        - `title`: the name of the run on the screen; by default that of the directory.
+        - `signals`: a list in which signals are noted that ask the run to stop.
+        - `setup`: details of the command `rlscan train`.
 
-def _splitting_pays(config: Config) -> bool:
-    """On one device, where several runs side by side are as one with as many more environments."""
-    num_steps = len(members(config)) * config.ppo.num_envs * config.ppo.num_steps
-    return splitting_pays(num_steps // config.ppo.num_minibatches, width_of(config.policy))
-
-
-def run(config: Config, prepared: Prepared, signals: Sequence[int] = ()) -> bool:
-    """Trains, and writes metrics, checkpoints and the policy to the run directory.
-
-    **Arguments:**
-
-    - `config`, and what `prepare` made of it.
-    - `signals`: those that asked the program to stop, looked at between updates: the first one
-        ends the run after those under way, with a checkpoint.
-
-    **Returns:** whether all updates were made.
-
-    **Raises:** `AuditError` if `strict` and an update fails the audit; `DivergenceError` if a
-    number is not finite, of several runs at the end, for the others go on; `OSError` if the disk is
-    full; files are whole then, and there is a checkpoint. `KeyboardInterrupt` if the signal came
-    before the first update.
-    """
-    num_updates = count_updates(config.total_steps, config.ppo)
-    reached, directory = prepared.reached, prepared.directory
-    with Log(config, directory, num_updates, reached.counts) as log:
-        _stop_if(signals)
-        if reached.counts.num_updates < num_updates:
-            reached = _train(config, prepared, num_updates, log, signals)
-        elif (directory / POLICY_FILE).exists():
-            log.say(f"{directory} has finished, all {num_updates:,} updates: nothing to resume")
-            return True
-        finished = reached.counts.num_updates == num_updates
-        if finished:
-            room = prepared.rooms[POLICY_FILE.name]
-            save_policy(directory / POLICY_FILE, reached.state.policy, config, room=room)
-    log.summarize()
-    _check_divergences(reached.state, prepared.env, config, num_updates, at_end=True)
-    return finished
-
-
-def _train(
-    config: Config, prepared: Prepared, num_updates: int, log: Log, signals: Sequence[int]
-) -> Reached:
-    """Makes the updates that are left, or those until a signal comes; the last has a checkpoint."""
-    env, reached = prepared.env, prepared.reached
-    _check_divergences(reached.state, env, config, num_updates)  # already before it was stopped
-    log.introduce()
-    if changed := changed_versions(prepared.directory):
-        log.say(f"warning: {', '.join(changed)} since the run was stopped: rounding may differ")
-    make_updates = _compile(config, prepared, log)
-    _stop_if(signals)
-    saver, directory = _Saver(config, prepared, log), prepared.directory
-    done = reached.counts.num_updates
-    evaluations = Evaluations(config, env, directory, runs=log.labels(), num_updates_done=done)
-    try:
-        while reached.counts.num_updates < num_updates and not signals:
-            before, done = reached.state, reached.counts.num_updates
-            due = evaluations.next_due(done)
-            state, metrics = make_updates(before, min(due, num_updates) - done)
-            if len(members(config)) == 1:
-                metrics = until_diverged(metrics)
-            # In one step, which a second Ctrl-C cannot part.
-            reached = Reached(state, log.write(metrics))
-            log.show()
-            if config.strict:
-                _check_audits(before, metrics, env, config, num_updates)
-            _check_divergences(state, env, config, num_updates)
-            if reached.counts.num_updates == due:
-                log.evaluated(evaluations.add(due, state.policy))
-            reached = saver.save_if_due(reached)
-    finally:
-        saver.save_last(reached)
-    return reached
-
-
-def _check_audits(
-    before: TrainState, metrics: Any, env: Environment, config: Config, num_updates: int
-) -> None:
-    """`check_audit` of each run; of several it names the one that fails."""
-    runs, numbers = members(config), config.ppo.as_arrays()
-    if len(runs) == 1:
-        mesh = mesh_of(config)
-        check_audit(before, metrics, env, numbers, num_updates=num_updates, mesh=mesh)
-        return
-    if (metrics["audit_error"] <= LEAST_TOLERANCE).all():
-        return  # else each state would be cut out of all
-    for i, run in enumerate(runs):
-        state, own = map_arrays(lambda x: x[i], before), {n: x[i] for n, x in metrics.items()}  # noqa: B023
-        own_numbers = with_numbers(numbers, run.swept)
-        try:
-            check_audit(state, own, env, own_numbers, num_updates=num_updates)
-        except AuditError as error:
-            raise AuditError(f"run {i}, of seed {run.seed}: {error}") from None
-
-
-def _check_divergences(
-    state: TrainState, env: Environment, config: Config, num_updates: int, *, at_end: bool = False
-) -> None:
-    """`check_divergence` of each run. Of several the others go on, so it is looked at when all have
-    diverged, or at the end; the first is explained."""
-    runs, settings = members(config), {"num_updates": num_updates, "debug": config.debug}
-    if len(runs) == 1:
-        check_divergence(state, env, config.ppo, mesh=mesh_of(config), **settings)
-        return
-    which = np.flatnonzero(np.asarray(state.divergence.update) > 0)
-    if len(which) == 0 or (len(which) < len(runs) and not at_end):
-        return
-    first = int(which[0])
-    own, numbers = map_arrays(lambda x: x[first], state), config.ppo.as_arrays()
-    try:
-        check_divergence(own, env, with_numbers(numbers, runs[first].swept), **settings)
-    except DivergenceError as error:
-        count = f"{len(which)} of {len(runs)} runs diverged"
-        raise DivergenceError(
-            f"{count}: run {first}, of seed {runs[first].seed}, {error}"
-        ) from None
-
-
-class _Saver:
-    """Saves checkpoints of a run: when one is due, and at its end."""
-
-    def __init__(self, config: Config, prepared: Prepared, log: Log):
-        self._config, self._prepared, self._log = config, prepared, log
-        self._saved_update = prepared.reached.counts.num_updates
-        self._saved_time = time.monotonic()
+        **Raises:** when the context is entered, `ValueError` if the directory cannot be written,
+        holds a run that must not go on, or belongs to another process.
+        """
+        require_positive("num_updates", num_updates)
+        require_positive("log_interval", log_interval)
+        require_positive("keep_checkpoints", keep_checkpoints)
+        self.directory, self.state, self.num_updates = Path(directory), state, num_updates
+        self._config = None if config is None else json.loads(json.dumps(config))
+        self._steps_per_update, self._labels = steps_per_update, labels
+        self._log_interval, self._loggers = log_interval, loggers
+        self._checkpoint_interval, self._keep = checkpoint_interval, keep_checkpoints
+        self._resume, self._policy, self._signals = resume, policy, signals
+        self._title = title or self.directory.name
+        self._setup = setup or Setup()
         self._has_failed = False
 
-    def save_if_due(self, reached: Reached) -> Reached:
-        """A disk that is full now may have room later, so this one may fail."""
-        if time.monotonic() - self._saved_time < self._config.checkpoint_interval:
-            return reached
+    @property
+    def num_updates_done(self) -> int:
+        """The number of updates made so far, those of earlier sessions included."""
+        return self._log.num_taken
+
+    def __enter__(self) -> "Run[State]":
+        is_path = isinstance(self._resume, str | os.PathLike)
+        goes_on = is_path or (self._resume and holds_run(self.directory))
+        with ExitStack() as stack:
+            if goes_on:
+                self._go_on(Path(self._resume) if is_path else self.directory, stack)  # pyright: ignore
+            else:
+                self._begin(stack)
+            self._log = Log(
+                self.directory,
+                self._reached.counts,
+                num_updates=self.num_updates,
+                steps_per_update=self._steps_per_update,
+                labels=self._labels,
+                log_interval=self._log_interval,
+                loggers=self._loggers,
+            )
+            stack.callback(self._log.close)
+            self._evaluations = EvaluationsFile(self.directory, self._log.num_taken)
+            self._saved_update, self._saved_time = self._log.num_taken, time.monotonic()
+            has_policy = self._policy is None or (self.directory / POLICY_FILE).exists()
+            self._was_finished = self._is_finished and has_policy
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        with self._stack:
+            if self._reached.counts.num_updates > self._saved_update:
+                self._save(in_room=True)
+            if kind is not None or self._was_finished:
+                return
+            if self._policy is not None and self._is_finished:
+                room = self._rooms[POLICY_FILE.name]
+                policy = self._policy(self._reached.state)
+                save_policy(
+                    self.directory / POLICY_FILE, policy, self._setup.policy_config, room=room
+                )
+            self._log.close()
+            if self._reached.counts.num_updates > 0:
+                self._log.summarize()
+
+    def record(self, updates: Iterable[tuple[State, Metrics]]) -> Iterator[tuple[State, Metrics]]:
+        """Hand over the updates of a loop, and keep what they bring.
+
+        The time that the caller spends on an update does not count as training.
+
+        **Arguments:**
+
+        - `updates`: yields `(state, metrics)`; metrics are numbers, or arrays `[R]` for several
+            runs. If there are `num_episodes`, `episode_return` and `episode_length` are averaged
+            over the episodes of a row. It may be endless: the run takes `num_updates`.
+
+        **Returns:** the same iterator. It ends after `num_updates`, or at a signal.
+
+        **Raises:** `KeyboardInterrupt` if a signal came before the first update.
+        """
+        if self._is_finished:
+            if self._was_finished:
+                self.say(
+                    f"{self.directory} has finished, all {self.num_updates:,} updates: "
+                    "nothing to resume"
+                )
+            return
+        self._introduce(updates)
+        self._log.start()
+        before = _updates_in(self.state) - self._log.num_taken  # made before this run
+        iterator, first, last, num_made = iter(updates), None, None, 0
+        # An iterator that knows it has ended is asked once more, since it may still raise.
+        while not self._is_finished or operator.length_hint(iterator, 1) == 0:
+            try:
+                state, metrics = next(iterator)
+            except StopIteration:
+                return
+            self._log.take(metrics)
+            if state is not last:
+                num_made = _updates_in(state) - before
+                first = state if first is None else first
+                _require_same_rest(first, state)
+                last = state
+            if num_made > self._log.num_taken:  # the state after a later update of the same call
+                with self._log.paused():
+                    yield state, metrics
+                continue
+            self._reached = Reached(state, self._log.write())
+            self._log.show()
+            with self._log.paused():
+                yield state, metrics
+            self._save_if_due()
+            if self._signals:
+                return
+
+    def _introduce(self, updates: Any) -> None:
+        """Show what the run is, and compile what can be compiled beforehand."""
+        is_training = isinstance(updates, Training)
+        num_devices = 1 if not is_training or updates.mesh is None else updates.mesh.size
+        self._log.introduce(self._title, num_devices=num_devices, is_compiling=is_training)
+        if changed := changed_versions(self.directory):
+            what = ", ".join(changed)
+            self.say(f"warning: {what} since the run was stopped: rounding may differ")
+        if is_training:
+            self._log.compiled(updates.compile())
+        if self._signals:
+            raise KeyboardInterrupt
+
+    def add_evaluation(self, figures: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        """Append a row to `evaluations.csv`, and pass it on to the loggers as `evaluation/…`.
+
+        **Arguments:**
+
+        - `figures`: numbers by name, such as those of `rlscan.runs.summarize`; of several runs one
+            for each.
+
+        **Raises:** `OSError` if the disk is full.
+        """
+        each = [figures] if isinstance(figures, Mapping) else figures
+        done = self.num_updates_done
+        place = {"update": done, "step": done * self._steps_per_update}
+        rows = [{**label, **place, **one} for label, one in zip(self._labels, each, strict=True)]
+        self._evaluations.append(rows)
+        self._log.log_evaluation(rows)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the progress bar if there is one."""
+        self._log.say(text)
+
+    @property
+    def _is_finished(self) -> bool:
+        return self._reached.counts.num_updates >= self.num_updates
+
+    def _begin(self, stack: ExitStack) -> None:
+        self._reached = Reached(self.state, new_counts(len(self._labels)))
+        text = None if self._config is None else yaml.safe_dump(self._config, sort_keys=False)
+        self._rooms = stack.enter_context(claim(self.directory, text, self._sizes()))
+        write_info(self.directory, self._setup.command, 0, self._setup.about)
+
+    def _go_on(self, path: Path, stack: ExitStack) -> None:
         try:
-            return self._save(reached)
+            stack.enter_context(locked(self.directory))
+        except BlockingIOError:
+            raise ValueError(
+                f"the run in {self.directory} is under way in another process; stop that one first"
+            ) from None
+        checkpoint, counts, file = find_checkpoint(path), new_counts(len(self._labels)), None
+        if checkpoint is not None:
+            file, header = checkpoint.file, checkpoint.header
+            if self._setup.check is not None:
+                self._setup.check(header["config"])
+            else:
+                check_unchanged(self.directory, header["config"] or {}, self._config or {})
+            counts = counts_from_dict(header["counts"])
+            if counts.num_updates > self.num_updates:
+                raise ValueError(
+                    f"{self._setup.total} is {self.num_updates} updates, but the run has made "
+                    f"{counts.num_updates}; use more"
+                )
+            if header.get("total_updates", self.num_updates) != self.num_updates:
+                counts.last_tenth = no_episodes(len(counts.row))  # it is a different one now
+            check_metrics(self.directory, counts.ends)
+            self.state = restore(checkpoint, self.state)
+        self._reached = Reached(self.state, counts)
+        try:
+            bring_back(self.directory, counts, file)
+            self._rooms = stack.enter_context(reserved(self.directory, self._sizes()))
+            self._write_again()
+        except OSError as error:
+            raise ValueError(f"{self.directory} cannot be written: {error.strerror}") from None
+
+    def _write_again(self) -> None:
+        """Write the files of a run directory that change when the run goes on."""
+        file = self.directory / CONFIG_FILE
+        if self._config is not None:
+            text = yaml.safe_dump(self._config, sort_keys=False)
+            if not file.exists() or text != file.read_text(encoding="utf-8"):
+                write_whole(file, text.encode())
+        if not self._is_finished:
+            (self.directory / POLICY_FILE).unlink(missing_ok=True)  # it was finished, and goes on
+            done = self._reached.counts.num_updates
+            write_info(self.directory, self._setup.command, done, self._setup.about)
+
+    def _sizes(self) -> dict[str, int]:
+        """The space that saving needs at the end, in bytes by name."""
+        start = _zeros(self.state)
+        sizes = {LAST: len(self._content(Reached(start, self._reached.counts))) + _MARGIN}
+        if self._policy is not None:
+            content = policy_content(self._policy(start), self._setup.policy_config)
+            sizes[POLICY_FILE.name] = len(content)
+        return sizes
+
+    def _content(self, reached: Reached) -> bytes:
+        counts = dataclasses.asdict(reached.counts)
+        header = {"counts": counts, "total_updates": self.num_updates}
+        return checkpoint_content(reached.state, self._config, header)
+
+    def _save_if_due(self) -> None:
+        """Save a checkpoint. It may fail: a disk that is full now may have space later."""
+        if time.monotonic() - self._saved_time < self._checkpoint_interval:
+            return
+        try:
+            self._save()
         except OSError as error:
             if not self._has_failed:  # once is enough
-                self._log.say(f"warning: no checkpoint, cannot write {_reason(error)}; going on")
+                reason = f"{error.filename}: {error.strerror}"
+                self.say(f"warning: no checkpoint, cannot write {reason}; going on")
             self._has_failed, self._saved_time = True, time.monotonic()
-            return reached
 
-    def save_last(self, reached: Reached) -> None:
-        """In the room that was reserved for it. `OSError` names the file."""
-        if reached.counts.num_updates > self._saved_update:
-            self._save(reached, in_room=True)
-
-    def _save(self, reached: Reached, *, in_room: bool = False) -> Reached:
-        """**Returns:** what was reached, from where the log begins to look for the best anew."""
-        counts = reached.counts.at_checkpoint()
-        self._log.sync()  # what the checkpoint says is in the metrics must be there first
-        save_checkpoint(
-            self._prepared.directory,
-            checkpoint_content(reached.state, self._config, dataclasses.asdict(counts)),
+    def _save(self, *, in_room: bool = False) -> None:
+        counts = self._reached.counts.at_checkpoint()
+        self._log.sync()  # the rows that the checkpoint counts must be there first
+        keep_checkpoint(
+            self.directory,
+            self._content(Reached(self._reached.state, counts)),
             num_updates=counts.num_updates,
             best_update=counts.best_update,
-            keep=self._config.keep_checkpoints,
-            room=self._prepared.rooms[LAST] if in_room else None,
+            keep=self._keep,
+            room=self._rooms[LAST] if in_room else None,
         )
         self._log.counts = counts
+        self._reached = Reached(self._reached.state, counts)
         self._saved_update, self._saved_time = counts.num_updates, time.monotonic()
         self._has_failed = False
-        return Reached(reached.state, counts)
 
 
-def _reason(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}"
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What `rlscan train` adds to a `Run`."""
+
+    command: Sequence[str] = dataclasses.field(default_factory=lambda: tuple(sys.argv))
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for `run.json`
+    policy_config: Any = None  # the `Config` that `load_policy` builds the policy from
+    check: Callable[[Any], None] | None = None  # of the config in a checkpoint, not to be equal
+    total: str = "num_updates"  # how the length of the run was asked for
 
 
-def _stop_if(signals: Sequence[int]) -> None:
-    if signals:
-        raise KeyboardInterrupt
+def _updates_in(state: Any) -> int:
+    """The number of updates that a state says it has made; 0 if it says nothing."""
+    made = getattr(state, "num_updates", None)
+    is_number = eqx.is_array_like(made) and not isinstance(made, jax.ShapeDtypeStruct)
+    return int(np.max(np.asarray(made))) if is_number else 0
 
 
-def _compile(config: Config, prepared: Prepared, log: Log) -> Paced[TrainState]:
-    """The program that makes updates."""
-    call = prepared.updates.compile()
-    log.compiled(prepared.updates.seconds)
-    numbers = numbers_of(config)
-    return Paced(lambda state, times: call(state, times, *numbers), MOST_UPDATES)
+def _require_same_rest(first: PyTree, state: PyTree) -> None:
+    """Refuse a state in which something else than arrays has changed: it would not be saved."""
+    like = jax.tree.map(lambda x: 0 if is_shape(x) else x, first)
+    now = jax.tree.map(lambda x: 0 if eqx.is_array(x) else x, state)
+    try:
+        check_same_carry(like, now)
+    except TypeError as error:
+        what = str(error).replace("carry", "state").replace(" inside filter_scan", "")
+        raise TypeError(f"{what}; a run saves and restores arrays alone") from None
+
+
+def _zeros(state: PyTree) -> PyTree:
+    """Zeros for an array that only its shape stands for."""
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return x
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            words = jax.eval_shape(jax.random.key_data, x)
+            return jax.random.wrap_key_data(
+                jnp.zeros(words.shape, words.dtype),
+                impl=jax.random.key_impl(x),  # pyright: ignore[reportArgumentType]
+            )
+        return jnp.zeros(x.shape, x.dtype)
+
+    return jax.tree.map(one, state)

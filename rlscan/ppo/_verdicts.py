@@ -1,0 +1,117 @@
+"""The verdicts on the updates of a run: the audit, and divergence, with their likely causes."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from .._core.tree import map_arrays
+from .._core.types import Environment
+from .._rollout.audit import (
+    LEAST_TOLERANCE,
+    AuditError,
+    audit_tolerance,
+    explain_ratio,
+    failed_audit,
+)
+from .._rollout.state import is_recurrent
+from ._config import PPOConfig
+from ._divergence import explain_divergence
+from ._finite import DivergenceError, place_of
+from ._losses import Loss
+from ._update import TrainState, collect, flatten_steps, update
+
+
+@runtime_checkable
+class Settings(Protocol):
+    """What an update was made with, so that it can be made again."""
+
+    env: Environment
+    config: PPOConfig
+    loss: Loss
+    mesh: Mesh | None
+    num_updates: int
+    strict: bool | float
+
+
+def check_audit(
+    settings: Settings, before: TrainState, metrics: Mapping[str, Any], *, num_since: int
+) -> None:
+    """Raise `AuditError`, with the likely cause, if an update fails the audit.
+
+    **Arguments:**
+
+    - `settings`: those of the run.
+    - `before`: a state before the update, from which everything is computed again.
+    - `metrics`: those of the update, on the host, `[]` or `[R]`.
+    - `num_since`: the number of updates between `before` and the update.
+    """
+    is_default = isinstance(settings.strict, bool | np.bool_)
+    errors, diverged = np.ravel(metrics["audit_error"]), np.ravel(metrics["diverged"])
+    least = LEAST_TOLERANCE if is_default else float(settings.strict)
+    # A diverged update has no audit; its NaN is reported as a divergence.
+    failed = failed_audit(errors, least) & ~(np.isnan(errors) & (diverged > 0))
+    for i in np.flatnonzero(failed):
+        state, config, mesh = _run(settings, before, int(i))
+        # The tolerance for the kind of actions takes a trace, so it is found only if needed.
+        tolerance = audit_tolerance(state.policy, settings.env) if is_default else least
+        if not failed_audit(errors[i], tolerance):
+            continue
+        once = partial(update, num_updates=settings.num_updates, loss=settings.loss, mesh=mesh)
+        for _ in range(num_since):
+            state, _ = eqx.filter_jit(once)(state, settings.env, config)
+        error = AuditError(
+            f"update {int(state.num_updates) + 1}: before its first gradient step log π is off by "
+            f"{errors[i]:.2g} (relative), but {tolerance:g} is allowed. Likely cause: "
+            f"{_cause(settings, state, config, tolerance)}"
+        )
+        error.run = int(i) if before.num_updates.ndim else None
+        raise error
+
+
+def _cause(settings: Settings, state: TrainState, config: PPOConfig, tolerance: float) -> str:
+    policy, _, batch, _ = eqx.filter_jit(collect)(state, settings.env, config)
+    minibatch = batch if is_recurrent(policy) else flatten_steps(batch)
+    _, (log_ratio, _) = eqx.filter_jit(settings.loss)(policy, minibatch, config)
+    recorded = batch.trajectory.log_prob
+    log_prob = log_ratio.reshape(recorded.shape) + recorded
+    cause = explain_ratio(policy, settings.env, batch.trajectory, log_prob, tolerance=tolerance)
+    return cause or "none was found, as outside the update all is equal"
+
+
+def check_divergences(settings: Settings, state: TrainState, *, debug: bool) -> None:
+    """Raise `DivergenceError` if any run has diverged; name the number if `debug`.
+
+    **Arguments:**
+
+    - `settings`: those of the run, or of several runs.
+    - `state`: the last one; of several runs every leaf is `[R, …]`.
+    - `debug`: whether to make the first diverged update again, to find the number.
+    """
+    which = np.flatnonzero(np.asarray(state.divergence.update) > 0)
+    if len(which) == 0:
+        return
+    own, config, mesh = _run(settings, state, int(which[0]))
+    found = f"{place_of(own.divergence)}: a number is not finite"
+    hint = "; the state before that update is kept, and --debug (debug=True) names the number"
+    if debug:
+        again = {"num_updates": settings.num_updates, "loss": settings.loss, "mesh": mesh}
+        found = str(explain_divergence(own, settings.env, config, **again))
+        hint = "; the state before that update is kept"
+    error = DivergenceError(found + hint)
+    error.runs = which.tolist() if state.num_updates.ndim else None
+    raise error
+
+
+def _run(
+    settings: Settings, state: TrainState, i: int
+) -> tuple[TrainState, PPOConfig, Mesh | None]:
+    """The state, the numbers and the mesh of run i."""
+    if state.num_updates.ndim == 0:
+        return state, settings.config.as_arrays(), settings.mesh
+    own = jax.tree.map(lambda x: x[i] if np.ndim(x) else x, settings.config)
+    return map_arrays(lambda x: x[i], state), own.as_arrays(), None

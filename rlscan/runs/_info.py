@@ -1,0 +1,66 @@
+"""`run.json`: the software, machine, command and time of each session of a run."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from .._core.files import write_whole
+
+INFO_FILE = "run.json"
+_PACKAGES = ("rlscan", "jax", "jaxlib", "equinox", "optax", "gymnax", "distrax", "numpy")
+
+
+def write_info(
+    directory: Path, command: Sequence[str], after_update: int, about: Mapping[str, Any]
+) -> None:
+    """Add this process to the `run.json` of a run directory.
+
+    The file holds `about` and `sessions`: an entry for the process that began the run and for each
+    that resumed it, with its command line, versions, the git commit of the directory it was started
+    in, its devices, and the update after which it began.
+    """
+    session = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "after_update": after_update,
+        "command": list(command),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+    }
+    info = {**about, "sessions": [*_sessions(directory), session]}
+    write_whole(directory / INFO_FILE, json.dumps(info, indent=2).encode() + b"\n")
+
+
+def changed_versions(directory: Path) -> list[str]:
+    """List the packages whose versions differ between the last two sessions of a run."""
+    sessions = _sessions(directory)
+    if len(sessions) < 2:
+        return []
+    before, now = (one["versions"] for one in sessions[-2:])
+    return [f"{n} {before[n]} → {now[n]}" for n in now if before.get(n, now[n]) != now[n]]
+
+
+def _sessions(directory: Path) -> list[Any]:
+    try:
+        return list(json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))["sessions"])
+    except (OSError, ValueError, KeyError, TypeError):  # there are none, or it was edited
+        return []
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, with `-dirty` if files differ from it."""
+    git = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git, or not a repository
+        return None
+    return found.stdout.strip() or None

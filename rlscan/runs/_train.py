@@ -1,0 +1,189 @@
+"""`rlscan train`: a training run, from a config to a run directory."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from .._core.mesh import make_mesh
+from ..ppo._config import PPOConfig
+from ..ppo._train import Training, count_updates, train
+from ..ppo._update import TrainState, init_train
+from ..ppo._verdicts import check_divergences
+from ..random._keys import key as make_key
+from ._build import build_env, build_policy, members
+from ._config import Config, from_dict, to_dict
+from ._directory import check_output
+from ._evaluations import make_evaluator
+from ._footprint import check_memory
+from ._loggers import check_loggers, make_loggers
+from ._resume import ALLOWED, LONGER, check_unchanged
+from ._run import Run, Setup
+
+
+@contextmanager
+def open_run(
+    config: Config,
+    resume: str | None = None,
+    *,
+    command: Sequence[str] = (),
+    signals: Sequence[int] = (),
+) -> Iterator[tuple[Run[TrainState], Training]]:
+    """Build what a run needs, then open its directory: nothing is written before all is checked.
+
+    **Arguments:**
+
+    - `config`: from `parse_command`, with `output` and `num_devices` set.
+    - `resume`: the run directory or checkpoint to go on from, whose config `config` is; `None` for
+        a new run.
+    - `command`: the command line, for `run.json`.
+    - `signals`: a list in which signals are noted that ask the run to stop.
+
+    **Returns:** a context, of the run and its updates, which are not compiled yet. If the run is
+    new and has no results at the end of the context, its directory is removed again.
+
+    **Raises:** `ValueError` or `TypeError` for a config that cannot be trained, an `output` that
+    cannot be written or holds another run, or a run that cannot go on.
+    """
+    check_loggers(config.loggers)
+    if resume is None:
+        check_output(str(config.output))
+        check_memory(config)
+    env, runs = build_env(config.env), members(config)
+    start = partial(build_policy, config, env)
+    begin = partial(
+        train,
+        env=env,
+        config=_with_swept_numbers(config),
+        total_steps=config.total_steps,
+        state_interval=config.eval_interval or None,
+        strict=config.strict,
+        mesh=None if config.num_devices in (None, 1) else make_mesh(config.num_devices),
+    )
+    keys = _keys_of(config)
+    training = begin(start, key=keys) if resume is None else None
+    labels = [{"run": i, "seed": m.seed, **m.swept} for i, m in enumerate(runs)]
+    run = Run(
+        str(config.output),
+        eqx.filter_eval_shape(_first_state, config, env) if training is None else training.state,
+        num_updates=count_updates(config.total_steps, config.ppo),
+        steps_per_update=config.ppo.num_envs * config.ppo.num_steps,
+        config=to_dict(config),
+        labels=labels if len(runs) > 1 else ({},),
+        log_interval=config.log_interval,
+        loggers=make_loggers(config.loggers, str(config.output), config=to_dict(config)),
+        checkpoint_interval=config.checkpoint_interval,
+        keep_checkpoints=config.keep_checkpoints,
+        resume=False if resume is None else resume,
+        policy=lambda state: state.policy,
+        title=config.env.name,
+        signals=signals,
+        setup=Setup(
+            command=command,
+            about={"seed": config.seed, "runs": labels},
+            policy_config=config,
+            check=partial(_check_resumed, config),
+            total=f"total_steps = {config.total_steps}",
+        ),
+    )
+    with run:
+        if training is None:
+            is_new = run.num_updates_done == 0
+            training = begin(start, key=keys) if is_new else begin(None, state=run.state)
+        yield run, training
+
+
+def follow(
+    config: Config, run: Run[TrainState], training: Training, signals: Sequence[int] = ()
+) -> bool:
+    """Train, and write metrics, evaluations and checkpoints to the run directory.
+
+    **Arguments:**
+
+    - `config`: of the run.
+    - `run`, `training`: from `open_run`.
+    - `signals`: as for `open_run`. The first one ends the run after the updates under way.
+
+    **Returns:** whether all updates were made.
+
+    **Raises:** `AuditError` if `strict` and an update fails the audit; `DivergenceError` if every
+    run has diverged; `OSError` if the disk is full: files are whole then, and there is a
+    checkpoint. `KeyboardInterrupt` if a signal came before the first update.
+    """
+    if signals:
+        raise KeyboardInterrupt
+    check_verdicts(config, training, training.state)  # it may have diverged before it was stopped
+    evaluate = make_evaluator(
+        training.env,
+        [member.seed for member in members(config)],
+        num_episodes=config.eval_episodes,
+        generator=config.generator,
+    )
+    for state, _ in run.record(training):
+        if config.eval_interval and run.num_updates_done % config.eval_interval == 0:
+            run.add_evaluation(evaluate(state.policy))
+    check_verdicts(config, training, training.state)
+    return run.num_updates_done == run.num_updates
+
+
+def check_verdicts(
+    config: Config, training: Training, state: TrainState, *, at_end: bool = False
+) -> None:
+    """Raise `DivergenceError` if every run has diverged, or at the end if any has."""
+    diverged = np.asarray(state.divergence.update) > 0
+    if diverged.all() or (at_end and diverged.any()):
+        check_divergences(training, state, debug=config.debug)
+
+
+def _with_swept_numbers(config: Config) -> PPOConfig:
+    """The settings of PPO, with an array `[R]` for each number that is swept."""
+    runs, ppo = members(config), config.ppo
+    for key in runs[0].swept:
+        values = jnp.asarray([run.swept[key] for run in runs], jnp.float32)
+        name = key.removeprefix("ppo.")
+        ppo = eqx.tree_at(lambda c: getattr(c, name), ppo, values)  # noqa: B023
+    return ppo
+
+
+def _keys_of(config: Config) -> PRNGKeyArray:
+    """The key of the run, or keys `[R]` of several."""
+    seeds = np.asarray([member.seed for member in members(config)], np.uint32)
+    make = jax.jit(jax.vmap(partial(make_key, generator=config.generator)))
+    return make(seeds) if len(seeds) > 1 else make(seeds)[0]
+
+
+def _first_state(config: Config, env: Any) -> TrainState:
+    """The state that a run starts from, `[R, …]` of several."""
+
+    def one(key: PRNGKeyArray) -> TrainState:
+        policy_key, train_key = jax.random.split(key)
+        return init_train(build_policy(config, env, key=policy_key), env, config.ppo, key=train_key)
+
+    keys = _keys_of(config)
+    return eqx.filter_vmap(one)(keys) if keys.ndim else one(keys)
+
+
+def _check_resumed(config: Config, saved_tree: Any) -> None:
+    """Refuse a config that differs from the one in the checkpoint, except where it may."""
+    saved = from_dict(saved_tree)
+    directory = Path(str(config.output))
+    check_unchanged(directory, to_dict(saved), to_dict(config), (*ALLOWED, LONGER))
+    if config.total_steps == saved.total_steps:
+        return
+    annealed = {
+        "the learning rate (ppo.anneal_learning_rate)": saved.ppo.anneal_learning_rate,
+        "dropout (policy.dropout_end)": saved.policy.dropout_end is not None,
+    }
+    for what, is_annealed in annealed.items():
+        if is_annealed:
+            raise ValueError(
+                f"total_steps cannot be changed in this run: {what} is annealed over it, so the "
+                "updates already made would have been different; train again in another --output"
+            )
