@@ -1,6 +1,6 @@
 """Operations on the arrays of a pytree; its functions and flags stay as they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -111,10 +111,15 @@ class ArrayFunction:
         return eqx.combine(arrays, self._result_rest)
 
 
+def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dicts by their dotted keys. An empty dict counts as a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        is_group = isinstance(value, Mapping) and value
+        flat |= flatten_keys(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return flat
+
+
 def tree_bytes(tree: PyTree) -> int:
     """The total size in bytes of the arrays of a tree, or of `jax.ShapeDtypeStruct`s in it."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if is_shape(x))
-
-
-# Former names, for the modules that still use them.
-strong, in_dtypes_of, unused = as_strong_arrays, cast_like, clone_keys
