@@ -8,7 +8,7 @@ from typing import Any
 import rlscan
 from rlscan.runs._build import build_policy
 from rlscan.runs._config import Config, EnvConfig, PolicyConfig, to_yaml
-from rlscan.runs._directory import COLUMNS
+from rlscan.runs._metrics_files import COLUMNS
 from rlscan.runs._policy_file import POLICY_FILE, save_policy
 
 CONFIG = Config(

@@ -154,7 +154,7 @@ FLAT = """
 rollout init_rollout replay next_value gae evaluate check_policy explain_ratio filter_scan key make
 train load_policy move_statistics transition_bytes
 Policy SequencePolicy Environment Distribution
-RolloutState Trajectory FinalObservations Evaluation Spread AuditError
+RolloutState Trajectory Transition FinalObservations Evaluation Spread AuditError
 configure_cpu num_cores make_mesh on_devices __version__
 """.split()
 

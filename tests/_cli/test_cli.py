@@ -20,13 +20,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+from fakes import fake_update
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.ppo import _pace
-from rlscan.runs import _prepare, _programs
+from rlscan.ppo import _pace, _train
 from rlscan.runs._build import build_policy
-from rlscan.runs._directory import COLUMNS, MetricsFiles
+from rlscan.runs._metrics_files import COLUMNS, MetricsFiles
 from rlscan.runs._parse import parse
 from rlscan.runs._progress import Progress, format_seconds
 
@@ -131,7 +131,7 @@ def test_of_two_runs_that_start_together_one_gets_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     # Both looked before either wrote: so that looking must not be all that guards it.
-    monkeypatch.setattr(_prepare, "check_output", lambda output: None)
+    monkeypatch.setattr("rlscan.runs._train.check_output", lambda output: None)
     monkeypatch.setattr("rlscan.runs._directory.check_output", lambda output: None)
     (tmp_path / "config.yaml").write_text("the other's")
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path)]) == 2
@@ -279,23 +279,10 @@ def read_to_end(terminal: int) -> bytes:
 # The loop, with updates that cost nothing.
 
 
-def fake_update(state, env, config, *, num_updates, mesh=None):
-    """Update u ends u mod 3 episodes, each with return 10 u, and adds 1 to the actor's bias."""
-    u = state.num_gradient_steps + 1
-    count = u % 3
-    episode = {"episode_return": 10.0 * u, "episode_length": 1.0 * u}
-    metrics = {name: jnp.asarray(0.0) for name in rlscan.METRICS}
-    metrics |= {name: jnp.where(count > 0, x, jnp.nan) for name, x in episode.items()}
-    metrics |= {"num_episodes": count, "learning_rate": 1.0 * u}
-    bias = state.policy.actor.layers[-1].bias + 1.0
-    moved = eqx.tree_at(lambda s: s.policy.actor.layers[-1].bias, state, bias)
-    return eqx.tree_at(lambda s: s.num_gradient_steps, moved, u), metrics
-
-
 def test_rows_over_several_updates_weigh_every_episode_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     argv = [*SMALL, "--total-steps", str(8 * 32), "--log-interval", "3"]
     assert main(["train", *argv, "--output", str(tmp_path / "run")]) == 0
     rows = rows_of(tmp_path / "run")
@@ -310,7 +297,7 @@ def test_rows_over_several_updates_weigh_every_episode_alike(
 
 
 def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     argv = [*SMALL, "--total-steps", str(3 * 32), "--output", str(tmp_path / "run")]
     assert main(["train", *argv]) == 0
     assert rows_of(tmp_path / "run")[2]["episode_return"] == "nan"
@@ -319,7 +306,7 @@ def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch)
 
 
 def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("seed: 5\n")
     assert main(["train", "--config", "mine.yaml", *FOUR_UPDATES]) == 0
@@ -328,7 +315,7 @@ def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_saved_policy_is_that_of_the_last_update(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     argv = [*FOUR_UPDATES, "--output", str(tmp_path / "run")]
     assert main(["train", *argv]) == 0
     config = parse(argv)
@@ -348,7 +335,7 @@ def test_a_full_disk_ends_the_run_in_one_line(
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     monkeypatch.setattr(_pace, "SECONDS", 0.0)
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     assert capsys.readouterr().err == (
@@ -369,7 +356,7 @@ def test_a_full_disk_has_room_for_the_policy(
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     monkeypatch.setattr(_pace, "SECONDS", 0.0)
     run = small_disk / "run"
     argv = [*FOUR_UPDATES[:-1], str(64 * 32), "--output", str(run)]
@@ -391,7 +378,7 @@ def test_a_disk_too_full_to_start_is_left_as_it_was(
     capsys: pytest.CaptureFixture,
 ):
     """With room for none of the files, or for the first, or the first two."""
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     filler = fill(small_disk)
     os.truncate(filler, filler.stat().st_size - room)
     argv = ["train", *FOUR_UPDATES, "--output", str(small_disk / "new" / "run")]
@@ -463,10 +450,10 @@ def stop_at(event: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> 
             os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
-    owner, name = {"prepare": (_programs, "init_train"), "row": (MetricsFiles, "write")}[event]
+    owner, name = {"prepare": (_train, "init_train"), "row": (MetricsFiles, "write")}[event]
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, hook)
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
 
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
@@ -545,14 +532,14 @@ time.sleep(5)
 def test_too_little_memory_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    init_train = _programs.init_train
+    init_train = _train.init_train
 
     def too_large(*args: Any, **kwargs: Any) -> Any:
         state = init_train(*args, **kwargs)
         return eqx.tree_at(lambda s: s.opt_state, state, jnp.zeros(2**46))
 
-    monkeypatch.setattr(_programs, "init_train", too_large)
-    monkeypatch.setattr(_programs, "update", fake_update)  # is traced before the memory is taken
+    monkeypatch.setattr(_train, "init_train", too_large)
+    monkeypatch.setattr(_train, "update", fake_update)  # is traced before the memory is taken
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: not enough memory, ") and error.count("\n") == 1

@@ -1,10 +1,8 @@
 """Evaluations of a run, with their own seeds: after training and during it."""
 
 import csv
-import dataclasses
 import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +17,7 @@ import run_dirs
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.runs._evaluations import Evaluations, evaluation_key, summarize
+from rlscan.runs._evaluations import EvaluationsFile, evaluation_key, make_evaluator, summarize
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
@@ -202,25 +200,33 @@ def test_a_run_is_evaluated_at_intervals_and_is_the_same_run(tmp_path: Path):
     assert float(rows[-1]["episode_return"]) == np.asarray(again.episode_return, float).mean()
 
 
-def evaluations(tmp_path: Path, **settings: Any) -> tuple[Evaluations, Any]:
-    config = dataclasses.replace(run_dirs.CONFIG, eval_interval=3, eval_episodes=4)
-    env = rlscan.make("CartPole-v1", max_steps_in_episode=5)
-    policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
-    return Evaluations(config, env, tmp_path, **settings), policy
+SHORT = rlscan.make("CartPole-v1", max_steps_in_episode=5)
+
+
+def small_policy() -> Any:
+    return rlscan.ActorCritic(SHORT, hidden_sizes=(4,), key=rlscan.key(0))
+
+
+def evaluator(*seeds: int) -> Any:
+    return make_evaluator(SHORT, seeds, num_episodes=4, generator="mix32")
+
+
+def add(file: EvaluationsFile, update: int) -> None:
+    (figures,) = evaluator(0)(small_policy())
+    file.append([{"update": update, **figures}])
 
 
 @pytest.mark.slow
 def test_a_resumed_run_has_no_row_twice(tmp_path: Path):
-    first, policy = evaluations(tmp_path)
-    assert [first.next_due(u) for u in range(7)] == [3, 3, 3, 6, 6, 6, 9]
+    first = EvaluationsFile(tmp_path)
     for update in (3, 6, 9):
-        first.add(update, policy)
+        add(first, update)
     whole = (tmp_path / "evaluations.csv").read_bytes()
     with open(tmp_path / "evaluations.csv", "ab") as file:
         file.write(b"12,1")  # killed as it wrote
-    resumed, _ = evaluations(tmp_path, num_updates_done=7)
+    resumed = EvaluationsFile(tmp_path, num_updates_done=7)
     assert [row["update"] for row in table(tmp_path)] == ["3", "6"]
-    resumed.add(9, policy)
+    add(resumed, 9)
     assert (tmp_path / "evaluations.csv").read_bytes() == whole
 
 
@@ -228,43 +234,21 @@ def test_a_resumed_run_has_no_row_twice(tmp_path: Path):
 @pytest.mark.parametrize("cut", [0, 5, None, -1])
 def test_a_run_that_starts_again_has_no_earlier_row(cut: int | None, tmp_path: Path):
     """The run was killed before its first checkpoint, or its disk was full at an evaluation."""
-    first, policy = evaluations(tmp_path)
-    first.add(3, policy)
+    add(EvaluationsFile(tmp_path), 3)
     whole = (tmp_path / "evaluations.csv").read_bytes()
     (tmp_path / "evaluations.csv").write_bytes(whole[:cut])
-    again, _ = evaluations(tmp_path)
-    again.add(3, policy)
+    add(EvaluationsFile(tmp_path), 3)
     assert (tmp_path / "evaluations.csv").read_bytes() == whole
 
 
 @pytest.mark.slow
-def test_several_runs_have_rows_of_their_own(tmp_path: Path):
-    several, policy = evaluations(tmp_path, runs=[{"run": 0, "seed": 3}, {"run": 1, "seed": 9}])
+def test_several_runs_are_evaluated_on_keys_of_their_own():
+    policy = small_policy()
     other = jax.tree.map(lambda x: -x if eqx.is_array(x) else x, policy)
     both = jax.tree.map(lambda x, y: jnp.stack([x, y]) if eqx.is_array(x) else x, policy, other)
-    rows = several.add(3, both)
-    assert [(row["run"], row["seed"]) for row in rows] == [(0, 3), (1, 9)]
-    for row, one in zip(rows, (policy, other), strict=True):
-        alone = rlscan.evaluate(
-            one,
-            rlscan.make("CartPole-v1", max_steps_in_episode=5),
-            num_episodes=4,
-            key=evaluation_key(row["seed"], "during"),
-            action="mode",
-        )
+    rows = evaluator(3, 9)(both)
+    assert len(rows) == 2
+    for seed, row, one in zip((3, 9), rows, (policy, other), strict=True):
+        key = evaluation_key(seed, "during")
+        alone = rlscan.evaluate(one, SHORT, num_episodes=4, key=key, action="mode")
         assert row["episode_return"] == np.asarray(alone.episode_return, float).mean()
-
-
-def test_a_full_disk_leaves_whole_rows(tmp_path: Path):
-    first, policy = evaluations(tmp_path)
-    first.add(3, policy)
-    before = (tmp_path / "evaluations.csv").read_bytes()
-
-    most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, most[1]))  # room for half a row
-    try:
-        with pytest.raises(OSError):
-            first.add(6, policy)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, most)
-    assert (tmp_path / "evaluations.csv").read_bytes() == before

@@ -16,15 +16,15 @@ import optax
 import probes
 import pytest
 from jax.flatten_util import ravel_pytree
-from test_statistics import make_policy as statistics_policy
+from statistics_network import make_policy as statistics_policy
 
 import rlscan
 from rlscan._core.cpu import WHOLE_LOOPS
-from rlscan._core.mesh import FIRST, WHOLE, own_key, sharded, worthwhile
+from rlscan._core.mesh import FIRST, WHOLE, device_key, sharded
 from rlscan.nn._trainable import partition_trainable
-from rlscan.ppo._update import act_and_judge, flat
+from rlscan.ppo._update import collect, flatten_steps
 from rlscan.runs._config import Config, PolicyConfig
-from rlscan.runs._run import on_this_machine
+from rlscan.runs._machine import best_num_devices, on_this_machine
 
 MESH = rlscan.make_mesh(2)
 CONFIG = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=1, num_epochs=1)
@@ -80,14 +80,14 @@ def test_an_update_is_that_of_the_mean_gradient_and_the_metrics_of_all() -> None
     config, state, (after, metrics) = trained(MESH, num_steps=32)
     _, start, (_, on_one) = trained(None, num_steps=32)
     numbers = config.as_arrays()
-    policy, rollout_state, batch, _ = eqx.filter_jit(act_and_judge)(start, probes.Wander(), numbers)
+    policy, rollout_state, batch, _ = eqx.filter_jit(collect)(start, probes.Wander(), numbers)
     assert_same(after.rollout_state, rollout_state)
     params, rest = partition_trainable(policy)
 
     @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def gradient(params: Any, half: Any) -> Any:
-        return rlscan.ppo_loss(eqx.combine(params, rest), flat(half), numbers)
+        return rlscan.ppo_loss(eqx.combine(params, rest), flatten_steps(half), numbers)
 
     halves = jax.tree.map(lambda x: x[:, :2], batch), jax.tree.map(lambda x: x[:, 2:], batch)
     results = [gradient(params, half) for half in halves]
@@ -133,7 +133,7 @@ def test_the_audit_reports_the_device_that_is_off() -> None:
 
 
 def test_each_device_shuffles_by_a_key_of_its_own() -> None:
-    f = sharded(lambda key, _: own_key("envs", key)[None], MESH, (WHOLE, FIRST), FIRST)
+    f = sharded(lambda key, _: device_key(key)[None], MESH, (WHOLE, FIRST), FIRST)
     first, second = jax.random.key_data(jax.jit(f)(rlscan.key(0), jnp.zeros(2)))
     assert (first != second).any()
 
@@ -226,15 +226,16 @@ def test_statistics_are_refused() -> None:
 def test_as_many_devices_as_have_enough_to_do(
     cores: int, num_envs: int, num_steps: int, num_minibatches: int, recurrent: bool, found: int
 ) -> None:
-    sizes = {"num_envs": num_envs, "num_steps": num_steps, "num_minibatches": num_minibatches}
-    assert worthwhile(cores, **sizes, recurrent=recurrent) == found
+    ppo = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=num_minibatches)
+    policy = PolicyConfig(kind="gru" if recurrent else "mlp")
+    assert best_num_devices(cores, Config(ppo=ppo, policy=policy)) == found
 
 
 @pytest.mark.parametrize("given, found", [(None, 2), (1, 1)])
 def test_a_run_is_split_unless_told_otherwise(
     given: int | None, found: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlscan.runs._run.num_cores", lambda: 2)
+    monkeypatch.setattr("rlscan.runs._machine.num_cores", lambda: 2)
     ppo = rlscan.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8)
     config = on_this_machine(Config(ppo=ppo, num_devices=given))
     assert config.num_devices == found

@@ -1,6 +1,5 @@
 """Running moments against float64, over many batches and far from 0."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -123,7 +122,7 @@ def test_16_bits_are_merged_in_float32() -> None:
 
 def test_a_mesh_merges_what_its_devices_have() -> None:
     batches = np.random.default_rng(4).normal(50, 2, (3, 16, 2)).astype(np.float32)
-    on_two = sharded(partial(merge, axis="envs"), MESH, (WHOLE, FIRST), WHOLE)
+    on_two = sharded(merge, MESH, (WHOLE, FIRST), WHOLE)
     split, whole = no_moments((2,)), no_moments((2,))
     for batch in jnp.asarray(batches):
         split, whole = jax.jit(on_two)(split, batch), jax.jit(merge)(whole, batch)

@@ -205,3 +205,15 @@ def test_bad_input_ends_in_one_line(
     assert message in captured.err and captured.out == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.png", "run"]
     assert (tmp_path / "old.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "PIL"])
+def test_without_the_extra_its_name_is_the_error(
+    module: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+):
+    run = run_dirs.with_metrics(tmp_path / "run", rows([1.0]))
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    assert main(["plot", str(run), "--output", str(tmp_path / "a.png")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: plots need {module}: pip install 'rlscan[plot]'\n"
+    assert not (tmp_path / "a.png").exists()

@@ -59,17 +59,17 @@ def test_it_is_the_first_episode_of_a_rollout():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", [probes.dropout_policy(), probes.Recurrent()], ids=type)
-def test_the_opinions_are_those_of_networks_of_one_mask_each(policy: Any):
+def test_each_network_keeps_one_mask(policy: Any):
     episode = recorded(eqx.nn.inference_mode(policy), probes.Wander(), num_masks=3)
     _, masks_key = jax.random.split(rlscan.key(2))
-    opinions: Any = episode.opinions
+    networks: Any = episode.networks
     for k, mask in enumerate(jax.random.split(masks_key, 3)):
         state = policy.initial_state()
         for t in range(int(episode.length)):
             distribution, value, state = policy(episode.observation[t], state, key=mask)
-            np.testing.assert_allclose(opinions.policy[t, k], distribution.probs, atol=1e-5)
-            np.testing.assert_allclose(opinions.value[t, k], value, atol=1e-5)
-    assert np.ptp(opinions.value[0]) > 0
+            np.testing.assert_allclose(networks.policy[t, k], distribution.probs, atol=1e-5)
+            np.testing.assert_allclose(networks.value[t, k], value, atol=1e-5)
+    assert np.ptp(networks.value[0]) > 0
 
 
 def test_an_episode_that_does_not_end_is_cut():
@@ -165,7 +165,7 @@ def a_picture(length: int, is_game: bool = True) -> tuple[Image.Image, int]:
         observation=np.eye(4, dtype=np.float32)[np.arange(length) % 4].reshape(-1, 2, 2),
         action=np.zeros(length),
         reward=jnp.ones(length),
-        opinions=None,
+        networks=None,
         length=jnp.asarray(length),
     )
     content, num_steps = render(episode, "Catch-bsuite" if is_game else "CartPole-v1", max_frames=6)
@@ -226,3 +226,16 @@ def test_bad_input_ends_in_one_line(
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert message in captured.err and captured.out == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.gif", "plain", "run"]
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "PIL"])
+def test_without_the_extra_its_name_is_the_error(
+    module: str, run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    assert main(["render", str(run), "--output", str(tmp_path / "a.gif")]) == 2
+    captured = capsys.readouterr()
+    assert (
+        captured.err == f"error: pictures of episodes need {module}: pip install 'rlscan[plot]'\n"
+    )
+    assert not (tmp_path / "a.gif").exists()

@@ -14,7 +14,7 @@ from rlscan import init_rollout, replay, rollout
 from rlscan._core.require import require_one_of
 from rlscan._rollout.state import KEY_SCHEDULES
 from rlscan.ppo._config import check_config
-from rlscan.ppo._update import act_and_judge
+from rlscan.ppo._update import collect
 
 N, T = 3, 12
 SCHEDULES: Any = ("step", "episode", "rollout")
@@ -173,6 +173,6 @@ def test_training_follows_the_schedule():
         probes.dropout_policy(), probes.Wander(), config, total_steps=96, key=rlscan.key(0)
     )
     assert (metrics["audit_error"] <= 1e-5).all() and (metrics["approx_kl"] > 0).all()
-    _, _, batch, _ = eqx.filter_jit(act_and_judge)(state, probes.Wander(), config)
+    _, _, batch, _ = eqx.filter_jit(collect)(state, probes.Wander(), config)
     keys = jax.random.key_data(batch.trajectory.policy_key)
     np.testing.assert_array_equal(keys, np.broadcast_to(keys[:1, :1], keys.shape))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rlscan
-from rlscan._rollout import layout as _layout, replay as _replay, rollout as _rollout
+from rlscan._rollout import blocks as _blocks, layout as _layout, rollout as _rollout
 
 ENV = rlscan.make("CartPole-v1")
 
@@ -51,9 +51,9 @@ def loss(policy, trajectory):
 
 def test_turned_twice_is_as_it_was():
     policy = make_policy()
-    turned = _layout.turned(policy)
+    turned = _layout._transposed(policy)
     assert turned.actor.layers[0].weight.shape == (4, 32)
-    assert eqx.tree_equal(_layout.turned(turned), policy)
+    assert eqx.tree_equal(_layout._transposed(turned), policy)
 
 
 class LowRank(eqx.nn.Linear):
@@ -91,9 +91,9 @@ LINEAR = eqx.nn.Linear(4, 32, key=jax.random.key(0))
     ids=["gru", "scalar", "few outputs", "ensemble", "shared", "two weights", "none", "low rank"],
 )
 def test_what_is_no_wide_linear_layer_is_left_alone(layer):
-    assert _layout.turned(LINEAR).weight.shape == (4, 32)
-    assert _layout.turned(eqx.nn.Linear(4, 17, key=jax.random.key(0))).weight.shape == (4, 17)
-    assert eqx.tree_equal(_layout.turned(layer), layer)
+    assert _layout._transposed(LINEAR).weight.shape == (4, 32)
+    assert _layout._transposed(eqx.nn.Linear(4, 17, key=jax.random.key(0))).weight.shape == (4, 17)
+    assert eqx.tree_equal(_layout._transposed(layer), layer)
 
 
 of_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads a program of the CPU")
@@ -113,7 +113,7 @@ def test_a_rollout_multiplies_by_weights_that_lie_by_inputs(recorded):
 
 def test_a_rollout_is_the_same_whichever_way_weights_lie(recorded, monkeypatch):
     policy, state, trajectory = recorded
-    monkeypatch.setattr(_rollout, "turned", lambda policy: policy)
+    monkeypatch.setattr(_rollout, "stored_input_major", lambda policy: lambda: policy)
     _, plain = eqx.filter_jit(lambda p, s: rlscan.rollout(p, ENV, s, 6))(policy, state)
     assert eqx.tree_equal(plain.action, trajectory.action)
     np.testing.assert_allclose(plain.log_prob, trajectory.log_prob, rtol=1e-5)
@@ -122,7 +122,7 @@ def test_a_rollout_is_the_same_whichever_way_weights_lie(recorded, monkeypatch):
 def test_gradients_are_the_same_in_either_order(recorded, monkeypatch):
     policy, _, trajectory = recorded
     ours = eqx.filter_jit(eqx.filter_grad(loss))(policy, trajectory)
-    monkeypatch.setattr(_replay, "shorter_axis_first", lambda tangent: tangent)
+    monkeypatch.setattr(_blocks, "shorter_axis_first", lambda tangent: tangent)
     plain = eqx.filter_jit(eqx.filter_grad(lambda *args: loss(*args)))(policy, trajectory)
     assert any(jnp.any(x != 0) for x in jax.tree.leaves(ours))
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):

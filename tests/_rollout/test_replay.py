@@ -13,6 +13,7 @@ import pytest
 
 import rlscan
 from rlscan import init_rollout, replay, rollout
+from rlscan._rollout.blocks import _in_blocks
 
 N, T = 4, 21
 
@@ -299,7 +300,7 @@ def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
     steps = dataclasses.replace(trajectory, final=None, initial_policy_state=())
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
     at_once = rlscan.replay(policy, trajectory)
-    monkeypatch.setattr("rlscan._rollout.replay._BLOCK", block)
+    monkeypatch.setattr("rlscan._rollout.blocks._BLOCK", block)
     text = str(eqx.filter_make_jaxpr(rlscan.replay)(policy, trajectory)[0])
     assert " scan[" in text
     for part, shape in ((trajectory, (6, 5)), (flat, (30,))):
@@ -320,10 +321,10 @@ def test_a_gradient_is_not_taken_through_blocks(policy, monkeypatch):
 
     def by_blocks(policy, trajectory):
         with pytest.MonkeyPatch.context() as context:
-            context.setattr("rlscan._rollout.replay._of_steps", rlscan._rollout.replay._in_blocks)
+            context.setattr("rlscan._rollout.blocks._over_steps", _in_blocks)
             return replay(policy, trajectory)
 
-    monkeypatch.setattr("rlscan._rollout.replay._BLOCK", 21)
+    monkeypatch.setattr("rlscan._rollout.blocks._BLOCK", 21)
     text = str(eqx.filter_make_jaxpr(gradient)(policy, replay)[0])
     assert " scan[" not in text
     assert " scan[" in str(eqx.filter_make_jaxpr(gradient)(policy, by_blocks)[0])

@@ -17,7 +17,6 @@ import probes
 import pytest
 
 import rlscan
-from rlscan.policies import _export
 from rlscan.policies._distributions import Beta, TanhNormal
 
 CARTPOLE = rlscan.make("CartPole-v1")
@@ -212,6 +211,6 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_without_flatbuffers_the_extra_is_named(small: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rlscan\[export\]'"):
         rlscan.load_exported(small)

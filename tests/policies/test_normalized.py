@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from test_statistics import make_policy as statistics_policy
+from statistics_network import make_policy as statistics_policy
 
 import rlscan
 from rlscan._core.moments import Sum

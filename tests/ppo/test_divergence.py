@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from test_statistics import make_policy as statistics_policy
+from statistics_network import make_policy as statistics_policy
 
 import rlscan
 from rlscan import DivergenceError, PPOConfig, explain_divergence, ppo_loss
-from rlscan._cli.main import BAD_INPUT, DIVERGED, main
+from rlscan._cli.main import main
+from rlscan._cli.terminal import BAD_INPUT, DIVERGED
 from rlscan.ppo import _update as ppo
 from rlscan.ppo._divergence import _in_rollout
 from rlscan.ppo._finite import first_divergence, no_divergence, stay_finite

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlscan.ppo import _pace
-from rlscan.ppo._pace import Paced
+from rlscan.ppo._pace import Pace
 
 
 class Clock:
@@ -25,9 +25,9 @@ class Clock:
         return state + int(times), {"loss": np.where(np.arange(64) < times, made, -1)}
 
 
-def paced(clock: Any, monkeypatch: pytest.MonkeyPatch) -> Paced[int]:
+def paced(clock: Any, monkeypatch: pytest.MonkeyPatch) -> Pace[int]:
     monkeypatch.setattr(_pace, "time", clock)
-    return Paced(clock.program, 64)
+    return Pace(clock.program, at_most=64)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from rlscan import (
 from rlscan.ppo._config import check_config
 from rlscan.ppo._losses import Minibatch
 from rlscan.ppo._metrics import episode_metrics
-from rlscan.ppo._update import _shuffle
+from rlscan.ppo._update import shuffle as _shuffle
 
 CONFIG = PPOConfig(
     num_envs=4,

@@ -12,7 +12,7 @@ import probes
 import pytest
 
 import rlscan
-from rlscan.ppo._update import act_and_judge
+from rlscan.ppo._update import collect
 
 T, N, GAMMA, EPSILON = 12, 3, 0.9, 1e-8
 CONFIG = rlscan.PPOConfig(num_envs=N, num_steps=T, num_minibatches=2, scale_rewards=True)
@@ -50,9 +50,9 @@ def some_rollouts(num: int = 3, scale: float = 20.0) -> list:
     ]
 
 
-@partial(jax.jit, static_argnames="axis")
-def scale(scaling: Any, reward: Any, done: Any, gamma: Any = GAMMA, axis: Any = None) -> Any:
-    return rlscan.scale_rewards(scaling, reward, done, gamma=gamma, axis=axis)
+@jax.jit
+def scale(scaling: Any, reward: Any, done: Any, gamma: Any = GAMMA) -> Any:
+    return rlscan.scale_rewards(scaling, reward, done, gamma=gamma)
 
 
 def test_rewards_are_those_of_a_loop_across_rollouts() -> None:
@@ -127,7 +127,7 @@ def test_advantages_are_of_scaled_rewards_and_metrics_of_those_that_came() -> No
         @eqx.filter_jit
         def both(state: Any) -> tuple:
             numbers = config.as_arrays()
-            batch = act_and_judge(state, env, numbers)[2]
+            batch = collect(state, env, numbers)[2]
             return batch, rlscan.update(state, env, numbers, num_updates=1)
 
         return both(state)

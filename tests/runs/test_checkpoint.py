@@ -18,14 +18,14 @@ from rlscan.runs._checkpoint import (
     BEST,
     checkpoint_content,
     checkpoint_files,
+    keep_checkpoint,
     read_checkpoint,
     restore,
-    save_checkpoint,
 )
-from rlscan.runs._config import Config
+from rlscan.runs._config import Config, to_dict
 from rlscan.runs._counts import Counts, Episodes, counts_from_dict
 
-CONFIG = Config()
+CONFIG = to_dict(Config())
 
 
 def a_state(generator: str = "mix32", value: float = 0.1) -> dict[str, Any]:
@@ -42,8 +42,8 @@ def a_state(generator: str = "mix32", value: float = 0.1) -> dict[str, Any]:
 def written(directory: Path, state: Any, num_updates: int = 1, **options: Any) -> Path:
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
     options = {"best_update": 0, "keep": 2, **options}
-    content = checkpoint_content(state, CONFIG, {"num_updates": num_updates})
-    save_checkpoint(directory, content, num_updates=num_updates, **options)
+    content = checkpoint_content(state, CONFIG, {"counts": {"num_updates": num_updates}})
+    keep_checkpoint(directory, content, num_updates=num_updates, **options)
     return checkpoint_files(directory)[0]
 
 
@@ -148,7 +148,7 @@ def test_a_failed_save_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.M
 def test_counts_come_back_as_they_were(tmp_path: Path):
     counts = Counts(3, 1 / 3, row=[Episodes(2, 0.1, 1e-300)], ends={"metrics.csv": 12})
     file = written(tmp_path, {})
-    file.write_bytes(checkpoint_content({}, CONFIG, dataclasses.asdict(counts)))
+    file.write_bytes(checkpoint_content({}, CONFIG, {"counts": dataclasses.asdict(counts)}))
     assert counts_from_dict(read_checkpoint(file).header["counts"]) == counts
 
 

@@ -11,9 +11,8 @@ from test_resume import SMALL, fast, stopped  # noqa: F401 (a fixture)
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.runs import _directory as _run_info
-from rlscan.runs._config import Config
-from rlscan.runs._directory import changed_versions, write_info
+from rlscan.runs import _info
+from rlscan.runs._info import changed_versions, write_info
 
 
 def info_of(directory: Path) -> dict:
@@ -44,30 +43,34 @@ def test_a_run_and_who_resumed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast")
 def test_the_runs_side_by_side(tmp_path: Path):
-    write_info(tmp_path, Config(num_seeds=2, sweep=("ppo.gamma=0.9,0.8",), seed=4), [], 0)
-    assert info_of(tmp_path)["runs"][2] == {"run": 2, "seed": 4, "ppo.gamma": 0.8}
+    two = ["--num-seeds", "2", "--sweep", "ppo.gamma=0.9,0.8", "--seed", "4"]
+    argv = [*SMALL, *two, "--total-steps", "32", "--output", str(tmp_path / "run")]
+    assert main(["train", *argv]) == 0
+    assert info_of(tmp_path / "run")["runs"][2] == {"run": 2, "seed": 4, "ppo.gamma": 0.8}
 
 
 def test_the_commit_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert _run_info._git_commit() is None
+    assert _info._git_commit() is None
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     (tmp_path / "file").write_text("1")
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
         subprocess.run(["git", *command], check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    assert _run_info._git_commit() == head.strip()
+    assert _info._git_commit() == head.strip()
     (tmp_path / "file").write_text("2")
-    assert _run_info._git_commit() == f"{head.strip()}-dirty"
+    assert _info._git_commit() == f"{head.strip()}-dirty"
     monkeypatch.setenv("PATH", "")
-    assert _run_info._git_commit() is None
+    assert _info._git_commit() is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sessions": 3}', "\x00"])
 def test_a_file_that_somebody_changed_is_begun_anew(content: str, tmp_path: Path):
     (tmp_path / "run.json").write_text(content)
     assert changed_versions(tmp_path) == []
-    write_info(tmp_path, Config(), ["rlscan"], 0)
+    write_info(tmp_path, ["rlscan"], 0, {"seed": 0})
     assert len(info_of(tmp_path)["sessions"]) == 1

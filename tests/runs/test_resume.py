@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import fake_update
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.ppo import _pace
-from rlscan.runs import _programs, _run
+from rlscan.ppo import _pace, _train
+from rlscan.ppo._train import Training
+from rlscan.runs import _run
 from rlscan.runs._checkpoint import BEST, checkpoint_files, read_checkpoint
 from rlscan.runs._log import Log
 from rlscan.runs._policy_file import POLICY_FILE
@@ -167,8 +169,8 @@ def stopped_after(num_updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """In here, a run gets SIGTERM when it has written its so-many-th update."""
     write = Log.write
 
-    def stop(self: Log, metrics: Any) -> Any:
-        counts = write(self, metrics)
+    def stop(self: Log) -> Any:
+        counts = write(self)
         if counts.num_updates == num_updates:
             os.kill(os.getpid(), signal.SIGTERM)
         return counts
@@ -185,9 +187,7 @@ def stopped(directory: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_cli import fake_update
-
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     monkeypatch.setattr(_pace, "SECONDS", 0.0)
 
 
@@ -290,7 +290,7 @@ def test_from_the_best_and_killed_before_its_first_checkpoint(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(_run, "_compile", killed)
+        context.setattr(Training, "compile", killed)
         assert main(["train", "--resume", str(best)]) == 130
     (going_on,) = checkpoint_files(finished)
     assert going_on.read_bytes() == best.read_bytes()
@@ -434,8 +434,8 @@ def test_a_disk_that_is_full_for_a_while(
             raise OSError(28, "No space left on device", "update.ckpt")
         save(directory, content, **options)
 
-    save = _run.save_checkpoint
-    monkeypatch.setattr(_run, "save_checkpoint", full)
+    save = _run.keep_checkpoint
+    monkeypatch.setattr(_run, "keep_checkpoint", full)
     capsys.readouterr()
     assert main(["train", *new(tmp_path / "run", 8)]) == 0
     output = capsys.readouterr().out

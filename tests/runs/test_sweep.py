@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fakes import fake_update
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.ppo import _pace
-from rlscan.runs import _programs
+from rlscan.ppo import _pace, _train
 from rlscan.runs._build import members
 from rlscan.runs._checkpoint import checkpoint_files, read_checkpoint
 from rlscan.runs._config import Config
-from rlscan.runs._directory import COLUMNS
 from rlscan.runs._log import Log
+from rlscan.runs._metrics_files import COLUMNS
 from rlscan.runs._parse import parse
 from rlscan.runs._sweep import SWEEPABLE, Member
 
@@ -130,9 +130,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
         traces += 1
         return update(*args, **kwargs)
 
-    update = _programs.update
+    update = _train.update
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(_programs, "update", counted)
+        context.setattr(_train, "update", counted)
         context.setattr(_pace, "SECONDS", 0.0)
         assert main(arguments(directory, *SWEPT, "--num-devices", "1")) == 0
     return directory, traces
@@ -214,8 +214,9 @@ def test_over_two_devices_and_resumed(swept: tuple[Path, int], tmp_path: Path, m
 
 
 def test_a_setting_whose_seeds_diverged_is_ranked_last_and_says_so():
-    rates = [SimpleNamespace(swept={"ppo.learning_rate": x}) for x in (0.01, 0.01, 0.001, 0.001)]
-    log: Any = SimpleNamespace(_config=SimpleNamespace(num_seeds=2), _members=rates)
+    rates = (0.01, 0.01, 0.001, 0.001)
+    labels = [{"run": i, "seed": i % 2, "ppo.learning_rate": x} for i, x in enumerate(rates)]
+    log: Any = SimpleNamespace(labels=labels)
     found = Log._settings(log, [500.0, math.nan, 480.0, 480.0], 100)
     assert [one.words for one in sorted(found, key=lambda one: one.order, reverse=True)] == [
         "IQM 480 [480, 480] at ppo.learning_rate 0.001",
@@ -236,13 +237,12 @@ def test_strict_stops_where_an_audit_fails(
     rates: list[str], failed: str, tmp_path: Path, monkeypatch, capsys
 ):
     """The updates only report an error, so that no cause is found."""
-    from test_cli import fake_update
 
-    def off(state, env, config, *, num_updates, mesh=None):
+    def off(state, env, config, *, num_updates, loss=None, mesh=None):
         after, metrics = fake_update(state, env, config, num_updates=num_updates)
         return after, {**metrics, "audit_error": 1.0 * (jnp.asarray(config.learning_rate) > 5e-3)}
 
-    monkeypatch.setattr(_programs, "update", off)
+    monkeypatch.setattr(_train, "update", off)
     assert main(arguments(tmp_path / "lax", *rates)) == 0
     assert main(arguments(tmp_path / "strict", "--strict", *rates)) == 1
     error = capsys.readouterr().err
@@ -251,9 +251,7 @@ def test_strict_stops_where_an_audit_fails(
 
 @pytest.mark.slow
 def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monkeypatch, capsys):
-    from test_cli import fake_update
-
-    monkeypatch.setattr(_programs, "update", fake_update)
+    monkeypatch.setattr(_train, "update", fake_update)
     assert main(arguments(tmp_path / "run", *SWEPT)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("CartPole-v1: 4 runs of 4 updates of 32 steps")

@@ -1,6 +1,7 @@
-"""The programs of a run: traced from shapes, the second while the first is compiled."""
+"""Programs are traced from shapes, the updates while the start is compiled."""
 
 import threading
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,17 +12,17 @@ import pytest
 
 import rlscan
 from rlscan._core.tree import is_shape
-from rlscan.runs import _programs
-from rlscan.runs._build import build_env
-from rlscan.runs._config import Config
-from rlscan.runs._parse import parse
-from rlscan.runs._programs import Program, begin
+from rlscan.ppo import _program, _train
+from rlscan.ppo._program import Program
 
-SMALL = ["--env.name", "CartPole-v1", "--ppo.num-envs", "2", "--ppo.num-steps", "8"]
+ENV = rlscan.make("CartPole-v1")
+CONFIG = rlscan.PPOConfig(num_envs=2, num_steps=8)
 
 
-def config_of(*more: str) -> Config:
-    return parse([*SMALL, "--total-steps", "64", *more], prog="test")
+def small_training(*key_shape: int) -> _train.Training:
+    make = partial(rlscan.ActorCritic, ENV, hidden_sizes=(8,))
+    key = jax.random.split(rlscan.key(0), key_shape) if key_shape else rlscan.key(0)
+    return rlscan.train(make, ENV, CONFIG, total_steps=64, key=key)
 
 
 def shapes_of(tree: Any) -> Any:
@@ -44,7 +45,7 @@ def test_a_program_is_the_function_with_its_statics():
 
 def test_seconds_are_of_tracing_and_compiling(monkeypatch: pytest.MonkeyPatch):
     now = iter([0.0, 1.0, 10.0, 12.0])
-    monkeypatch.setattr(_programs.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(_program.time, "monotonic", lambda: next(now))
     program = Program(lambda x: x + 1, jnp.zeros(2))
     assert program.seconds == 1
     program.compile()
@@ -59,15 +60,15 @@ def test_a_seed_is_the_same_inside_of_a_program(seed: int, generator: str):
     assert jnp.array_equal(inside, rlscan.key(seed, generator=generator))
 
 
-@pytest.mark.parametrize("more", [(), ("--num-seeds", "2")])
-def test_updates_are_traced_while_the_state_is_compiled(
-    more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_updates_are_traced_while_the_start_is_compiled(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ):
     """One after the other neither would end: compiling waits for the trace."""
-    is_traced, compile, update = threading.Event(), Program.compile, _programs.update
+    is_traced, compile, update = threading.Event(), Program.compile, _train.update
 
     def waiting(self: Program) -> Any:
-        assert is_traced.wait(10)
+        assert is_traced.wait(30)
         return compile(self)
 
     def traced(*args: Any, **kwargs: Any) -> Any:
@@ -75,28 +76,24 @@ def test_updates_are_traced_while_the_state_is_compiled(
         return update(*args, **kwargs)
 
     monkeypatch.setattr(Program, "compile", waiting)
-    monkeypatch.setattr(_programs, "update", traced)
-    config = config_of(*more)
-    state, updates = begin(config, build_env(config.env))
-    found = eqx.filter(updates.result[0], is_shape)
-    wanted = eqx.filter_eval_shape(lambda: eqx.filter(state, eqx.is_array))
+    monkeypatch.setattr(_train, "update", traced)
+    training = small_training(*shape)
+    found = eqx.filter(training._program.result[0], is_shape)
+    wanted = eqx.filter_eval_shape(lambda: eqx.filter(training.state, eqx.is_array))
     assert eqx.tree_equal(found, wanted)
 
 
-def test_what_is_wrong_with_the_state_is_said_from_the_other_thread(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_an_error_of_the_start_is_raised_from_the_other_thread(monkeypatch: pytest.MonkeyPatch):
     def failing(self: Program) -> Any:
         raise MemoryError("too large")
 
     monkeypatch.setattr(Program, "compile", failing)
-    config = config_of()
     with pytest.raises(MemoryError, match="too large"):
-        begin(config, build_env(config.env))
+        small_training()
 
 
 def test_memory_that_ends_during_a_call_is_raised():
-    """`jax.device_get` of what it returns would wait for ever."""
+    """`jax.device_get` of its results would wait for ever."""
 
     def function(x: Any) -> Any:  # so much work that JAX does it in the background
         return x + 1, jax.lax.fori_loop(0, 3, lambda _, y: x * y, jnp.zeros(2**46) + x)
