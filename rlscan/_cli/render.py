@@ -62,7 +62,7 @@ def _render(options: Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be a positive integer, got {number}")
     trained = load_player(options)
     episode = _play(trained, options)
-    if episode.opinions is not None and np.ptp(episode.opinions.policy, axis=1).max() == 0:
+    if episode.networks is not None and np.ptp(episode.networks.policy, axis=1).max() == 0:
         raise ValueError(
             f"the policy of {options.run_dir} has no dropout, so that no networks can disagree; "
             "leave out --uncertainty"

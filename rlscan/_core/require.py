@@ -1,6 +1,7 @@
 """Checks of arguments that several rooms make, with one wording for each error."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -39,6 +40,15 @@ def require_one_of(name: str, choice: Any, choices: Sequence[str]) -> None:
     """Raise `ValueError` unless `choice` is one of `choices`."""
     if choice not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {choice!r}")
+
+
+def require_extra(what: str, extra: str, *modules: str) -> None:
+    """Raise `ModuleNotFoundError` unless the modules of an optional extra are installed."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(
+                f"{what} need {module}: pip install 'rlscan[{extra}]'", name=module
+            )
 
 
 def did_you_mean(word: str, known: Iterable[Any]) -> str:

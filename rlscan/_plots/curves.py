@@ -1,4 +1,4 @@
-"""Learning curves: the metrics of runs, read from their directories and put side by side."""
+"""Learning curves: the metrics of runs, grouped by their settings and averaged over seeds."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._core.require import did_you_mean
+from .._core.tree import flatten_keys
 from ..ppo._metrics import METRICS
 from ..runs._config import to_dict
 from ..runs._directory import METRICS_FILES
@@ -17,42 +18,35 @@ from ..runs._load import load_config
 from ..runs._read import Table, read_metrics
 from ..runs._scores import bootstrap_interval, iqm
 
-NUM_POINTS = 200  # more than a figure of usual size can show
+NUM_POINTS = 200  # more than a figure of the usual size can resolve
+MAX_SETTINGS = 3  # in a label, unless more are needed to tell the groups apart
 
-
-MOST_SETTINGS = 3  # that a label names, unless it takes more
-
-
-# What two runs may differ in, and still be two samples of one thing.
-_NOT_OF_LEARNING = {"seed", "num_seeds", "num_devices", "compile_cache", "log_interval", "strict"}
-
-
-_NOT_OF_LEARNING |= {"debug", "loggers", "eval_interval", "eval_episodes", "sweep", "num_samples"}
-
-
-_NOT_OF_LEARNING |= {"checkpoint_interval", "keep_checkpoints"}
+# Settings in which runs of one group may differ, because they do not affect learning.
+_IGNORED = {"seed", "num_seeds", "num_devices", "compile_cache", "log_interval", "strict", "debug"}
+_IGNORED |= {"loggers", "eval_interval", "eval_episodes", "sweep", "num_samples"}
+_IGNORED |= {"checkpoint_interval", "keep_checkpoints"}
 
 
 @dataclasses.dataclass
 class Group:
-    """Runs that differ in their seeds alone."""
+    """Runs that differ only in their seeds."""
 
     settings: dict[str, Any]  # by dotted keys
     runs: list[Table] = dataclasses.field(default_factory=list)
 
 
 def read_groups(directories: Sequence[str | Path], file: str = METRICS_FILES[0]) -> list[Group]:
-    """The runs of several directories, those of the same settings together, in their order.
+    """Read the runs of several directories, and group those with equal settings.
 
-    **Raises:** as `read_metrics`; `ValueError` for a directory given twice.
+    **Raises:** as `read_metrics`; `ValueError` for a directory that is given twice or has no rows.
     """
-    seen: set[Path] = set()
+    known: set[Path] = set()
     groups: list[Group] = []
     for directory in directories:
-        if (path := Path(directory).resolve()) in seen:
+        if (path := Path(directory).resolve()) in known:
             raise ValueError(f"{directory} is given twice; its seeds would count double")
-        seen.add(path)
-        settings = _flat(to_dict(load_config(directory)))
+        known.add(path)
+        settings = _settings(to_dict(load_config(directory)))
         table = read_metrics(directory, file)
         if not len(table["run"]):
             raise ValueError(
@@ -60,55 +54,63 @@ def read_groups(directories: Sequence[str | Path], file: str = METRICS_FILES[0])
             )
         for run in np.unique(table["run"]):
             rows = {name: column[table["run"] == run] for name, column in table.items()}
-            swept = {k: rows[k][0] for k in rows if k in settings and k not in _NOT_OF_LEARNING}
-            found = Group({**settings, **swept})
-            same = [group for group in groups if group.settings == found.settings]
-            (same or groups.append(found) or [found])[0].runs.append(rows)
+            # Columns of swept settings have the values of each run.
+            values = settings | {key: rows[key][0] for key in rows if key in settings}
+            group = next((g for g in groups if g.settings == values), None)
+            if group is None:
+                groups.append(group := Group(values))
+            group.runs.append(rows)
     return groups
 
 
-def labels(groups: Sequence[Group]) -> list[str]:
-    """What tells the groups apart, in words: the settings that differ, or enough of them."""
-    keys = dict.fromkeys(key for group in groups for key in group.settings)
-    told = [key for key in keys if _num_parts(groups, [key]) > 1]
-    if len(told) > MOST_SETTINGS:
-        differing, told = told, []
-        for key in differing:  # one that parts what those before it do not
-            if _num_parts(groups, [*told, key]) > _num_parts(groups, told):
-                told.append(key)
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that affect learning, by their dotted keys."""
+    flat = flatten_keys({key: value for key, value in config.items() if key not in _IGNORED})
+    return {key: value for key, value in flat.items() if value != {}}
 
-    def one(group: Group) -> str:
-        values = [_told(key, group.settings.get(key)) for key in told]
+
+def labels(groups: Sequence[Group]) -> list[str]:
+    """A label for each group: the settings that differ, or enough of them to be unique."""
+    keys = dict.fromkeys(key for group in groups for key in group.settings)
+    shown = [key for key in keys if _num_distinct(groups, [key]) > 1]
+    if len(shown) > MAX_SETTINGS:
+        differing, shown = shown, []
+        for key in differing:
+            if _num_distinct(groups, [*shown, key]) > _num_distinct(groups, shown):
+                shown.append(key)
+
+    def label(group: Group) -> str:
+        values = [_name_and_value(key, group.settings.get(key)) for key in shown]
         count = len(group.runs)
         seeds = f"{count} seed{'s' if count > 1 else ''}"
         return f"{', '.join(values) or group.settings['env.name']} ({seeds})"
 
-    return [one(group) for group in groups]
+    return [label(group) for group in groups]
 
 
-def _num_parts(groups: Sequence[Group], keys: Sequence[str]) -> int:
+def _num_distinct(groups: Sequence[Group], keys: Sequence[str]) -> int:
     return len({str([group.settings.get(key) for key in keys]) for group in groups})
 
 
 @dataclasses.dataclass
 class Curve:
-    """A metric over the environment steps `[P]` of a group of runs."""
+    """A metric of a group of runs, as a function of environment steps `[P]`."""
 
     step: Float[np.ndarray, " P"]
-    middle: Float[np.ndarray, " P"]  # the IQM over runs; of an audit the largest
+    middle: Float[np.ndarray, " P"]  # the IQM over runs; the maximum for a metric of the audit
     low: Float[np.ndarray, " P"]  # of a 95 % bootstrap interval over runs; NaN for one run
     high: Float[np.ndarray, " P"]
 
 
 def curve(group: Group, metric: str) -> Curve:
-    """One metric of a group of runs.
+    """Reduce one metric of a group of runs to a curve.
 
-    Where there are more rows than `NUM_POINTS`, neighbours are put together: episodes by their
-    mean, each counted once, audits by the worst, all else by the mean of its rows. Where no episode
-    ended, the curve goes straight on to the next that did. Runs of different length are averaged
-    for as long as they last.
+    If there are more rows than `NUM_POINTS`, neighbouring rows are merged: the metrics of episodes
+    by their mean over episodes, those of the audit by their maximum, and others by their mean over
+    rows. Rows without a finished episode are interpolated. A run that ends earlier than others is
+    averaged up to its end.
 
-    **Raises:** `ValueError` for a metric that the runs do not have.
+    **Raises:** `ValueError` for a metric that the runs lack.
     """
     known = group.runs[0]
     if metric not in known:
@@ -123,7 +125,8 @@ def curve(group: Group, metric: str) -> Curve:
     middle, low, high = np.full((3, values.shape[1]), np.nan)
     is_audit = metric.startswith("audit_")
     present = np.isfinite(values)
-    for pattern in np.unique(present, axis=1).T:  # runs that have ended are missing together
+    # Points are reduced together if the same runs have a value there.
+    for pattern in np.unique(present, axis=1).T:
         if not pattern.any():
             continue
         here = (present == pattern[:, None]).all(axis=0)
@@ -135,14 +138,14 @@ def curve(group: Group, metric: str) -> Curve:
 
 
 def _binned(run: Table, metric: str, edges: np.ndarray) -> np.ndarray:
-    """The metric between neighbouring edges, gaps filled in a straight line."""
+    """The metric between neighbouring edges, with gaps interpolated linearly."""
     kept = np.isfinite(run[metric])
     step, value = run["step"][kept], run[metric][kept]
     weight = np.ones(len(step))
     if metric.startswith("episode_") and metric in METRICS:
         weight = run["num_episodes"][kept]
     num_bins = len(edges) - 1
-    # Half a step of room: the edges are not whole numbers of steps.
+    # Minus half a step, because edges are not integers, and a row ends at its step.
     bins = np.clip(np.searchsorted(edges, step - 0.5, side="right") - 1, 0, num_bins - 1)
     if metric.startswith("audit_"):
         reduced = np.full(num_bins, -math.inf)
@@ -158,17 +161,6 @@ def _binned(run: Table, metric: str, edges: np.ndarray) -> np.ndarray:
     return np.interp(here, filled, reduced[filled], left=np.nan, right=np.nan)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """By dotted keys, without what does not decide what is learned."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif prefix + key not in _NOT_OF_LEARNING:
-            flat[prefix + key] = value
-    return flat
-
-
-def _told(key: str, value: Any) -> str:
+def _name_and_value(key: str, value: Any) -> str:
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if key == "env.name" else f"{key.split('.')[-1]} {short}"

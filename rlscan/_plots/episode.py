@@ -1,4 +1,4 @@
-"""`record`: one episode, step by step, for who wants to see it."""
+"""`record`: one episode of a policy, step by step."""
 
 from functools import partial
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
-from .._core.tree import as_strong_arrays, map_arrays
+from .._core.tree import map_arrays
 from .._core.types import Environment, Policy, PyTree
-from .._rollout.evaluate import Action, with_noise
+from .._rollout.evaluate import Action, ask_networks, network_states, with_noise
 from .._rollout.rollout import act, init_rollout
 from .._rollout.state import RolloutState
 from ..random._keys import KeyLike, as_key
 
 
-class Opinions(eqx.Module):
-    """What K networks of MC-dropout, each with one mask, think: of one step, or of T."""
+class NetworkOutputs(eqx.Module):
+    """The outputs of the K networks of MC-dropout, at one step or at T."""
 
     # The probability of each action, or the mean of another distribution.
     policy: Float[Array, "*T K A"]
@@ -27,13 +27,13 @@ class Opinions(eqx.Module):
 
 
 class Episode(eqx.Module):
-    """T steps, of which the first `length` are the episode: each leaf is `[T, …]`."""
+    """T steps, of which the first `length` belong to the episode; each leaf is `[T, …]`."""
 
     env_state: PyTree  # before each step
     observation: PyTree
-    action: PyTree  # as the environment was sent it
+    action: PyTree  # as the environment received it
     reward: Float[Array, " T"]
-    opinions: Opinions | None
+    networks: NetworkOutputs | None
     length: Int[Array, ""]
 
 
@@ -46,17 +46,17 @@ def record(
     action: Action = "mode",
     num_masks: int | None = None,
 ) -> Episode:
-    """One episode of a policy. Pure: jit it.
+    """Record one episode of a policy. This function is pure, so it can be jitted.
 
     **Arguments:**
 
-    - `policy`: as for `rlscan.rollout`; it acts in the mode that it is in, and with one mask
-        throughout the episode where it has its noise.
+    - `policy`: as for `rlscan.rollout`. If its noise is on, it acts with one mask throughout the
+        episode.
     - `env`: as for `rlscan.rollout`.
     - `key`: consumed.
     - `max_steps`: T, after which the episode is cut.
     - `action`: the distribution's `"mode"`, or a `"sample"`.
-    - `num_masks`: K; without it there are no opinions.
+    - `num_masks`: K networks of MC-dropout whose outputs are recorded as well; none by default.
     """
     env_key, masks_key = jax.random.split(as_key(key))
     state = init_rollout(policy, env, num_envs=1, key=env_key)
@@ -65,48 +65,35 @@ def record(
     one_step = partial(act, policy, env, key_schedule="episode", is_mode=action == "mode")
 
     def sent(before: RolloutState, action: PyTree) -> PyTree:
-        """By the same key the same distribution, which says what its action stands for."""
+        # The same key gives the same distribution, which maps its sample to a legal action.
         key = jax.random.clone(before.policy_key)
         distribution: Any
         distribution, *_ = policy(before.observation, before.policy_state, key=key)
         return legal_action(env.action_space(), action, distribution)
 
     def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
-        before, networks = carry
-        opinions = None
+        before, states = carry
+        outputs = None
         if masks is not None:
             observation = map_arrays(lambda x: x[0], before.observation)
-            opinions, networks = _ask(noisy, masks, observation, networks)
+            *fields, states = ask_networks(_parameters, noisy, masks, observation, states)
+            outputs = NetworkOutputs(*fields)
         after, transition, _ = eqx.filter_vmap(one_step)(before)
         done = transition.terminated | transition.truncated
         action_sent = eqx.filter_vmap(sent)(before, transition.action)
-        seen = before.env_state, transition.observation, action_sent, transition.reward, done
-        return (after, networks), (map_arrays(lambda x: x[0], seen), opinions)
+        row = before.env_state, transition.observation, action_sent, transition.reward, done
+        return (after, states), (map_arrays(lambda x: x[0], row), outputs)
 
-    networks = None
-    if num_masks is not None:
-        networks = map_arrays(
-            lambda leaf: jnp.broadcast_to(leaf, (num_masks, *leaf.shape)),
-            as_strong_arrays(policy.initial_state()),
-        )
-    _, ((env_state, observation, actions, reward, done), opinions) = filter_scan(
-        step, (state, networks), length=max_steps
+    states = None if num_masks is None else network_states(policy, num_masks)
+    _, ((env_state, observation, actions, reward, done), outputs) = filter_scan(
+        step, (state, states), length=max_steps
     )
     length = jnp.where(done.any(), jnp.argmax(done) + 1, max_steps)
-    return Episode(env_state, observation, actions, reward, opinions, length)
+    return Episode(env_state, observation, actions, reward, outputs, length)
 
 
-def _ask(
-    policy: Policy, masks: Array, observation: PyTree, states: PyTree
-) -> tuple[Opinions, PyTree]:
-    """What the K networks think of one observation, and their recurrent states."""
-
-    def one(state: PyTree, key: PRNGKeyArray) -> tuple[Array, Any, PyTree]:
-        distribution: Any
-        distribution, value, state = policy(observation, state, key=key)
-        if getattr(distribution, "logits", None) is not None:
-            return jax.nn.softmax(distribution.logits).ravel(), value, state
-        return jnp.ravel(distribution.mean()), value, state
-
-    parameters, value, states = eqx.filter_vmap(one)(states, jax.random.clone(masks))
-    return Opinions(parameters, value), states
+def _parameters(distribution: Any) -> Float[Array, " A"]:
+    """The probabilities of actions, or the mean of another distribution."""
+    if getattr(distribution, "logits", None) is not None:
+        return jax.nn.softmax(distribution.logits).ravel()
+    return jnp.ravel(distribution.mean())

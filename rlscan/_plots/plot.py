@@ -1,4 +1,4 @@
-"""Pictures of learning curves."""
+"""`plot`: pictures of learning curves."""
 
 import io
 from collections.abc import Sequence
@@ -8,20 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from .._core.require import require_extra
 from .._rollout.audit import TOLERANCES
 from ..runs._evaluations import EVALUATIONS_FILE
+from .colours import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY
 from .curves import Curve, Group, curve, labels, read_groups
 
-# Okabe and Ito's colours, which can be told apart by the colour-blind; the first is the darkest.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-_LINES = ("-", "--", ":", "-.")  # when the colours come round again
-
-
+COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)  # yellow lines are too pale
+_LINES = ("-", "--", ":", "-.")  # the next one when all colours are used
 _EVALUATION = "evaluation/"
-
-
 _NAMES = {
     "episode_return": "return per episode",
     "episode_return_iqm": "return per episode, IQM",
@@ -39,21 +34,24 @@ _NAMES = {
 
 
 def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: str) -> bytes:
-    """A picture of the metrics of runs over environment steps, one below the other.
+    """Draw metrics of runs over environment steps, each in a panel of its own.
 
-    Runs that differ in their seeds alone are one curve: the interquartile mean, in a band that is
-    its 95 % bootstrap interval. Of the audit's metrics the worst run is drawn.
+    Runs that differ only in their seeds form one curve: their interquartile mean, with a band for
+    its 95 % bootstrap interval. For metrics of the audit, the worst run is drawn.
 
     **Arguments:**
 
-    - `directories`: of runs, one or more.
-    - `metrics`: of `rlscan.METRICS`, or `evaluation/` and a column of `evaluations.csv`.
+    - `directories`: one or more run directories.
+    - `metrics`: names from `rlscan.METRICS`, or `evaluation/` followed by a column of
+        `evaluations.csv`.
     - `suffix`: `".png"` or `".svg"`.
 
     **Returns:** the content of the file.
 
-    **Raises:** `ValueError` for a directory without metrics, or a metric that is not there.
+    **Raises:** `ValueError` for a directory without metrics, or an unknown metric;
+    `ModuleNotFoundError` without `rlscan[plot]`.
     """
+    require_extra("plots", "plot", "matplotlib", "PIL")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.7 + 2.6 * len(metrics)), layout="constrained")
@@ -71,7 +69,7 @@ def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: s
         ax.set_ylabel(f"evaluated: {words}" if settings else words)
     _finish(figure, axes, metrics, next(iter(tables.values())))
     stream = io.BytesIO()
-    # Without a date, so that the same runs are the same file.
+    # Without a date, so that the same runs give the same file.
     metadata = {"Date": None} if suffix == ".svg" else {}
     figure.savefig(stream, format=suffix[1:], dpi=150, metadata=metadata)
     return stream.getvalue()
@@ -80,7 +78,7 @@ def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: s
 def _draw(ax: Any, metric: str, curves: Sequence[Curve], names: Sequence[str]) -> None:
     styles = [(colour, line) for line in _LINES for colour in COLOURS]
     for one, name, (colour, line) in zip(curves, names, cycle(styles), strict=False):
-        marker = "o" if np.isfinite(one.middle).sum() == 1 else None  # no line through one point
+        marker = "o" if np.isfinite(one.middle).sum() == 1 else None  # a line needs two points
         ax.plot(one.step, one.middle, line, color=colour, label=name, linewidth=1.6, marker=marker)
         ax.fill_between(one.step, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
     if metric in ("audit_log_ratio", "audit_error", "audit_kl"):
@@ -90,7 +88,7 @@ def _draw(ax: Any, metric: str, curves: Sequence[Curve], names: Sequence[str]) -
 
 
 def _scale_audit(ax: Any, metric: str, curves: Sequence[Curve]) -> None:
-    """Powers of ten, with room for exact zeros, and the line that `strict` draws."""
+    """Use a logarithmic axis that includes 0, and mark the tolerances of `strict`."""
     ax.set_yscale("symlog", linthresh=1e-8)
     most = max([np.nanmax(c.middle, initial=0.0) for c in curves] + [TOLERANCES["continuous"]])
     ax.set_ylim(-3e-9, 10 * most)
@@ -131,6 +129,6 @@ def _finish(
     place = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
     axes[-1].annotate("; ".join(notes), (1, -0.2), fontsize="x-small", color="0.35", **place)
     handles, names = axes[0].get_legend_handles_labels()
-    # As many beside each other as there is room for.
+    # The figure has room for about 95 characters, and a handle takes as much as 8.
     columns = max(1, min(len(names), 95 // (8 + max(map(len, names)))))
     figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)

@@ -1,7 +1,6 @@
-"""Drawings of environments, one function for each kind; each returns what draws a step of it.
+"""Drawings of environments, with one function for each; it returns a function that draws a step.
 
-gymnax has a Visualizer, whose classic control needs pygame. These are a few lines each, and need
-nothing but matplotlib.
+They need only matplotlib. gymnax's Visualizer needs pygame for classic control.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,22 +10,13 @@ import equinox as eqx
 import numpy as np
 
 from ..envs._wrappers import FrameStackState
+from .colours import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, YELLOW
 from .episode import Episode
 
-# Okabe and Ito's colours, which can be told apart by the colour-blind.
-BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-
-
-ORANGE, SKY, YELLOW, BLACK = "#E69F00", "#56B4E9", "#F0E442", "#000000"
-
-
 Artists = Sequence[Any]
+Scene = Callable[[int], Artists]  # takes a step, and returns the artists that have changed
 
-
-Scene = Callable[[int], Artists]  # of a step, to what has changed
-
-
-# Of one step, in seconds; of games, what is comfortable to watch.
+# The duration of a step. Games have none, and get one that is comfortable to watch.
 SECONDS_PER_STEP = {
     "CartPole-v1": 0.02,
     "Pendulum-v1": 0.05,
@@ -34,10 +24,7 @@ SECONDS_PER_STEP = {
     "MountainCar-v0": 0.04,
     "MountainCarContinuous-v0": 0.04,
 }
-
-
 SECONDS_PER_STEP_OF_GAMES = 0.1
-
 
 _CHANNELS = {
     "Breakout-MinAtar": ("paddle", "ball", "trail", "brick"),
@@ -65,30 +52,28 @@ _CHANNELS = {
     ),
     "Pong-misc": ("paddle", "ball", "trail"),
 }
-
-
 _COLOURS = (BLUE, RED, "#BBBBBB", GREEN, ORANGE, PINK, SKY, YELLOW, "#777777", BLACK)
 
 
 def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
-    """The drawing of an environment on matplotlib axes; of one that is not known, its observation.
+    """Set up the drawing of an environment; for an unknown one, of its observations.
 
     **Arguments:**
 
-    - `name`: of `rlscan.ENVIRONMENTS`.
-    - `ax`: empty axes.
+    - `name`: the name of the environment, such as those in `rlscan.ENVIRONMENTS`.
+    - `ax`: empty matplotlib axes.
     - `episode`: on the host, cut to its length.
     """
-    while isinstance(episode.env_state, FrameStackState):  # what is drawn is the environment inside
+    while isinstance(episode.env_state, FrameStackState):  # draw the innermost environment
         episode = eqx.tree_at(lambda e: e.env_state, episode, episode.env_state.env_state)
     if name in _SCENES:
         return _SCENES[name](ax, episode)
     observation = episode.observation
-    if isinstance(observation, dict):  # with the last action and reward beside it
+    if isinstance(observation, dict):  # from `LastActionReward`
         observation = observation.get("observation", observation)
     if isinstance(observation, np.ndarray) and observation.ndim >= 3:
         channels = _CHANNELS.get(name, ())
-        # Of stacked frames the last is the newest.
+        # Of stacked frames, draw the last, which is the newest.
         return _grid(ax, observation[..., -len(channels) :] if channels else observation, channels)
     return _bars(ax, observation)
 
@@ -100,7 +85,7 @@ def _cart_pole(ax: Any, episode: Episode) -> Scene:
     ax.set(xlim=(-3, 3), ylim=(-0.6, 1.6), aspect="equal", xlabel="position (m)", yticks=[])
     ax.spines[["left", "top", "right"]].set_visible(False)
     ax.axhline(-0.16, color="0.6", linewidth=1)
-    for limit in (-2.4, 2.4):  # the episode ends there
+    for limit in (-2.4, 2.4):  # an episode ends beyond
         ax.axvline(limit, color="0.75", linewidth=1, linestyle=":")
     cart = ax.add_patch(Rectangle((0, -0.15), 2 * half, 0.3, color=BLUE, animated=True))
     (pole,) = ax.plot([], [], color=RED, linewidth=5, solid_capstyle="round", animated=True)
@@ -126,9 +111,9 @@ def _pendulum(ax: Any, episode: Episode) -> Scene:
     words = ax.text(0, -1.33, "", ha="center", color=RED, animated=True)
 
     def draw(t: int) -> Artists:
-        angle = float(theta[t])  # 0 is upright, and counts against the clock
+        angle = float(theta[t])  # 0 is upright; anticlockwise
         rod.set_data([0, -np.sin(angle)], [0, np.cos(angle)])
-        along = np.linspace(0, torque[t], 20)  # a quarter of a turn for 2 N m and π / 2
+        along = np.linspace(0, torque[t], 20)  # an arc of 1 rad for 1 N m
         arc.set_data(-0.3 * np.sin(along), 0.3 * np.cos(along))
         words.set_text(f"torque {torque[t]:+.2f} N m")
         return rod, arc, words
@@ -177,7 +162,7 @@ def _mountain_car(ax: Any, episode: Episode) -> Scene:
 
 
 def _grid(ax: Any, observation: np.ndarray, names: Sequence[str]) -> Scene:
-    """Planes of zeros and ones, each in a colour; the first lies on top."""
+    """Draw planes of zeros and ones, each in one colour, with the first on top."""
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
 
@@ -187,7 +172,7 @@ def _grid(ax: Any, observation: np.ndarray, names: Sequence[str]) -> Scene:
     ax.set(xticks=[], yticks=[])
     extent = (0, width, height, 0)
     image = ax.imshow(np.ones((height, width, 3)), extent=extent, animated=True)
-    ax.set(xlim=(-0.1, width + 0.1), ylim=(height + 0.1, -0.1))  # the frame stays to be seen
+    ax.set(xlim=(-0.1, width + 0.1), ylim=(height + 0.1, -0.1))  # a margin keeps the frame visible
     handles = [Patch(color=c, label=n) for c, n in zip(colours, names, strict=False)]
     if handles:
         columns = 4 if len(handles) <= 8 else 5
@@ -208,7 +193,7 @@ def _grid(ax: Any, observation: np.ndarray, names: Sequence[str]) -> Scene:
             shade = np.clip(planes[t, ..., i, None], 0, 1)
             pixels = (1 - shade) * pixels + shade * np.array(colours[i])
         pixels = pixels.repeat(16, axis=0).repeat(16, axis=1)
-        pixels[::16] = pixels[:, ::16] = 1  # between the cells
+        pixels[::16] = pixels[:, ::16] = 1  # white lines between cells
         image.set_data(pixels)
         return (image,)
 
@@ -216,7 +201,7 @@ def _grid(ax: Any, observation: np.ndarray, names: Sequence[str]) -> Scene:
 
 
 def _bars(ax: Any, observation: Any) -> Scene:
-    """The numbers of an observation, side by side."""
+    """Draw the numbers of an observation as bars."""
     import jax
 
     leaves = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(observation)]

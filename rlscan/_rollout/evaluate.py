@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes, with three independent switches for what is random in a policy."""
+"""`evaluate`: whole episodes of a policy, with a switch for each of its sources of randomness."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,24 +24,24 @@ Network = Literal["train", "inference", "mc-dropout"]
 
 
 class Evaluation(eqx.Module):
-    """E episodes. With MC-dropout each leaf is `[K, E / K, …]`, a row for each of K masks."""
+    """The results of E episodes; with MC-dropout `[K, E / K, …]`, a row for each of K masks."""
 
     episode_return: Float[Array, "*E"]  # undiscounted
     episode_length: Int[Array, "*E"]  # environment steps
-    finished: Bool[Array, "*E"]  # whether the episode ended within `max_steps`; else it was cut
-    spread: "Spread | None"  # of MC-dropout
+    finished: Bool[Array, "*E"]  # whether the episode ended within `max_steps`
+    spread: "Spread | None"  # only with MC-dropout
 
 
 class Spread(eqx.Module):
-    """Standard deviations over the K masks of MC-dropout: how far the networks disagree."""
+    """Standard deviations over the K networks of MC-dropout, which measure their disagreement."""
 
-    # Over the K networks at each step that an episode saw, then averaged over its steps.
-    # "logits" [K, E / K, A], or "mean" and "stddev" of another distribution; of a joint one, such a
+    # Computed at each step of an episode, then averaged over its steps. A dict with "logits"
+    # [K, E / K, A], or with "mean" and "stddev" for another distribution; for a joint one, such a
     # dict for each part of the action.
     distribution: PyTree
     value: PyTree  # [K, E / K, …]
 
-    episode_return: Float[Array, ""] | None  # over the networks, of each one's mean return
+    episode_return: Float[Array, ""] | None  # of the networks' mean returns
 
 
 def evaluate(
@@ -57,29 +57,30 @@ def evaluate(
     key_schedule: KeySchedule = "step",
     max_steps: int | None = None,
 ) -> Evaluation:
-    """Whole episodes of a policy, one in each of E environments, so that none is counted twice
-    for being short. Pure: jit it.
+    """Evaluate a policy on whole episodes. This function is pure, so it can be jitted.
+
+    There is one episode in each of E environments, so short episodes are not overrepresented.
 
     **Arguments:**
 
-    - `policy`: as for `rlscan.rollout`, whether in inference mode or not.
+    - `policy`: as for `rlscan.rollout`, in inference mode or not.
     - `env`: as for `rlscan.rollout`.
     - `num_episodes`: E.
-    - `key`: of environments and sampled actions, consumed. Take another one than in training.
+    - `key`: for environments and sampled actions, consumed. Use a different one than for training.
     - `action`: the distribution's `"mode"`, or a `"sample"`.
-    - `network`: with its noise, as in `"train"`; without, as in `"inference"`; or `"mc-dropout"`: K
-        networks, each with one mask held throughout, of which each plays E / K episodes, and all
-        are asked at every step how far they disagree.
-    - `noise_key`: of the masks, consumed; from `key` if not given. Another one gives other masks
-        in the same environments.
-    - `num_masks`: K, of MC-dropout.
+    - `network`: `"train"` with noise; `"inference"` without; or `"mc-dropout"`: K networks, each
+        with one mask that is held throughout. Each plays E / K episodes, and at every step the
+        outputs of all K are compared.
+    - `noise_key`: for the noise, consumed. Defaults to one derived from `key`. Another one gives
+        other masks in the same environments.
+    - `num_masks`: K, for MC-dropout.
     - `key_schedule`: of the noise in `"train"`, see `rlscan.rollout`.
-    - `max_steps`: after how many steps an episode is cut; the time limit if not given.
+    - `max_steps`: the number of steps after which an episode is cut. Defaults to the time limit.
 
     **Returns:** an `Evaluation`.
 
-    **Raises:** as `rlscan.init_rollout`; `ValueError` for a switch or a number that cannot be, or
-    if neither `max_steps` nor a time limit is known.
+    **Raises:** as `rlscan.init_rollout`; `ValueError` for an invalid argument, or if there is
+    neither a `max_steps` nor a time limit.
 
     Source: Gal & Ghahramani, *Dropout as a Bayesian Approximation*, 2016, arXiv:1506.02142.
     """
@@ -111,9 +112,10 @@ def evaluate(
 
 
 def with_noise(policy: Policy) -> Policy:
-    """The policy as it is, if any of its noise is on; else with all of it.
+    """Switch all noise on, unless some of it is on already.
 
-    So one that was trained with some layers switched off, or with frozen statistics, is as it was.
+    A policy that was trained with some layers switched off, or with frozen statistics, therefore
+    stays as it was.
     """
 
     def has_flag(node: Any) -> bool:
@@ -133,21 +135,20 @@ def _play(
         state, playing, networks = carry
         spread = None
         if masks is not None:
-            spread, networks = eqx.filter_vmap(partial(_ask, policy, masks))(
-                state.observation, networks
-            )
+            disagreement = partial(_disagreement, policy, masks)
+            spread, networks = eqx.filter_vmap(disagreement)(state.observation, networks)
         state, transition, _ = eqx.filter_vmap(one_step)(state)
         done = transition.terminated | transition.truncated
         return (state, playing & ~done, networks), (playing, transition.reward, spread)
 
     playing = jnp.ones(state.key.shape, bool)
-    networks = None if masks is None else _initial_states(policy, *playing.shape, *masks.shape)
+    networks = None if masks is None else network_states(policy, *playing.shape, *masks.shape)
     (_, unfinished, _), (playing, reward, spread) = filter_scan(
         step, (state, playing, networks), length=max_steps
     )
 
     def over_episode(per_step: Array) -> Array:
-        """The mean over the steps `[T, E, …]` that belong to the episode."""
+        """The mean over the steps of each episode, for `[T, E, …]`."""
         return where(playing, per_step, jnp.zeros_like(per_step)).sum(axis=0) / jnp.expand_dims(
             playing.sum(axis=0), range(1, per_step.ndim - 1)
         )
@@ -160,22 +161,46 @@ def _play(
     )
 
 
-def _ask(
-    policy: Policy, masks: Array, observation: PyTree, states: PyTree
-) -> tuple["Spread", PyTree]:
-    """How far the K networks disagree about one observation, and their recurrent states."""
+def network_states(policy: Policy, *shape: int) -> PyTree:
+    """The initial states of networks of MC-dropout, with the axes `shape` in front."""
+    states = as_strong_arrays(policy.initial_state())
+    return map_arrays(lambda leaf: jnp.broadcast_to(leaf, (*shape, *leaf.shape)), states)
+
+
+def ask_networks(
+    read: Callable[[Any], PyTree], policy: Policy, masks: Array, observation: PyTree, states: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+    """Call the K networks of MC-dropout with one observation.
+
+    **Arguments:**
+
+    - `read`: takes the parameters of interest out of a distribution.
+    - `policy`: with its noise on.
+    - `masks`: a key for each network, which it uses at every step. Not consumed.
+    - `observation`: one observation.
+    - `states`: the recurrent states, `[K, …]`.
+
+    **Returns:** `(parameters, value, states)`, `[K, …]` each.
+    """
 
     def one(state: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree, PyTree]:
         distribution, value, state = policy(observation, state, key=key)
-        return _parameters(distribution), value, state
+        return read(distribution), value, state
 
-    parameters, value, states = eqx.filter_vmap(one)(states, jax.random.clone(masks))
+    return eqx.filter_vmap(one)(states, jax.random.clone(masks))
+
+
+def _disagreement(
+    policy: Policy, masks: Array, observation: PyTree, states: PyTree
+) -> tuple["Spread", PyTree]:
+    """The spread of the K networks for one observation, and their new states."""
+    parameters, value, states = ask_networks(_parameters, policy, masks, observation, states)
     deviation = partial(jax.tree.map, lambda x: jnp.std(x, axis=0))
     return Spread(deviation(parameters), deviation(value), None), states
 
 
 def _parameters(distribution: Any) -> PyTree:
-    """What decides a distribution: logits, or mean and standard deviation; of each part of one."""
+    """The parameters of a distribution: its logits, or its mean and standard deviation."""
     if hasattr(distribution, "distributions"):  # rlscan's or distrax's Joint
         return jax.tree.map(
             _parameters, distribution.distributions, is_leaf=lambda d: isinstance(d, Distribution)
@@ -186,14 +211,8 @@ def _parameters(distribution: Any) -> PyTree:
     return {"mean": base.mean(), "stddev": base.stddev()}
 
 
-def _initial_states(policy: Policy, num_episodes: int, num_masks: int) -> PyTree:
-    shape = num_episodes, num_masks
-    states = as_strong_arrays(policy.initial_state())
-    return map_arrays(lambda leaf: jnp.broadcast_to(leaf, (*shape, *leaf.shape)), states)
-
-
 def _by_mask(played: Evaluation, num_masks: int) -> Evaluation:
-    """`[K, E / K, …]`, with the spread of the networks' returns."""
+    """Reshape to `[K, E / K, …]`, and add the spread of the networks' mean returns."""
     rows = jax.tree.map(lambda x: x.reshape(num_masks, -1, *x.shape[1:]), played)
     spread_of_return = jnp.std(rows.episode_return.mean(axis=1))
     return eqx.tree_at(
@@ -206,7 +225,7 @@ def _max_steps(env: Environment, max_steps: int | None) -> int:
     if limit is None:
         raise ValueError(
             f"{type(env).__name__} has no time_limit, so an episode might never end; "
-            "say after how many steps to cut it: max_steps=1000"
+            "give the number of steps after which to cut it: max_steps=1000"
         )
     require_positive("max_steps", limit)
     return int(limit)
@@ -216,6 +235,6 @@ def _require_divisible(num_episodes: int, num_masks: int) -> None:
     if num_episodes % num_masks:
         near = max(1, round(num_episodes / num_masks)) * num_masks
         raise ValueError(
-            f"num_episodes = {num_episodes} is not divisible by num_masks = {num_masks}, of which "
-            f"each plays as many; use {near}"
+            f"num_episodes = {num_episodes} is not divisible by num_masks = {num_masks}, although "
+            f"all networks play equally many; use {near}"
         )

@@ -1,7 +1,6 @@
 """Policies exported as programs: `export` and `load_exported`."""
 
 import dataclasses
-import importlib.util
 import io
 import os
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from jaxtyping import Array, Key, PRNGKeyArray
 
 from .._check.dataflow import flow, union
 from .._core.files import encode, read, write_whole
+from .._core.require import require_extra
 from .._core.spaces import legal_action
 from .._core.tree import as_strong_arrays
 from .._core.types import Environment, Policy, PyTree
@@ -222,8 +222,5 @@ class ExportedPolicy:
 
 
 def _require_flatbuffers() -> None:
-    """Raise `ModuleNotFoundError` without flatbuffers, which `jax.export` needs but JAX lacks."""
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise ModuleNotFoundError(
-            "exported policies need flatbuffers: pip install 'rlscan[export]'", name="flatbuffers"
-        )
+    # `jax.export` imports it, but JAX does not install it.
+    require_extra("exported policies", "export", "flatbuffers")
