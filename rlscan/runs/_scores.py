@@ -1,37 +1,38 @@
-"""Scores of several runs in one number: the interquartile mean, and how sure it is."""
+"""Scores of several runs in one number: the interquartile mean, and how sure it is.
 
+`scipy.stats` is imported inside the functions: that takes about a second, and a single run needs
+none of it.
+"""
+
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-_CUT = 0.25  # of the scores on either side
-
-
-_MOST_NUMBERS = 2**20  # that resamples hold at a time
+_CUT = 0.25  # the fraction of the scores that is left out on either side
+_MOST_NUMBERS = 2**20  # the most numbers of resamples in memory at a time
 
 
 def iqm(scores: Any, axis: int = -1) -> np.ndarray:
-    """The interquartile mean: of the scores without the lowest and the highest quarter.
+    """The interquartile mean: the mean without the lowest and the highest quarter.
 
-    Of n scores, ⌊n / 4⌋ are left out on either side. Less moved by single runs than the mean, and
-    less wasteful than the median.
+    Of n scores, ⌊n / 4⌋ are left out on either side. Single runs move it less than they move the
+    mean, and it uses more of the scores than the median does.
 
     **Arguments:**
 
     - `scores`: one for each run, along `axis`.
-    - `axis`: that of the runs.
+    - `axis`: the axis of the runs.
 
-    **Returns:** the scores' shape without that axis.
+    **Returns:** the scores' shape without that axis; NaN if one of the scores is.
 
     Source: Agarwal et al., *Deep RL at the Edge of the Statistical Precipice*, 2021,
     arXiv:2108.13264.
     """
-    scores = np.moveaxis(np.asarray(scores), axis, -1)
-    num_scores = scores.shape[-1]
-    cut = int(_CUT * num_scores)
-    ordered = np.partition(scores, (cut, num_scores - cut - 1), axis=-1)
-    return np.asarray(ordered[..., cut : num_scores - cut].mean(axis=-1))
+    from scipy.stats import trim_mean
+
+    return np.asarray(trim_mean(np.asarray(scores), _CUT, axis=axis))
 
 
 def bootstrap_interval(
@@ -42,34 +43,46 @@ def bootstrap_interval(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[Any, Any]:
-    """A percentile bootstrap interval, of the `iqm` over runs if nothing else is asked for.
+    """A percentile bootstrap interval for a statistic of the runs, by default their `iqm`.
 
     **Arguments:**
 
-    - `scores`: `[R]`, one for each run, or `[R, …]`. What is drawn anew are entries of the first
-        axis, so it is to count what is independent, such as seeds or episodes.
-    - `statistic`: of many sets of R entries at once, `[sets, R, …]`: it gives `[sets, …]`.
-        The IQM if not given.
-    - `level`: how probable it is to hold the statistic of runs without end.
-    - `num_resamples`: of R entries each, drawn with replacement.
-    - `seed`: of these draws.
+    - `scores`: `[R]`, one for each run, or `[R, …]`. Entries of the first axis are resampled as a
+        whole, so this axis must count what is independent, such as seeds or episodes.
+    - `statistic`: computes the statistic for many sets of R entries at once: it takes
+        `[sets, R, …]` and returns `[sets, …]`.
+    - `level`: the confidence level.
+    - `num_resamples`: the number of sets of R entries, drawn with replacement.
+    - `seed`: the seed of these draws.
 
-    **Returns:** `(low, high)`, floats or arrays, as the statistic; NaN for R = 1, which says
-    nothing of other runs.
+    **Returns:** `(low, high)`: floats, or arrays if the statistic of one set is an array. NaN for
+    R = 1, because one run says nothing about others.
 
     Source: Efron, Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13.
     """
     scores = np.asarray(scores)
     of_each = (lambda sets: iqm(sets, axis=1)) if statistic is None else statistic
-    rng, num_runs = np.random.default_rng(seed), len(scores)
-    if num_runs == 1:
+    num_runs = len(scores)
+    if num_runs == 1:  # SciPy refuses it
         unknown = np.full_like(of_each(scores[None])[0], np.nan, dtype=float)[()]
         return unknown, unknown
-    most = max(_MOST_NUMBERS // scores.size, 1)
-    found = [
-        of_each(scores[rng.integers(num_runs, size=(min(most, num_resamples - done), num_runs))])
-        for done in range(0, num_resamples, most)
-    ]
-    tail = 50 * (1 - level)
-    low, high = np.percentile(np.concatenate(found), [tail, 100 - tail], axis=0)
-    return low, high
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    def of_indices(indices: np.ndarray, axis: int) -> np.ndarray:
+        """The statistic of each set of indices, with the sets along the last axis, as in SciPy."""
+        return np.moveaxis(np.asarray(of_each(scores[indices])), 0, -1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # about NaN, which is the answer
+        # Indices are resampled, not numbers, because SciPy would resample each column by itself.
+        found = bootstrap(
+            (np.arange(num_runs),),
+            of_indices,
+            vectorized=True,
+            method="percentile",
+            confidence_level=level,
+            n_resamples=num_resamples,
+            batch=max(_MOST_NUMBERS // scores.size, 1),
+            rng=np.random.default_rng(seed),
+        )
+    return found.confidence_interval.low, found.confidence_interval.high
