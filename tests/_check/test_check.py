@@ -96,7 +96,7 @@ def refusal(kind: type[Exception], policy: Any, env: Any) -> str:
     return str(error.value)
 
 
-# What is good is accepted.
+# Valid input.
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def refusal(kind: type[Exception], policy: Any, env: Any) -> str:
         (Box, lambda: gaussian(2)),
         (ScalarBox, lambda: gaussian()),
         (IntegerBox, categorical),
-        (object(), lambda: gaussian(4)),  # a space that is not known is the environment's affair
+        (object(), lambda: gaussian(4)),  # spaces of unknown kinds are not checked
     ],
 )
 def test_what_fits_is_accepted(space: Any, distribution: Callable[[], Any]) -> None:
@@ -145,8 +145,8 @@ def test_nothing_is_compiled_or_computed() -> None:
     try:
         looking = policy(start={"h": jnp.zeros(2)}, after=look)
         jax.jit(lambda x: x + len(values))(jnp.ones(7))
-        assert compiled  # so that the listener hears
-        check_policy(looking, Env())  # the first may make a key
+        assert compiled  # the listener works
+        check_policy(looking, Env())  # the first call may create a key
         del compiled[:]
         check_policy(looking, Env())
         assert compiled == []
@@ -155,7 +155,7 @@ def test_nothing_is_compiled_or_computed() -> None:
     assert values and all(isinstance(value, Tracer) for value in values)
 
 
-# Policies that are refused.
+# Invalid policies.
 
 
 def test_a_class_is_refused_where_an_object_is_wanted() -> None:
@@ -317,7 +317,7 @@ def test_a_policy_of_another_environment_is_refused() -> None:
     assert "takes observations of shape (), got one of shape (6,)" in message
 
 
-# Actions that the environment does not take.
+# Actions that do not fit the environment.
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_a_distribution_without_entropy_is_refused() -> None:
     assert "the distribution Transformed has no entropy" in message and "an estimate" in message
 
 
-# Environments that are refused.
+# Invalid environments.
 
 
 def test_a_reset_that_returns_no_pair_is_refused() -> None:
@@ -428,11 +428,11 @@ def test_init_rollout_refuses_the_same() -> None:
         rlscan.init_rollout(wrong, env, num_envs=2, key=rlscan.key(0))
 
 
-# Noise that cannot be replayed. `Acts` is a policy of replaceable parts.
+# Noise that cannot be replayed. `Acts` is a policy with replaceable parts.
 
 
 class Acts(eqx.Module):
-    part: Any  # whatever it is made of
+    part: Any  # anything
     act: Callable  # (part, observation, state, key) -> (logits, state)
     start: Any = ()
 
@@ -510,7 +510,7 @@ def as_raw(key: Any) -> Any:
 
 
 def through_a_while_loop(part: Any, o: Any, key: Any) -> Any:
-    """Starts from a key that is a constant, and never draws from it."""
+    """A scan whose carry starts with a constant key that is never used."""
     fresh = lambda c: (c[0] + 1, key, c[2] + jnp.where(c[0] > 0, normal(c[1]), 0))  # noqa: E731
     return jax.lax.while_loop(lambda c: c[0] < 3, fresh, (0, rlscan.key(0), 0.0))[2]
 
@@ -554,7 +554,7 @@ def test_noise_from_key_is_accepted_however_it_gets_there(noise: Callable) -> No
 
 
 def keeps_a_key(part: Any, o: Any, state: Any, key: Any) -> Any:
-    """One mask for an episode: drawn from what `key` was at its first step."""
+    """One mask per episode, drawn from the `key` of its first step."""
     own = jnp.where(state["t"] == 0, jax.random.key_data(key), state["key"])
     noise = normal(jax.random.wrap_key_data(own, impl="philox4x32"))
     return o[:2] + noise, {"key": own, "t": state["t"] + 1}
@@ -639,7 +639,7 @@ def jitted_noise(x: Any) -> Any:
     ],
 )
 def test_numbers_of_numpy_are_refused(noise: Callable) -> None:
-    for _ in range(2):  # also where what is jitted has been traced before
+    for _ in range(2):  # also if the jitted function was traced before
         message = refusal(ValueError, acting(noise), Env())
         assert "must be the same program each time it is traced, got " in message
         assert "test_check.py" in message and "draw with jax.random from `key`" in message
@@ -668,7 +668,7 @@ def test_constants_that_stay_are_accepted() -> None:
     check_policy(acting(lambda p, o, k: np.random.default_rng(0).normal(size=2) * o[0]), Env())
 
 
-# Flags, rates and states that do not stay Python.
+# Flags, rates and states that become arrays or change.
 
 
 def nested(layer: Any) -> Acts:
@@ -753,7 +753,7 @@ def test_a_layer_that_is_left_out_is_refused(layer: Any) -> None:
         assert "eqx.nn.inference_mode" in message
         check_policy(eqx.nn.inference_mode(Acts(body, act)), Env())
         check_policy(eqx.tree_at(lambda m: m.part.layers[1].p, Acts(body, act), 0.0), Env())
-        # One beside parameters that take no part is another's affair, such as a model's.
+        # Layers of a module that is not used, such as a world model, are ignored.
         spare = Acts((body, body), lambda part, o, s, key: (o[:2], s))
         check_policy(spare, Env())
 
@@ -780,7 +780,7 @@ def test_dropout_in_one_network_or_in_none_is_accepted() -> None:
 
 
 class Counter(eqx.Module):
-    """A stateful layer of a user's own; its indices are in a list."""
+    """A user's own stateful layer, with its indices in a list."""
 
     indices: list
     inference: bool = False
@@ -847,7 +847,7 @@ def test_an_axis_without_a_name_is_explained() -> None:
     assert not any("for one observation; use" in note for note in error.value.__notes__)
 
 
-# Where the check itself is traced.
+# Inside a trace.
 
 
 def test_traced_policies_and_keys_are_checked() -> None:
@@ -876,7 +876,7 @@ def test_traced_policies_and_keys_are_checked() -> None:
 
 
 class Logits(eqx.Module):
-    """A distribution that comes out of a filtered transform."""
+    """A distribution returned from a filtered transformation."""
 
     logits: Any
 

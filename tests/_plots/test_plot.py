@@ -1,4 +1,4 @@
-"""Learning curves: what is averaged, what is told apart, and the pictures."""
+"""Learning curves: averages, groups, labels and pictures."""
 
 import dataclasses
 import math
@@ -60,7 +60,7 @@ def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path):
 
 
 def test_a_run_without_a_row_is_refused(tmp_path: Path):
-    """Also beside others: it would be missing in the picture without a word."""
+    """A run without rows is an error even beside others, or it would silently be missing."""
     runs = [run_dirs.with_metrics(tmp_path / name, rows([1.0])) for name in "ab"]
     header = (runs[1] / "metrics.csv").read_text().splitlines(keepends=True)[0]
     (runs[1] / "metrics.csv").write_text(header)
@@ -70,10 +70,10 @@ def test_a_run_without_a_row_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("command", ["plot", "evaluate"])
 def test_the_help_has_no_doubled_percent_sign(command: str, capsys: Any):
-    """argparse undoes it in the help of an option, but not in the description."""
+    """argparse unescapes `%%` in the help of an option, but not in the description."""
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    words = " ".join(capsys.readouterr().out.split())  # wherever its lines are broken
+    words = " ".join(capsys.readouterr().out.split())  # independent of line breaks
     assert "95 % bootstrap interval" in words
 
 
@@ -90,7 +90,7 @@ def test_runs_that_differ_in_their_seed_are_one_curve(tmp_path: Path):
     group = a_group(tmp_path, *map(rows, runs))
     found = curve(group, "episode_return")
     np.testing.assert_array_equal(found.step, [10, 20])
-    np.testing.assert_allclose(found.middle, [2.5, 38])  # without the least and the largest
+    np.testing.assert_allclose(found.middle, [2.5, 38])  # without the smallest and the largest
     assert (found.low < found.middle).all() and (found.middle < found.high).all()
     assert labels([group]) == ["CartPole-v1 (4 seeds)"]
 
@@ -135,7 +135,7 @@ def test_settings_that_differ_are_the_names(tmp_path: Path):
     ]
     groups = read_groups(directories)
     assert labels(groups) == ["learning_rate 0.001 (2 seeds)", "learning_rate 0.0001 (2 seeds)"]
-    # Of many settings that differ, as many as it takes.
+    # If many settings differ, the label has only as many as it needs.
     other = dataclasses.replace(RATES[0], gamma=0.9, gae_lambda=0.8, num_epochs=1)
     more = run_dirs.with_metrics(tmp_path / "more", rows([1.0]), ppo=other, total_steps=10_000)
     assert (
@@ -158,7 +158,7 @@ def test_what_was_swept_in_one_directory_is_told_apart(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_pictures(tmp_path: Path):
-    """Two runs of two settings, by the script; and again, as a picture of lines."""
+    """Two runs of two settings, drawn by the script as PNG and by the command as SVG."""
     returns = [20.0, 30.0, math.nan, 90.0]
     for i, ppo in enumerate(RATES):
         for seed in (0, 1):
@@ -174,7 +174,7 @@ def test_the_pictures(tmp_path: Path):
     with Image.open(tmp_path / "curves.png") as image:
         colours = set(image.convert("RGB").get_flattened_data())
         assert image.width > 800
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # a line of each setting
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours  # a line for each setting
     svg = tmp_path / "curves.svg"
     assert main(["plot", *directories, "--output", str(svg), "--metrics", "audit_error,kl_k1"]) == 0
     assert xml.etree.ElementTree.parse(svg).getroot().tag.endswith("svg")

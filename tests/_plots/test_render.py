@@ -1,4 +1,4 @@
-"""Episodes as pictures: what is recorded, and that each environment can be drawn."""
+"""Recorded episodes, and drawings of environments."""
 
 import io
 import subprocess
@@ -52,7 +52,7 @@ def test_it_is_the_first_episode_of_a_rollout():
         (episode.reward, trajectory.reward),
     ):
         np.testing.assert_allclose(ours, theirs[:, 0], rtol=1e-6)
-    # Before each step: the state of the first is that of the reset.
+    # States are those before each step, so the first is that of the reset.
     first = map_arrays(lambda x: x[0], (episode.env_state, state.env_state))
     assert eqx.tree_equal(*map(jax.tree.leaves, first))
 
@@ -83,7 +83,7 @@ def test_an_episode_that_does_not_end_is_cut():
     + ["Catch-bsuite", "FrozenLake-misc"],
 )
 def test_what_is_drawn_moves(name: str):
-    """On axes alone, without a file: steps that differ look different."""
+    """Different steps look different; checked on axes, without a file."""
     from matplotlib.figure import Figure
 
     env = rlscan.make(name)
@@ -137,7 +137,7 @@ def test_of_a_game_under_wrappers_the_newest_frame_is_drawn():
 @pytest.mark.slow
 @pytest.mark.parametrize("continuous", ["gaussian", "tanh", "beta"])
 def test_actions_are_those_that_the_environment_was_sent(continuous: Any):
-    """Each leads from a state to the next."""
+    """Each action leads from a state to the next."""
     env = rlscan.make("Pendulum-v1")
     policy = rlscan.ActorCritic(
         env, hidden_sizes=(4,), continuous=continuous, dropout=0.5, key=rlscan.key(0)
@@ -178,9 +178,9 @@ def test_an_episode_longer_than_the_picture_is_cut():
     assert image.info["duration"] == round(1000 * SECONDS_PER_STEP_OF_GAMES)
     image, num_steps = a_picture(4)
     assert (image.n_frames, num_steps) == (4, 4)  # type: ignore
-    assert (np.asarray(image.convert("RGB"))[0, 0] == 255).all()  # white ground, not nearly so
+    assert (np.asarray(image.convert("RGB"))[0, 0] == 255).all()  # exactly white
     image.seek(3)
-    assert image.info["duration"] > 1000  # stands still at its end
+    assert image.info["duration"] > 1000  # a pause at the end
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_the_script_draws_an_episode_with_what_the_policy_is_unsure_of(run: Path
     length = int(recorded(policy, env, key=evaluation_key(4), max_steps=20).length)
     assert result.stdout == f"episode.gif: {length} steps, return {length}\n"
     with Image.open(tmp_path / "episode.gif") as image:
-        assert image.n_frames == (length + 1) // 2  # type: ignore  # of 0.02 s a step, 0.04 s a frame
+        assert image.n_frames == (length + 1) // 2  # type: ignore  # 0.02 s per step, 0.04 s per frame
         first = np.asarray(image.convert("RGB")).astype(int)
         image.seek(image.n_frames - 1)  # type: ignore
         last = np.asarray(image.convert("RGB")).astype(int)

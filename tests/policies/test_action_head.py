@@ -1,4 +1,4 @@
-"""Action heads, in policies that act, are replayed and evaluated, in spaces of every kind."""
+"""Action heads for every kind of space: in rollouts, replay and evaluation, and on their own."""
 
 import math
 from typing import Any
@@ -40,7 +40,7 @@ ALL += [("dict", CONTINUOUS[2]), ("dict", CONTINUOUS[4])]
 
 
 def heads(*quick: str) -> Any:
-    """A test of every space and head; if some are named, all others are for the long suite."""
+    """Parametrize over all spaces and heads; if some are named, the others are marked slow."""
     found = []
     for name, settings in ALL:
         case = " ".join([name, *map(str, settings.values())])
@@ -50,7 +50,7 @@ def heads(*quick: str) -> Any:
 
 
 def contains(space: Any, action: Any) -> Any:
-    """Whether an action is one of the space, as an array."""
+    """An array that says whether an action is in the space."""
     fits = []
     for path, leaf in space_leaves(space):
         part = action
@@ -64,7 +64,7 @@ def contains(space: Any, action: Any) -> Any:
 
 
 class Anything(eqx.Module):
-    """Takes actions of a space, sees three numbers, and rewards what belongs to the space.
+    """An environment with any action space, three observed numbers, and reward 1 for legal actions.
 
     Episodes are cut after five steps, and end by chance.
     """
@@ -93,7 +93,7 @@ class Anything(eqx.Module):
 
 
 def policy_for(env: Any, **settings: Any) -> Any:
-    """With outputs far from zero, as a trained one has."""
+    """A policy with outputs far from zero, like those of a trained one."""
     policy = rlscan.ActorCritic(env, hidden_sizes=(16,), key=rlscan.key(0), **settings)
     return eqx.tree_at(lambda p: p.actor.layers[-1].weight, policy, replace_fn=lambda w: 100 * w)
 
@@ -104,25 +104,25 @@ def policy_for(env: Any, **settings: Any) -> Any:
 @pytest.mark.slow
 @heads()
 def test_the_ratio_begins_at_one_in_every_action_space(name: str, settings: dict) -> None:
-    """With dropout, with legal actions, and with every way to evaluate."""
+    """Replay with dropout, legality of actions, and all kinds of evaluation."""
     env = Anything(SPACES[name])
     policy = policy_for(env, dropout=0.3, **settings)
     state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(1))
     state, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 12)
-    assert (trajectory.reward == 1).all()  # the action that was sent is one of the space
+    assert (trajectory.reward == 1).all()  # the action that was sent is in the space
     log_prob, entropy, value = eqx.filter_jit(rlscan.replay)(policy, trajectory)
     bound = 1e-4 * jnp.maximum(1, jnp.abs(trajectory.log_prob))
     assert (jnp.abs(log_prob - trajectory.log_prob) < bound).all()
     assert np.isfinite(entropy).all() and np.isfinite(value).all()
     assert log_prob.shape == entropy.shape == (12, 4)
     assert rlscan.explain_ratio(policy, env, trajectory) is None
-    # Other masks say something else, so that the ratio says what it should.
+    # Other dropout masks give another ratio, so the audit can fail.
     other = eqx.tree_at(lambda t: t.policy_key, trajectory, jnp.roll(trajectory.policy_key, 1, 0))
     assert (jnp.abs(rlscan.replay(policy, other)[0] - trajectory.log_prob) > bound).any()
 
 
 class Echo(Anything):
-    """Rewards with the first number of the action."""
+    """An environment whose reward is the first number of the action."""
 
     def step(self, key: Any, state: Any, action: Any) -> Any:
         observation, state, _, *ends, info = Anything.step(self, key, state, action)
@@ -202,7 +202,7 @@ def test_training_begins_with_a_ratio_of_one(name: str, settings: dict) -> None:
 @pytest.mark.slow
 @heads("discrete gaussian", "multi-discrete gaussian", "dict tanh", "dict beta")
 def test_heads_are_finite_wherever_their_outputs_are(name: str, settings: dict) -> None:
-    """As far as 30, their gradients as well."""
+    """Outputs up to ±30 give finite numbers and gradients."""
     head = ActionHead(SPACES[name], **settings)
 
     def numbers(outputs: Any, key: Any) -> Any:
@@ -239,7 +239,7 @@ def test_multi_discrete_is_a_categorical_for_each_integer() -> None:
     for i, block in enumerate(blocks):
         frequencies = np.bincount(np.asarray(samples)[:, i], minlength=len(block)) / 4000
         np.testing.assert_allclose(frequencies, np.exp(block), atol=0.05)
-    # A tuple of them is the same in other clothes.
+    # A tuple of Discrete spaces is equivalent.
     parts = ActionHead(gymnax.Tuple([gymnax.Discrete(n) for n in (2, 4, 3)]))
     again = parts(jnp.asarray(outputs), key=rlscan.key(0))
     np.testing.assert_allclose(again.entropy(), entropy, rtol=1e-5)
@@ -293,7 +293,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 
 def sizes_of(space: Any) -> list[int]:
-    """Of each integer of a space, in order."""
+    """The number of categories of each integer of a space, in order."""
     sizes = []
     for _, leaf in space_leaves(space):
         if not hasattr(leaf, "low"):
@@ -303,7 +303,7 @@ def sizes_of(space: Any) -> list[int]:
 
 
 def in_parts(space: Any, mask: Any) -> Any:
-    """One array as the structure of the action has it; of a Dict, what has no mask is left out."""
+    """The mask in the structure of the action; a Dict lacks the parts without one."""
     if not hasattr(space, "spaces"):
         return None if hasattr(space, "low") else mask
     named = isinstance(space.spaces, dict)
@@ -316,7 +316,7 @@ def in_parts(space: Any, mask: Any) -> Any:
 
 
 class Masked(eqx.Module):
-    """`Anything` whose legal integers change at every step; pays their part of the best legal."""
+    """`Anything` with legal integers that change at every step, rewarded relative to the best."""
 
     space: Any = eqx.field(static=True)
     is_flat: bool = eqx.field(static=True, default=False)
@@ -346,7 +346,7 @@ class Masked(eqx.Module):
     def _draw(self, key: Any) -> Any:
         draws = jax.random.uniform(key, (sum(sizes_of(self.space)),))
         blocks = jnp.split(draws, np.cumsum(sizes_of(self.space))[:-1])
-        return jnp.concatenate([(b > 0.6) | (b == b.max()) for b in blocks])  # one at least
+        return jnp.concatenate([(b > 0.6) | (b == b.max()) for b in blocks])  # at least one
 
     def _see(self, mask: Any) -> Any:
         mask = mask if self.is_flat else in_parts(self.space, mask)
@@ -381,12 +381,12 @@ def test_masks_are_honoured(name: str, is_flat: bool) -> None:
     log_prob, entropy, value = eqx.filter_jit(rlscan.replay)(policy, trajectory)
     np.testing.assert_allclose(log_prob, trajectory.log_prob, rtol=1e-4, atol=1e-4)
     assert rlscan.explain_ratio(policy, env, trajectory) is None
-    # What is seen last has its mask as well.
+    # The final observation has a mask as well.
     assert trajectory.final is not None
     masks = jax.tree.leaves(trajectory.final.observation["action_mask"])
     assert all(mask.dtype == bool and mask.shape[:2] == (3, 16) for mask in masks)
     assert np.isfinite(rlscan.next_value(policy, state, trajectory, value)).all()
-    if name != "dict":  # without Gaussians: entropies are of the legal alone
+    if name != "dict":  # without Gaussians, the entropy depends only on the legal actions
         masks = jax.tree.leaves(trajectory.observation["action_mask"])
         flat = np.concatenate([np.asarray(m).reshape(12, 16, -1) for m in masks], axis=-1)
         blocks = np.split(flat, np.cumsum(sizes_of(env.space))[:-1], axis=-1)
@@ -402,7 +402,7 @@ def test_masks_are_honoured(name: str, is_flat: bool) -> None:
 
 @pytest.mark.slow
 def test_a_policy_learns_under_masks() -> None:
-    """The highest of the legal ones is best, and which are legal is seen in the mask alone."""
+    """The highest legal action is best, and only the mask shows which ones are legal."""
     env = Masked(SPACES["multi-discrete"])
     policy = rlscan.ActorCritic(env, hidden_sizes=(8,), dropout=0.1, key=rlscan.key(0))
     config = rlscan.PPOConfig(num_envs=32, num_steps=16, learning_rate=1e-2)
@@ -420,7 +420,7 @@ def test_a_policy_learns_under_masks() -> None:
 
 
 def test_forms_of_a_mask() -> None:
-    """One array; of its parts; as Gymnasium has it, a tuple of integers from 0 to 1."""
+    """A mask as one array, as its parts, and as Gymnasium's tuple of integers 0 and 1."""
     outputs = jnp.linspace(-1, 2, 9)
     mask = np.asarray([1, 1, 0, 1, 0, 1, 1, 0, 1], np.int8)
     multi = ActionHead(SPACES["multi-discrete"])
@@ -431,7 +431,7 @@ def test_forms_of_a_mask() -> None:
         found = head(outputs, mask=form, key=rlscan.key(0)).entropy()
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert wanted < multi(outputs, key=rlscan.key(0)).entropy()
-    # A part without a mask may do anything.
+    # A part without a mask is unrestricted.
     some = as_tuple(outputs, mask=(None, parts[1], None), key=rlscan.key(0)).entropy()
     assert wanted < some < multi(outputs, key=rlscan.key(0)).entropy()
 

@@ -23,7 +23,7 @@ class Space:
 
 
 class Env:
-    """Nothing but its spaces: a policy reads no more."""
+    """An environment with spaces only, because a policy needs nothing else."""
 
     def __init__(self, observation: Any, action: Any):
         self.observation, self.action = observation, action
@@ -117,7 +117,7 @@ def test_each_layer_and_each_key_has_weights_of_its_own() -> None:
 
 
 def test_policies_for_one_environment_have_one_structure() -> None:
-    """Else a checkpoint would not load, nor a population stack."""
+    """Loading checkpoints and stacking populations depend on it."""
     for name in ("CartPole-v1", "Pendulum-v1", "FrozenLake-misc"):
         first, second = build(rlscan.make(name)), build(rlscan.make(name), seed=1)
         assert jax.tree.structure(first) == jax.tree.structure(second)
@@ -126,7 +126,7 @@ def test_policies_for_one_environment_have_one_structure() -> None:
     assert jax.tree.structure(build()) != jax.tree.structure(build(PENDULUM))
 
 
-# What it computes, against NumPy in float64.
+# Outputs, against NumPy in float64.
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_images_go_through_convolutions_of_actor_and_critic() -> None:
         kernel = encoder.parts[0].layers[0].weight  # pyright: ignore
         assert kernel.shape == (16, 3 * 3 * 4) and net.layers[0].weight.shape == (8, 1024)
     kernels = [e.parts[0].layers[0].weight for e in (policy.actor_encoder, policy.critic_encoder)]  # pyright: ignore
-    assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # of their own
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # each has its own
     image, _ = env.reset(rlscan.key(0))
     assert image.dtype == bool
     _, value, _ = policy(image, (), key=rlscan.key(1))
@@ -248,8 +248,8 @@ def test_a_mask_is_of_the_actions_and_no_input() -> None:
     some: Any = act(0, 1, 1)[0]
     p = np.asarray(all_of_them.probs)[1:]
     np.testing.assert_allclose(some.probs, [0, *p / p.sum()], rtol=1e-5)
-    assert act(0, 1, 1)[1] == act(1, 1, 1)[1]  # the value does not see it
-    # Where nothing is legal there is no number, but for the value: it may be seen last.
+    assert act(0, 1, 1)[1] == act(1, 1, 1)[1]  # the value does not depend on the mask
+    # Without a legal action all is NaN except the value, because it may be a final observation.
     distribution, value, _ = act(0, 0, 0)
     assert np.isnan(distribution.entropy()) and np.isfinite(value)
 
@@ -258,7 +258,7 @@ def test_a_mask_is_of_the_actions_and_no_input() -> None:
 
 
 def outputs(policy: ActorCritic, num_keys: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """`(logit difference, value)` of one observation under many keys."""
+    """`(logit difference, value)` of one observation with many keys."""
 
     def one(key: Any) -> Any:
         distribution, value, _ = policy(jnp.ones(4), (), key=key)
@@ -282,7 +282,7 @@ def test_dropout_only_where_asked(rates: tuple[float, float]) -> None:
 
 
 def test_dropout_drops_at_its_rate() -> None:
-    """Where every unit is 1, the output counts those that were kept."""
+    """With all units at 1, the output counts the units that were kept."""
     policy = build(hidden_sizes=(32, 32), dropout=0.25, activation=lambda x: 0 * x + 1)
     policy = eqx.tree_at(lambda p: p.actor.layers[-1].weight, policy, jnp.ones((2, 32)))
 
@@ -310,7 +310,7 @@ def test_the_layers_have_masks_of_their_own() -> None:
     eye.actor(jnp.ones(4), key=rlscan.key(1))
     _, first, second = map(
         np.asarray, seen[-3:]
-    )  # what the masks of layers 1 and 2 left to layers 2 and 3
+    )  # the inputs that the masks of layers 1 and 2 leave to layers 2 and 3
     assert 16 < first.sum() < 48 and 16 < second.sum() < 48 and (first != second).any()
 
 
@@ -323,7 +323,7 @@ def test_actor_and_critic_have_masks_of_their_own() -> None:
     assert abs(distribution.mode()[0] - value) > 1e-3  # pyright: ignore
 
 
-# Settings that are refused.
+# Invalid settings.
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_keys_that_are_none_are_refused() -> None:
 
 @pytest.mark.slow
 def test_construction_vmaps_over_keys_again_and_again() -> None:
-    """In a process of its own: batched QR decompositions deadlocked, which nothing can catch."""
+    """Runs in a subprocess, because batched QR decompositions used to deadlock."""
     code = """
         import equinox as eqx, jax, numpy as np, rlscan
         env = rlscan.make("CartPole-v1")
@@ -396,7 +396,7 @@ def test_construction_vmaps_over_keys_again_and_again() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_training_32_seeds_never_hangs(num_devices: int) -> None:
-    """From the first weights on, 50 times in a process, with the flags that the scripts set."""
+    """Initialise and train 50 times in one process, with the flags that the scripts set."""
     code = f"""
         import equinox as eqx, jax, rlscan
         env = rlscan.make("CartPole-v1")

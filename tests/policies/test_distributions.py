@@ -60,7 +60,7 @@ def test_log_prob_of_a_squashed_gaussian(loc: tuple, scale: tuple) -> None:
 
 
 def test_its_density_over_the_box_integrates_to_one() -> None:
-    """In the units of the box, by the action that is sent."""
+    """The density is in the units of the box, that is of the action which is sent."""
     one = tanh_normal([0.3, 0.2], [1.0, 0.7])
     first = jax.tree.map(lambda x: x[:1], one)
     u = np.linspace(-9, 9, 20_001)
@@ -97,12 +97,12 @@ def test_its_entropy_and_the_gradient_are_right_on_average() -> None:
         ):
             error = abs(np.asarray(got)[:, i].mean() - wanted / 2e-3)
             assert error < 5 * np.std(got[:, i]) / math.sqrt(20_000)
-    # So wide a one is pushed back from the bounds: there is a gradient to be found.
+    # A distribution this wide is pushed away from the bounds, so its gradient is not 0.
     assert np.asarray(gradient[0])[:, 0].mean() < -0.3
 
 
 def test_the_recorded_action_would_give_the_entropy_no_gradient() -> None:
-    """Why the entropy has a sample of its own, and a reparameterised one."""
+    """Shows why the entropy needs its own, reparameterised sample."""
 
     def surprise(loc: Any, key: Any) -> Any:
         d = tanh_normal(loc, (1.2, 0.5))
@@ -176,7 +176,7 @@ def test_density_and_entropy_of_a_beta() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("over, under", [(0.0, 0.0), (30, 30), (1e7, 0.0), (1e-9, 1e-30)])
 def test_a_beta_is_finite_wherever_it_is(over: float, under: float) -> None:
-    """Samples next to a bound, which float32 rounds to 0 or 1, included."""
+    """Includes samples next to a bound, which float32 rounds to 0 or 1."""
 
     def numbers(over: Any, under: Any, key: Any) -> Any:
         d = beta(over, under)
@@ -192,7 +192,7 @@ def test_a_beta_is_finite_wherever_it_is(over: float, under: float) -> None:
     assert ((0 < x) & (x < 1) & (0 < mode) & (mode < 1)).all()
 
 
-# Several at once.
+# Joint distributions.
 
 
 def joint(logits: Any, loc: Any) -> Joint:
@@ -205,7 +205,7 @@ def test_a_joint_is_of_independent_parts() -> None:
     category, one = d.distributions["b"]
     action = d.sample(seed=rlscan.key(3))
     assert set(action) == {"a", "b"} and isinstance(action["b"], tuple)
-    assert (action["a"] != action["b"][1]).all()  # equal distributions, drawn apart
+    assert (action["a"] != action["b"][1]).all()  # equal distributions, drawn with different keys
     log_p = category.log_prob(action["b"][0]) + one.log_prob(action["b"][1])
     np.testing.assert_allclose(d.log_prob(action), log_p + one.log_prob(action["a"]), rtol=1e-6)
     np.testing.assert_allclose(d.entropy(), category.entropy() + 2 * one.entropy(), rtol=1e-6)
@@ -302,7 +302,7 @@ def test_where_nothing_is_legal_nothing_has_a_number() -> None:
     d = distrax.Categorical(logits=masked(jnp.zeros(3), jnp.zeros(3, bool)))
     assert np.isnan(d.entropy()) and all(np.isnan(d.log_prob(i)) for i in range(3))
     assert d.sample(seed=rlscan.key(0)) == -1  # no action
-    # And only there.
+    # Other rows are unaffected.
     mask = jnp.asarray([[False] * 3, [True, True, False]])
     np.testing.assert_array_equal(
         np.isnan(distrax.Categorical(logits=masked(jnp.zeros((2, 3)), mask)).entropy()), [1, 0]

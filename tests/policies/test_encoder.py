@@ -23,7 +23,7 @@ def arrays(encoder: Encoder) -> list[Any]:
     return [leaf for leaf in jax.tree.leaves(encoder) if eqx.is_array(leaf)]
 
 
-# Leaves that are no images.
+# Leaves other than images.
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def arrays(encoder: Encoder) -> list[Any]:
         (gymnax.Box(-1, 1, (2, 2)), [[0.5, -1], [0, 1]], [0.5, -1, 0, 1]),
         (gymnax.Box(-1, 1, ()), 0.25, [0.25]),
         (gymnasium.Box(0, 255, (2,), np.uint8), [255, 51], [1, 0.2]),
-        (gymnasium.Box(0, 7, (2,), np.uint8), [7, 1], [7, 1]),  # counts, and no colours
+        (gymnasium.Box(0, 7, (2,), np.uint8), [7, 1], [7, 1]),  # counts, not colours
         (gymnax.Box(0, 1, (2,), jnp.bool_), [True, False], [1, 0]),
     ],
 )
@@ -74,7 +74,7 @@ def test_an_action_mask_is_no_input() -> None:
 
 
 def convolved(encoder: Encoder, image: np.ndarray) -> np.ndarray:
-    """By four loops in float64. Kernels and strides are those of the documented rule."""
+    """Convolutions as four loops in float64, with kernels and strides by the documented rule."""
     part: Any = encoder.parts[0]
     x = np.asarray(image, np.float64)
     for layer in part.layers:
@@ -98,9 +98,9 @@ def convolved(encoder: Encoder, image: np.ndarray) -> np.ndarray:
     [
         ((10, 10, 4), (16,), 16 * 8 * 8),  # MinAtar's
         ((5, 7, 2), (3, 5), 5 * 1 * 3),
-        ((2, 5, 1), (4,), 4 * 1 * 3),  # lower than a kernel
+        ((2, 5, 1), (4,), 4 * 1 * 3),  # smaller than a kernel
         ((1, 1, 6), (4, 4), 4),
-        ((21, 18, 3), (2, 3), 3 * 8 * 6),  # at first by two pixels
+        ((21, 18, 3), (2, 3), 3 * 8 * 6),  # the first stride is 2
     ],
 )
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.float32])
@@ -110,7 +110,7 @@ def test_images(shape: tuple, num_channels: tuple, size: int, dtype: Any) -> Non
     image = random.uniform(0, high + (dtype != np.float32), shape).astype(dtype)
     encoder = build(gymnasium.Box(0, high, shape, dtype), num_channels=num_channels)
     noise = lambda shape: random.uniform(size=shape).astype(np.float32)  # noqa: E731
-    # With a bias as well, as a trained one has.
+    # With biases other than 0, like those of a trained encoder.
     biases = lambda e: [layer.bias for layer in e.parts[0].layers]  # noqa: E731
     encoder = eqx.tree_at(biases, encoder, replace_fn=lambda b: b + 3 * noise(b.shape))
     seen = eqx.filter_jit(encoder)(jnp.asarray(image))
@@ -143,7 +143,8 @@ def test_images_and_layers_have_kernels_of_their_own() -> None:
     first, second = (part.layers[0].weight for part in encoder.parts)  # pyright: ignore
     assert np.abs(first - second).max() > 0.1
     assert encoder.size == 2 * 16 * 9
-    part: Any = build(gymnax.Box(0, 1, (5, 5, 4)), num_channels=(4, 4)).parts[0]  # of one shape
+    # Two layers of equal shape.
+    part: Any = build(gymnax.Box(0, 1, (5, 5, 4)), num_channels=(4, 4)).parts[0]
     assert np.abs(part.layers[0].weight - part.layers[1].weight).max() > 0.1
 
 
@@ -157,7 +158,7 @@ def test_construction_maps_over_keys() -> None:
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)
 
 
-# What is refused.
+# Invalid input.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Policies as programs: what comes back does what the policy did, without its class."""
+"""Exported policies behave like the originals, without their class."""
 
 import errno
 import hashlib
@@ -24,7 +24,7 @@ PENDULUM = rlscan.make("Pendulum-v1")
 
 
 def live(policy: Any, stochastic: bool, space: Any):
-    """The policy itself, in a batch: the definition, written anew; tanh and Beta fill ± 2."""
+    """The reference: the policy called in a batch; tanh and Beta are scaled to ±2."""
 
     def one(observation, state, key):
         policy_key, action_key = jax.random.split(key)
@@ -70,7 +70,7 @@ def test_it_decides_as_the_policy_does(env: Any, continuous: Any, stochastic: bo
     reference = live(eqx.nn.inference_mode(policy, not stochastic), stochastic, env.action_space())
     for size in (1, 5):
         observation, keys = batch(size, env.observation_space().shape)
-        # In a program of one's own, too.
+        # Also inside a jitted function.
         found = jax.jit(exported)(observation, keys=keys if stochastic else None)
         expected = reference(observation, jnp.zeros((size, 0)), keys)
         assert_close(found[:3], expected[:3])
@@ -82,7 +82,7 @@ def test_it_decides_as_the_policy_does(env: Any, continuous: Any, stochastic: bo
 
 @pytest.mark.slow
 def test_a_recurrent_policy_in_a_process_without_its_class(tmp_path: Path):
-    """Its states go out and in, and it is one program for all platforms."""
+    """The state is passed in and out, and one program runs on all platforms."""
     env, policy = probes.Wander(), probes.Recurrent()
     rlscan.export(policy, env, tmp_path / "policy", stochastic=True)
     size, num_steps = 3, 4
@@ -192,7 +192,7 @@ def test_a_file_that_is_not_whole(small: Path, tmp_path: Path, change: Any, mess
 def test_a_file_of_the_format_before_is_read(small: Path, tmp_path: Path):
     first_line, _, body = small.read_bytes().partition(b"\n")
     header = {**json.loads(first_line), "format_version": 1}
-    header["sha256"] = hashlib.sha256(body).hexdigest()  # all that it covered
+    header["sha256"] = hashlib.sha256(body).hexdigest()  # the whole content that it covers
     file = tmp_path / "old"
     file.write_bytes(json.dumps(header).encode() + b"\n" + body)
     observation, _ = batch(2, (4,))

@@ -1,4 +1,4 @@
-"""Observations in units of their spread: against NumPy, and frozen where they have to be."""
+"""Normalised observations: against NumPy, and with statistics that stay fixed when they must."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ NUM_UPDATES = 4
 
 
 class Around(eqx.Module):
-    """`Wander`, its observations as a function has them, and rewards that depend on actions."""
+    """`Wander` with transformed observations, and rewards that depend on actions."""
 
     look: Any
     inner: probes.Wander = probes.Wander()
@@ -62,7 +62,7 @@ class Around(eqx.Module):
 
 
 def far(x: Any) -> Any:
-    """In other units, and far from 0."""
+    """Observations in other units, and far from 0."""
     return jnp.array([1e-2, 30.0, 1.0, 1.0]) * x + jnp.array([0.0, 1000.0, -3.0, 0.0])
 
 
@@ -102,7 +102,7 @@ def rolled_out(state: Any) -> tuple:
 
 
 def by_hand(x: Any, seen: Any) -> np.ndarray:
-    """What the policy inside sees of x, in float64, after the observations `[…, 4]`."""
+    """x as normalised for the inner policy, in float64, after the observations `[…, 4]`."""
     seen = np.asarray(seen, np.float64).reshape(-1, 4)
     scaled = (np.asarray(x, np.float64) - seen.mean(axis=0)) / np.sqrt(seen.var(axis=0) + EPSILON)
     return np.clip(scaled, -CLIP, CLIP)
@@ -126,7 +126,7 @@ def test_the_ratio_is_1_in_every_update_while_all_moves(run: Any) -> None:
 def test_statistics_are_those_of_all_raw_observations(run: Any) -> None:
     states, _ = run
     seen = seen_until(states[:-1]).astype(np.float64).reshape(-1, 4)
-    assert abs(seen[:, 1].mean() - 1000) < 100  # as they came, not as the policy saw them
+    assert abs(seen[:, 1].mean() - 1000) < 100  # the original observations, not the normalised ones
     moments = states[-1].policy.moments.value
     np.testing.assert_allclose(moments.mean.value, seen.mean(axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(moments.variance, seen.var(axis=0), rtol=1e-4)
@@ -171,11 +171,11 @@ def test_final_observations_are_normalised_as_all_others(run: Any) -> None:
     assert max(abs(defective[k, n] - wanted[k, n]) for k, n in used) > 0.2
 
 
-# Statistics that move early.
+# Statistics that change too early.
 
 
 def early(policy: Any, minibatch: Any, config: Any) -> Any:
-    """The loss of a policy whose statistics have moved before it learns, as in brax."""
+    """The loss of a policy whose statistics change before it learns, as in brax."""
     trajectory = minibatch.trajectory
     steps = rlscan.Steps(trajectory.observation, (), trajectory.policy_key)
     return rlscan.ppo_loss(policy.move_statistics(steps, None), minibatch, config)
@@ -193,7 +193,7 @@ def test_statistics_that_move_before_the_epochs_are_found() -> None:
     assert cause is not None and cause.startswith("stale statistics")
 
 
-# What passes as it is.
+# Leaves that are not normalised.
 
 
 def test_before_the_first_update_observations_pass() -> None:
@@ -242,7 +242,7 @@ def test_floats_of_a_pytree_are_normalised_and_nothing_else() -> None:
     np.testing.assert_array_equal(out["nested"][1]["action_mask"], seen["nested"][1]["action_mask"])
 
 
-# Where they are, and where they stand still.
+# Where statistics are kept, and when they stay fixed.
 
 
 def test_the_optimiser_does_not_see_them() -> None:
@@ -255,7 +255,7 @@ def test_the_optimiser_does_not_see_them() -> None:
 
 @pytest.mark.slow
 def test_an_evaluation_uses_those_that_were_learned(run: Any) -> None:
-    """It is that of the policy inside, in an environment that shows what that one should see."""
+    """It equals the inner policy in an environment with normalised observations."""
     states, _ = run
     policy = states[-1].policy
     evaluate = eqx.filter_jit(partial(rlscan.evaluate, num_episodes=8))
@@ -301,7 +301,7 @@ def test_mapped_seeds_are_single_runs() -> None:
 
 def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
     def leaves(tree: Any) -> list:
-        """Sums in one piece: how they are split into value and lost hangs on the last bit."""
+        """The total, because its split into `value` and `lost` depends on the last bit."""
         is_sum = lambda node: isinstance(node, Sum)  # noqa: E731
         whole = jax.tree.map(lambda n: n.value + n.lost if is_sum(n) else n, tree, is_leaf=is_sum)
         return jax.tree.leaves(eqx.filter(whole, eqx.is_array))
@@ -310,10 +310,10 @@ def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.slow  # `test_moments` has the quick one
+@pytest.mark.slow  # `test_moments` has a quick version
 def test_a_mesh_moves_them_as_one_device_does() -> None:
     state: Any = rlscan.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(2))
-    for count in (N * T, 2 * N * T):  # from no statistics, and from some
+    for count in (N * T, 2 * N * T):  # from empty and from existing statistics
         step: Any = partial(jit_update, state, ENV, CONFIG.as_arrays(), num_updates=2)
         (on_one, _), (on_two, _) = step(), step(mesh=MESH)
         assert_close(on_two.policy.moments, on_one.policy.moments)
@@ -323,7 +323,7 @@ def test_a_mesh_moves_them_as_one_device_does() -> None:
         state = on_one
 
 
-# One in another.
+# Nested policies.
 
 
 @pytest.mark.slow
@@ -344,7 +344,7 @@ def test_layers_with_statistics_inside_move_by_what_they_saw() -> None:
 
 
 class Outer(eqx.Module):
-    """A policy around another one that forgets that there is something to move."""
+    """A wrapper without `move_statistics`, so those inside would never be updated."""
 
     inner: Any
 
@@ -356,7 +356,7 @@ class Outer(eqx.Module):
 
 
 class Mindful(Outer):
-    """One that does not."""
+    """A wrapper that has it."""
 
     def move_statistics(self, steps: Any, axis: Any) -> Any:
         return Mindful(rlscan.move_statistics(self.inner, steps, axis))
@@ -398,7 +398,7 @@ def test_layers_with_statistics_inside_are_refused_on_a_mesh() -> None:
         rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
 
 
-# Refusals.
+# Invalid input.
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
@@ -414,7 +414,7 @@ def test_another_environment_is_refused() -> None:
 
 
 class Constant(eqx.Module):
-    """Acts by what it sees, with nothing in between."""
+    """A policy whose output is its observation."""
 
     def __call__(self, observation: Any, state: Any, *, key: Any) -> tuple:
         return distrax.Categorical(logits=observation[:3]), observation[3], state

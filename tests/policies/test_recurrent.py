@@ -1,4 +1,4 @@
-"""GRU and LSTM policies, against a float64 loop that goes through them by hand, across resets."""
+"""GRU and LSTM policies against a float64 loop, across resets."""
 
 import dataclasses
 from typing import Any
@@ -45,7 +45,7 @@ def make(name: str = "gru", env: Any = ENV, **settings: Any) -> Any:
     )
 
 
-# Against a loop by hand.
+# Against a loop in NumPy.
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def cell_by_hand(cell: Any, x: np.ndarray, state: tuple) -> tuple:
 
 
 def parameters(policy: Any) -> dict[str, Any]:
-    """In float64."""
+    """An MLP in float64."""
     wide = lambda x: np.asarray(x, np.float64)  # noqa: E731
     names = [n for n in ("weight_ih", "weight_hh", "bias", "bias_n") if hasattr(policy.cell, n)]
     layers = lambda mlp: [(wide(x.weight), wide(x.bias)) for x in mlp.layers]  # noqa: E731
@@ -89,7 +89,7 @@ def step_by_hand(params: Any, x: Any, state: tuple, masks: Any) -> tuple:
 
 
 def masks_by_hand(key: Any) -> Any:
-    """Of the actor after the core and after its hidden layer; and none of the critic."""
+    """The actor's masks, after the core and after its hidden layer; the critic has none."""
     _, actor_key, _, _ = jax.random.split(key, 4)
     at_h, rest = jax.random.split(actor_key)
     at_hidden, _ = jax.random.split(rest)
@@ -97,7 +97,7 @@ def masks_by_hand(key: Any) -> Any:
 
 
 class Told:
-    """T steps of N environments of a policy as NumPy tells them: `[T, N]`."""
+    """The outputs of a policy for T steps of N environments in NumPy, `[T, N]`."""
 
     def __init__(self, params: Any, rolled: Any, final: np.ndarray, masks: Any):
         before, _, t = rolled
@@ -117,7 +117,7 @@ class Told:
                     self.following[i - 1, n] = np.where(
                         t.truncated[i - 1, n], self.following[i - 1, n], self.value[i, n]
                     )
-                # V of what was seen last, from the state after the step.
+                # V of the final observation, from the state after the step.
                 self.following[i, n] = step_by_hand(params, final[i, n], state, masks[i][n])[1]
                 if t.terminated[i, n] or t.truncated[i, n]:
                     state = tuple(np.zeros_like(x) for x in state)
@@ -146,8 +146,10 @@ def loss_by_hand(told: Told, old_log_prob: Any, advantage: np.ndarray, target: n
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_against_a_float64_loop_by_hand(name):
-    """Log-probabilities, values, advantages, and the gradient of PPO's loss, in the second of two
-    rollouts: it starts in the middle of episodes, of which some are cut within it."""
+    """Compare log-probabilities, values, advantages and the gradient of PPO's loss.
+
+    They are those of the second of two rollouts, which starts in the middle of episodes.
+    """
     policy = make(name)
     _, rolled = roll(policy, ENV)
     before, _, t = rolled
@@ -169,8 +171,8 @@ def test_against_a_float64_loop_by_hand(name):
         rlscan.init_train(policy, ENV, CONFIG, key=rlscan.key(0)), rollout_state=before
     )
     _, after, batch, *_ = eqx.filter_jit(collect)(state, ENV, CONFIG)
-    # What follows the last step is judged under the key of the next rollout's first; it has no
-    # noise in the critic, but the observation is that after a reset where an episode ended.
+    # The value after the last step uses the key of the next rollout's first step. The critic has no
+    # noise, but the observation is the one after the reset if an episode ended.
     advantage = gae_by_hand(t, told.value, told.following)
     np.testing.assert_allclose(batch.advantage, advantage, atol=1e-4)
     np.testing.assert_array_equal(after.observation, rolled[1].observation)
@@ -217,7 +219,7 @@ def nudged(policy: Any) -> Any:
     "name", ["noise everywhere", slow("gru"), slow("lstm"), slow("lstm, noise everywhere")]
 )
 def test_the_ratio_is_1(name):
-    """And is not with other resets, states or keys."""
+    """The replay differs with other resets, states or keys."""
     policy = make(name)
     _, (_, _, trajectory) = roll(policy, ENV)
     assert error(policy, trajectory, trajectory) <= 1e-5
@@ -229,7 +231,7 @@ def test_the_ratio_is_1(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise everywhere", slow("lstm")])
 def test_unrolled_is_step_by_step(name):
-    """All that replay says, and its gradient."""
+    """The outputs of replay, and their gradient."""
     policy = make(name)
     _, (_, _, trajectory) = roll(policy, ENV)
 
@@ -253,7 +255,7 @@ def test_the_ratio_is_1_late_in_training():
     )
     metrics = [metrics for _, metrics in updates]
     assert max(m["audit_log_ratio"] for m in metrics) <= 1e-5
-    assert max(m["approx_kl"] for m in metrics) > 1e-3  # it did move
+    assert max(m["approx_kl"] for m in metrics) > 1e-3  # the policy has changed
 
 
 @pytest.mark.slow
@@ -286,7 +288,7 @@ def test_vmapped_seeds_are_single_runs():
             np.testing.assert_allclose(one, both[i], atol=1e-6)
 
 
-# Noise, and where it is.
+# Noise.
 
 
 def says(policy: Any, key: Any, state: Any = None) -> Any:
@@ -311,7 +313,7 @@ def test_recurrent_dropout_is_one_mask_for_an_episode():
     policy = make("gru", dropout=0.0, recurrent_dropout=0.5)
     state = says(policy, rlscan.key(0))[2]
     one, other = (says(policy, rlscan.key(i), state) for i in (1, 2))
-    np.testing.assert_array_equal(one[0], other[0])  # the first step has drawn it
+    np.testing.assert_array_equal(one[0], other[0])  # drawn at the first step
     np.testing.assert_array_equal(one[2].hidden_mask, state.hidden_mask)
     assert 0 < state.hidden_mask.sum() < HIDDEN
     first = eqx.tree_at(lambda p: p.cell.hidden_dropout, policy, 0.0)
@@ -324,7 +326,7 @@ def test_without_noise_in_inference_mode():
     np.testing.assert_array_equal(one[0], other[0])
 
 
-# How it starts, what it takes, and what it refuses.
+# Initialisation, spaces and invalid input.
 
 
 @pytest.mark.slow

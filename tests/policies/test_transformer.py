@@ -1,4 +1,4 @@
-"""The transformer: cached, unrolled and by a naive float64 loop, with all dropouts on."""
+"""The transformer: cached, unrolled and as a naive float64 loop, with all dropout on."""
 
 import dataclasses
 from typing import Any
@@ -38,7 +38,7 @@ def make(env: Any = ENV, key: Any = None, **settings: Any) -> Any:
     return lively(TransformerActorCritic(env, key=key, **(sizes | settings)))
 
 
-# Against a loop by hand: each episode from its first step, all tokens anew, layer by layer.
+# Against a loop in NumPy that recomputes all tokens of an episode, layer by layer.
 
 
 def linear(layer: Any, x: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def join(gate: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """By addition, or by GTrXL's gate: r, z, then the new."""
+    """The residual sum, or GTrXL's gate: r, z, then the candidate."""
     if gate is None:
         return x + y
     from_y = np.split(
@@ -71,7 +71,7 @@ def join(gate: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class Masks:
-    """Those of one step, drawn as the policy's layers draw them."""
+    """The masks of one step, drawn as the policy's layers draw them."""
 
     def __init__(self, key: Any):
         embedding_key, blocks_key, _ = jax.random.split(key, 3)
@@ -86,7 +86,7 @@ class Masks:
 
 
 def attention_by_hand(layer: Any, x: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
-    """Of an episode's tokens `[steps, SIZE]`; `rows` are the masks of the attention weights."""
+    """Attention for an episode's tokens `[steps, SIZE]`; `rows` are masks of its weights."""
     shape = len(x), HEADS, SIZE // HEADS
     q, k, v = (linear(f, x).reshape(shape) for f in (layer.query, layer.key, layer.value))
     r = np.asarray(layer.distance, np.float64)
@@ -120,7 +120,7 @@ def episode_by_hand(policy: Any, observation: np.ndarray, keys: Any) -> tuple:
 
 
 def by_hand(policy: Any, trajectories: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """`(log π(a), V)` of rollouts that go on from one another, `[T, N]` each, in one piece."""
+    """`(log π(a), V)` of consecutive rollouts of `[T, N]` each, concatenated."""
     whole = jax.tree.map(lambda *x: jnp.concatenate(x), *map(flags_and_steps, trajectories))
     observation, action, done, keys = whole
     observation = np.asarray(observation, np.float64)
@@ -144,7 +144,7 @@ def flags_and_steps(t: Any) -> tuple:
 @pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 def test_cached_and_unrolled_are_a_naive_loop(gated):
-    """Across resets, windows that slide, and the border of two rollouts; all dropouts on."""
+    """Across resets, sliding windows and the border of two rollouts, with all dropout on."""
     policy = make(gated=gated)
     rolled = roll(policy, ENV)
     trajectories = [t for _, _, t in rolled]
@@ -153,7 +153,7 @@ def test_cached_and_unrolled_are_a_naive_loop(gated):
     assert done[T:].any() and (rolled[1][0].policy_state.num_steps > 0).any()
     assert max(int(t.episode_length.max()) for t in trajectories) > L + 1
     log_prob, value = by_hand(policy, trajectories)
-    assert np.abs(log_prob).max() > 1  # there is something to get wrong
+    assert np.abs(log_prob).max() > 1  # so an error would be visible
     acted = np.concatenate([t.log_prob for t in trajectories])
     np.testing.assert_allclose(acted, log_prob, atol=2e-5)
     np.testing.assert_allclose(np.concatenate([t.value for t in trajectories]), value, atol=2e-5)
@@ -166,7 +166,7 @@ def test_cached_and_unrolled_are_a_naive_loop(gated):
 
 
 def test_the_ratio_is_1():
-    """And is not with other resets, caches or keys."""
+    """The replay differs with other resets, caches or keys."""
     policy = make()
     _, (_, _, trajectory) = roll(policy, ENV)
     assert trajectory.truncated.any()
@@ -178,7 +178,7 @@ def test_the_ratio_is_1():
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_unrolled_is_step_by_step():
-    """All that replay says, and its gradient."""
+    """The outputs of replay, and their gradient."""
     policy = make(gated=True)
     _, (_, _, trajectory) = roll(policy, ENV)
 
@@ -196,7 +196,7 @@ def test_unrolled_is_step_by_step():
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_normalised_observations_are_unrolled_too():
-    """Where the policy inside can; after the statistics have moved."""
+    """The wrapper unrolls if the inner policy does; checked after the statistics have changed."""
     policy = rlscan.NormalizedObservations(make(), ENV)
     (_, _, first), *_ = roll(policy, ENV)
     policy = rlscan.move_statistics(policy, first)
@@ -210,7 +210,7 @@ def test_normalised_observations_are_unrolled_too():
 
 @pytest.mark.slow
 def test_rollouts_chain():
-    """Two rollouts of T steps are one of 2T: the cache goes on where it was."""
+    """Two rollouts of T steps equal one of 2T, because the cache continues."""
     policy = make()
     (_, _, one), (_, after, two) = roll(policy, ENV)
     ((_, end, whole),) = roll(policy, ENV, 1, 2 * T)
@@ -229,7 +229,7 @@ def test_the_ratio_is_1_late_in_training(settings):
     updates = rlscan.train(policy, ENV, CONFIG, total_steps=10 * N * T, key=key, strict=True)
     metrics = [metrics for _, metrics in updates]
     assert max(m["audit_error"] for m in metrics) <= audit_tolerance(policy, ENV) == 1e-4
-    assert max(m["approx_kl"] for m in metrics) > 1e-3  # it did move
+    assert max(m["approx_kl"] for m in metrics) > 1e-3  # the policy has changed
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def test_vmapped_seeds_are_single_runs():
     for i in range(2):
         alone = eqx.filter_jit(run)(keys[i])
         for one, both in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
-            # Adam's first steps are as long for the smallest gradients, which are rounding.
+            # Adam's first steps have the same length for gradients that are only rounding errors.
             np.testing.assert_allclose(one, both[i], atol=1e-5)
 
 
@@ -260,7 +260,7 @@ def unroll(policy, observation, state, done):
 
 
 def reach(policy: Any, done: Any, at: int) -> np.ndarray:
-    """The steps that what is seen at step `at` makes a difference to."""
+    """The steps whose outputs depend on the observation of step `at`."""
     observation = jax.random.normal(rlscan.key(2), (len(done), 4))
     other = observation.at[at].add(1.0)
     features = [unroll(policy, x, policy.initial_state(), done) for x in (observation, other)]
@@ -288,7 +288,7 @@ def test_positions(num_steps):
 
 
 def test_no_step_is_too_late():
-    """Nothing depends on the place in the episode, once the window is full."""
+    """The output does not depend on the position in the episode once the window is full."""
     policy = make()
     state = policy.initial_state()
     keys = jax.random.split(rlscan.key(4), L + 3)
@@ -300,7 +300,7 @@ def test_no_step_is_too_late():
     assert one == other
 
 
-# Noise, and how it starts.
+# Noise and initialisation.
 
 
 def says(policy: Any, key: Any) -> Any:
@@ -321,7 +321,7 @@ def test_each_dropout_is_on_and_goes_off(rates):
 
 
 def test_gates_start_near_the_identity():
-    """σ(2) = 0.88 of the stream passes each gate, whatever a sublayer says."""
+    """Each gate passes σ(2) = 0.88 of the stream, whatever the sublayer's output."""
     policy = make(gated=True, embed_size=64, dropout=0.0)
     gate = policy.blocks[0].gates[0]
     x, y = jax.random.normal(rlscan.key(1), (2, 1000, 64))
@@ -333,7 +333,7 @@ def test_gates_start_near_the_identity():
 
 
 def test_what_the_state_takes():
-    """As the docstring has it: 32 KiB by default, beside a counter."""
+    """The caches take 32 KiB by default, as documented."""
     state = TransformerActorCritic(ENV, key=rlscan.key(0)).initial_state()
     assert sum(x.nbytes for x in jax.tree.leaves(state.caches)) == 2 * 2 * 32 * 64 * 4 == 32 * 1024
 

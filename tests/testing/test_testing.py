@@ -1,5 +1,4 @@
-"""The conformance kit: rlscan passes it, every planted defect does not, and it asks for no more
-of rlscan than its public names."""
+"""Conformance checks: rlscan passes, planted defects fail, and only public names are used."""
 
 import ast
 from functools import partial
@@ -22,7 +21,7 @@ from rlscan.testing._wrong import log_ratios_with_statistics
 
 FILES = sorted((Path(rlscan.__file__).parent / "testing").glob("*.py"))
 
-# Power: each defect is found, by the check that is named for it, for the reason that it has.
+# Each defect is found by its check, for the right reason.
 
 
 @pytest.mark.parametrize("name", testing.DEFECTS)
@@ -92,18 +91,18 @@ def test_recurrence_of_a_gru():
 def test_value_loss():
     testing.check_value_loss(rlscan.clipped_value_loss)
     twice = lambda *arrays: 2 * rlscan.clipped_value_loss(*arrays)  # noqa: E731
-    testing.check_value_loss(twice)  # ½ or 1 is a matter of taste
+    testing.check_value_loss(twice)  # the factor, ½ or 1, is arbitrary
 
 
 def test_gradient_clip():
-    """What `_ppo` chains before Adam."""
+    """The clipping that the optimiser chains before Adam."""
     clip = lambda grads, norm: optax.clip_by_global_norm(norm).update(grads, optax.EmptyState())[0]  # noqa: E731
     testing.check_gradient_clip(clip)
 
 
 @pytest.mark.slow
 def test_learning_rate_schedule():
-    """As an update reports it, of its last gradient step."""
+    """The rate that an update reports for its last gradient step."""
     update = eqx.filter_jit(rlscan.update)
     env = testing.constant_reward
 
@@ -149,7 +148,7 @@ def test_minibatches(recurrent):
 
 
 def scaled_reward(reward, terminated, truncated, *, gamma):
-    """By the deviation of the discounted returns of all steps up to each."""
+    """The correct scaling: by the deviation of all discounted returns so far."""
     reward, goes_on = np.asarray(reward, float), ~np.asarray(terminated | truncated)
     returns, history, scaled = np.zeros(reward.shape[1]), [], []
     for r, on in zip(reward, goes_on, strict=True):
@@ -192,7 +191,7 @@ def test_evaluation():
     testing.check_evaluation(train_and_evaluate)
 
 
-# What a check says, where no defect above makes it say so.
+# Messages that no defect above triggers.
 
 
 def test_minibatches_that_forget_the_key_or_a_step():
@@ -209,7 +208,7 @@ def test_minibatches_that_forget_the_key_or_a_step():
         testing.check_minibatches(lambda batch, *_: batch)
 
 
-# A stranger's rollout: a dict for a state, one key per environment, and nothing of rlscan.
+# A rollout that uses nothing of rlscan: a dict as state, and one key per environment.
 
 
 class Rolled(eqx.Module):
@@ -262,11 +261,11 @@ def test_actions_drawn_by_the_policys_key():
         testing.check_rollout(rollout, init_fn=init_plain)
 
 
-# What it is built on.
+# Public names.
 
 
 def uses(tree: ast.AST) -> set[str]:
-    """Names that are read of `rlscan`."""
+    """The attributes of `rlscan` that a module uses."""
     return {
         node.attr
         for node in ast.walk(tree)

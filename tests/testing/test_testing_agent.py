@@ -1,4 +1,4 @@
-"""Probes and `check_agent`: the values are those of a search, and a stranger's agent is judged."""
+"""Probes and `check_agent`: values against a search, and agents that are not rlscan's."""
 
 import textwrap
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ FEEDFORWARD = [name for name in testing.PROBES if name != "memory"]
 
 
 def searched_value(probe, kind, time):
-    """V of a state, of which the agent knows all, by going back from a far horizon.
+    """V of a fully known state, by backward induction from a far horizon.
 
     A truncation is not an end to what would follow.
     """
@@ -70,7 +70,7 @@ def test_values_are_checked(name):
             check_actions(lambda seen: 1 - (probe.best_action(seen) or 0), probe)
 
 
-# An agent of a stranger's: tables, TD(0) and a policy gradient, in plain JAX.
+# An agent without rlscan: tables, TD(0) and a policy gradient in plain JAX.
 
 
 def train_tables(env, merged, key, num_steps=1500, num_envs=16, rate=0.1):
@@ -150,7 +150,7 @@ def test_the_example(trainers):
 
 
 def test_half_an_agent():
-    """And a probe of one's own."""
+    """Agents with only a policy or only a value, and a user's own probe."""
     check_agent(lambda *_: (lambda seen: 1, None), probes=["action_reward"])
     doubled = testing.Probe(
         lambda kind, time: 0.0,
@@ -162,7 +162,7 @@ def test_half_an_agent():
         check_agent(lambda *_: (None, lambda seen: 1.0), probes={"doubled": doubled})
 
 
-# Our own.
+# PPO of rlscan.
 
 
 def ppo_config(**numbers):
@@ -190,7 +190,7 @@ def train_ppo(env, total_steps, key, policy=None, **numbers):
 
 @pytest.mark.slow
 def test_ppo():
-    """On all probes in one program: to compile it takes longer than to train."""
+    """Train on all probes in one program, because compilation takes longer than training."""
     environments = tuple(testing.PROBES[name] for name in FEEDFORWARD)
 
     def one(which, key, total_steps):

@@ -1,4 +1,4 @@
-"""`check_environment`: what keeps the contract passes, and each way to break it is named."""
+"""`check_environment`: valid environments pass, and each violation is named."""
 
 import dataclasses
 from typing import Any
@@ -38,12 +38,12 @@ def test_others_pass(name):
     check_environment(OTHERS[name])
 
 
-# What gymnax's do not keep.
+# Violations in environments of gymnax.
 UNTRUE = {
-    "DeepSea-bsuite": "state.total_bad_episodes, which is the same in all resets",  # it counts on
+    "DeepSea-bsuite": "state.total_bad_episodes, which is the same in all resets",  # a count
     "MemoryChain-bsuite": "-1.0, outside of its box",
-    "MetaMaze-misc": "10.0, outside of its box",  # it shows the last reward, that of its goal
-    "GaussianBandit-misc": "outside of its box",  # it shows the last reward, which is a Gaussian
+    "MetaMaze-misc": "10.0, outside of its box",  # it observes the last reward, that of the goal
+    "GaussianBandit-misc": "outside of its box",  # it observes the last reward, a Gaussian
 }
 
 
@@ -58,7 +58,7 @@ def test_gymnax(name):
 
 
 class Changed:
-    """`Walk` with something else in its reset or in its step."""
+    """`Walk` with a changed reset or step."""
 
     def __init__(self, reset: Any = None, step: Any = None, **attributes: Any):
         self.walk, self._reset, self._step = testing.Walk(), reset, step
@@ -186,7 +186,7 @@ def test_what_is_broken_is_named(name):
 
 
 def test_spaces_of_spaces():
-    """In Gymnasium's and gymnax's forms, which are read by their attributes."""
+    """Dict and Tuple spaces, read by their attributes."""
     from rlscan.testing._environments import complaint, sample
 
     space = {"at": testing.Box(-jnp.inf, jnp.inf, (2,)), "which": (testing.Discrete(3),)}
@@ -202,7 +202,7 @@ def test_spaces_of_spaces():
 
 @pytest.mark.slow
 def test_an_action_of_ones_own():
-    """Of a space that cannot be read; and a limit that is reached but by one action."""
+    """An unknown action space, and a limit that only one action reaches."""
     env = Changed(action_space=lambda: object())
     still = lambda key: jnp.asarray(1)  # noqa: E731
     seen = check_environment(env, num_steps=14, num_envs=2, sample_action=still)
