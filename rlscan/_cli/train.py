@@ -17,7 +17,7 @@ from ..runs._directory import check_output
 from ..runs._footprint import check_memory, dry_run
 from ..runs._machine import on_this_machine
 from ..runs._parse import parse_command
-from ..runs._train import check_verdicts, follow, open_run
+from ..runs._train import raise_verdicts, follow, open_run
 from .terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, fail
 
 
@@ -54,7 +54,7 @@ def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
         try:
             with stack:
                 finished = follow(config, run, training, signals)
-            check_verdicts(config, training, training.state, at_end=True)
+            raise_verdicts(config, training, training.state, at_end=True)
         except AuditError as error:
             return fail(_of_runs(error, [] if error.run is None else [error.run], config), FAILED)
         except DivergenceError as error:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Integer, PRNGKeyArray
+from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from .._core.mesh import FIRST, on_devices, place
 from .._core.require import require_positive
@@ -131,7 +131,7 @@ def train(
 
 
 @dataclasses.dataclass
-class Training(Iterator[tuple[TrainState, Metrics]]):
+class Training(Iterator[tuple[TrainState, dict[str, Any]]]):
     """The updates of a run, made as they are asked for; `train` returns one."""
 
     state: TrainState
@@ -158,7 +158,7 @@ class Training(Iterator[tuple[TrainState, Metrics]]):
         self._num_left = self.num_updates - _updates_made(self.state)
         self._updates = self._iterate()
 
-    def __next__(self) -> tuple[TrainState, Metrics]:
+    def __next__(self) -> tuple[TrainState, dict[str, Any]]:
         return next(self._updates)
 
     def __length_hint__(self) -> int:
@@ -173,7 +173,7 @@ class Training(Iterator[tuple[TrainState, Metrics]]):
             self._call = self._program.compile()
         return self._program.seconds
 
-    def _iterate(self) -> Iterator[tuple[TrainState, Metrics]]:
+    def _iterate(self) -> Iterator[tuple[TrainState, dict[str, Any]]]:
         self.compile()
         call: Any = self._call
         pace = Pace(
@@ -210,7 +210,7 @@ def _start(
     config: PPOConfig,
     mesh: Mesh | None,
     policy: Any,
-    keys: PRNGKeyArray,
+    keys: Key[Array, "*R"],
 ) -> tuple[TrainState, PyTree]:
     """Make the state before the first update, `[R, …]` for keys `[R]`, and its place on a mesh."""
 
@@ -233,7 +233,7 @@ def _is_factory(policy: Any) -> bool:
     return callable(policy) and not hasattr(policy, "initial_state")
 
 
-def _require_axis_of_runs(policy: Any, keys: PRNGKeyArray) -> None:
+def _require_axis_of_runs(policy: Any, keys: Key[Array, "*R"]) -> None:
     if not keys.ndim or _is_factory(policy):
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(policy, eqx.is_array)):

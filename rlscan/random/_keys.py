@@ -130,7 +130,7 @@ def as_key(key: KeyLike) -> PRNGKeyArray:
     return key
 
 
-def as_keys(keys: KeyLike) -> PRNGKeyArray:
+def as_keys(keys: KeyLike) -> Key[Array, "*R"]:
     """Check one key, or keys `[R]`, and return them as typed keys; see `as_key`."""
     is_batch = isinstance(keys, jax.Array) and (
         keys.ndim == 1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.ndim == 2
@@ -143,8 +143,17 @@ def as_keys(keys: KeyLike) -> PRNGKeyArray:
 
 
 def generator_of(keys: Any) -> str:
-    """The name of the generator of typed keys, or of a `jax.ShapeDtypeStruct` of them."""
-    return str(jax.random.key_impl(keys))
+    """The name of the generator of keys, or of their shapes."""
+    return str(impl_of(keys))
+
+
+def impl_of(keys: Any) -> Any:
+    """The generator of keys, or of their shapes, as JAX takes it for `impl=`."""
+    if not isinstance(keys, jax.ShapeDtypeStruct):
+        return jax.random.key_impl(keys)
+    found = []
+    jax.eval_shape(lambda traced: found.append(jax.random.key_impl(traced)), keys)
+    return found[0]
 
 
 @lru_cache

@@ -23,6 +23,7 @@ from .._core.scan import check_same_carry
 from .._core.tree import is_shape
 from .._core.types import Policy, PyTree
 from ..ppo._train import Training
+from ..random._keys import impl_of
 from ._checkpoint import checkpoint_content, keep_checkpoint, restore
 from ._counts import Counts, counts_from_dict, new_counts, no_episodes
 from ._directory import CONFIG_FILE, claim, holds_run, locked, reserved
@@ -395,10 +396,7 @@ def _zeros(state: PyTree) -> PyTree:
             return x
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             words = jax.eval_shape(jax.random.key_data, x)
-            return jax.random.wrap_key_data(
-                jnp.zeros(words.shape, words.dtype),
-                impl=jax.random.key_impl(x),  # pyright: ignore[reportArgumentType]
-            )
+            return jax.random.wrap_key_data(jnp.zeros(words.shape, words.dtype), impl=impl_of(x))
         return jnp.zeros(x.shape, x.dtype)
 
     return jax.tree.map(one, state)

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from .._core.mesh import make_mesh
 from ..ppo._config import PPOConfig
@@ -119,7 +119,7 @@ def follow(
     """
     if signals:
         raise KeyboardInterrupt
-    check_verdicts(config, training, training.state)  # it may have diverged before it was stopped
+    raise_verdicts(config, training, training.state)  # it may have diverged before it was stopped
     evaluate = make_evaluator(
         training.env,
         [member.seed for member in members(config)],
@@ -129,11 +129,11 @@ def follow(
     for state, _ in run.record(training):
         if config.eval_interval and run.num_updates_done % config.eval_interval == 0:
             run.add_evaluation(evaluate(state.policy))
-    check_verdicts(config, training, training.state)
+    raise_verdicts(config, training, training.state)
     return run.num_updates_done == run.num_updates
 
 
-def check_verdicts(
+def raise_verdicts(
     config: Config, training: Training, state: TrainState, *, at_end: bool = False
 ) -> None:
     """Raise `DivergenceError` if every run has diverged, or at the end if any has."""
@@ -152,7 +152,7 @@ def _with_swept_numbers(config: Config) -> PPOConfig:
     return ppo
 
 
-def _keys_of(config: Config) -> PRNGKeyArray:
+def _keys_of(config: Config) -> Key[Array, "*R"]:
     """The key of the run, or keys `[R]` of several."""
     seeds = np.asarray([member.seed for member in members(config)], np.uint32)
     make = jax.jit(jax.vmap(partial(make_key, generator=config.generator)))

@@ -339,7 +339,7 @@ def test_no_good_checkpoint_is_left(run: Path, capsys):
     for file in (run / "checkpoints").iterdir():
         file.write_text("{}")
     error = failing(capsys, "--resume", str(run))
-    assert "no other one is good; train anew in another --output" in error
+    assert "no other one is good; train again in another --output" in error
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty", "run/metrics.csv"])
@@ -376,7 +376,7 @@ def test_a_config_that_was_changed(run: Path, capsys):
 def test_metrics_that_are_gone(run: Path, capsys):
     (run / "metrics.jsonl").write_text("")
     error = failing(capsys, "--resume", str(run))
-    assert f"{run}/metrics.jsonl has 0 bytes, where" in error
+    assert f"{run}/metrics.jsonl has 0 bytes, but" in error
 
 
 def test_a_run_of_an_rlscan_without_checkpoints(finished: Path, capsys):
