@@ -1,4 +1,9 @@
-"""REINFORCE (Williams, 1992) with dropout, on CartPole, from rlscan's public names only."""
+"""REINFORCE (Williams, 1992) with dropout, on CartPole, from rlscan's public names only.
+
+python scripts/custom_agent.py [RUN_DIR]; started again, it goes on from its last checkpoint.
+"""
+
+import sys
 
 import distrax
 import equinox as eqx
@@ -31,28 +36,34 @@ def loss(policy, trajectory):
 
     weight = jax.vmap(reward_to_go, in_axes=1, out_axes=1)(trajectory.reward, ended)
     log_prob, entropy, _ = rlscan.replay(policy, trajectory)
-    return -(log_prob * rlscan.normalize(weight)).mean() - 0.01 * entropy.mean()
+    return -(log_prob * rlscan.ppo.normalize(weight)).mean() - 0.01 * entropy.mean()
 
 
 @eqx.filter_jit
-def update(policy, opt_state, state):
-    state, trajectory = rlscan.rollout(policy, env, state, num_steps=250)
+def update(policy, opt_state, rollout_state):
+    rollout_state, trajectory = rlscan.rollout(policy, env, rollout_state, num_steps=250)
     grads = eqx.filter_grad(loss)(policy, trajectory)
     updates, opt_state = optimiser.update(grads, opt_state)
-    return eqx.apply_updates(policy, updates), opt_state, state, trajectory
+    ended = trajectory.terminated | trajectory.truncated
+    metrics = {"episode_return": trajectory.episode_return.mean(where=ended)}
+    return (eqx.apply_updates(policy, updates), opt_state, rollout_state), metrics
+
+
+def updates(state):
+    while True:
+        state, metrics = update(*state)
+        yield state, metrics
 
 
 env = rlscan.make("CartPole-v1")
 keys = jax.random.split(rlscan.key(0), 3)
 hidden, head = eqx.nn.Linear(4, 64, key=keys[0]), eqx.nn.Linear(64, 2, key=keys[1])
 policy = Policy(hidden, eqx.nn.Dropout(0.1), head)
-state = rlscan.init_rollout(policy, env, num_envs=32, key=keys[2])
 optimiser = optax.adam(1e-2)
 opt_state = optimiser.init(eqx.filter(policy, eqx.is_inexact_array))
-for i in range(151):
-    policy, opt_state, state, trajectory = update(policy, opt_state, state)
-    if i % 10 == 0:
-        ended = trajectory.terminated | trajectory.truncated
-        print(
-            f"update {i:3d}  return {trajectory.episode_return.mean(where=ended):5.1f}", flush=True
-        )
+start = policy, opt_state, rlscan.init_rollout(policy, env, num_envs=32, key=keys[2])
+
+directory = sys.argv[1] if len(sys.argv) > 1 else "runs/reinforce"
+with rlscan.runs.Run(directory, start, num_updates=151, steps_per_update=32 * 250) as run:
+    for state, metrics in run.record(updates(run.state)):
+        pass  # evaluate, print or break, as you like

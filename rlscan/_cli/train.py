@@ -17,7 +17,7 @@ from ..runs._directory import check_output
 from ..runs._footprint import check_memory, dry_run
 from ..runs._machine import on_this_machine
 from ..runs._parse import parse_command
-from ..runs._train import raise_verdicts, follow, open_run
+from ..runs._train import follow, open_run, raise_verdicts
 from .terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, fail
 
 

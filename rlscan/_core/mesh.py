@@ -19,7 +19,7 @@ from jaxtyping import Array
 from .tree import ArrayFunction, is_shape, map_arrays
 from .types import PyTree
 
-AXIS = "envs"
+AXIS = "rlscan_envs"
 
 # What a device holds: a whole array, or its part of the first or second axis.
 WHOLE, FIRST, SECOND = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS)
@@ -72,7 +72,10 @@ def on_devices(f: Callable, mesh: Mesh) -> Callable:
                     f"{leaf.dtype}; close over it if it is the same on all devices"
                 )
             require_divisible(mesh, "the first axis of each argument", leaf.shape[0])
-        return sharded(f, mesh, (FIRST,) * len(arguments), FIRST)(*arguments)
+        # An axis of another name, so that nothing inside exchanges with other devices.
+        apart = Mesh(mesh.devices, ("mapped",), axis_types=mesh.axis_types)
+        first = PartitionSpec("mapped")
+        return sharded(f, apart, (first,) * len(arguments), first)(*arguments)
 
     return split
 

@@ -18,8 +18,10 @@ class Sum(eqx.Module):
     lost: Float[Array, "..."]  # the rounding error: the sum is value + lost
 
     def plus(self, x: Float[Array, "..."]) -> "Sum":
-        """Add by two-sum (Knuth, *The Art of Computer Programming* 2, §4.2.2), exact for any order of
-        sizes; only `x + lost` is rounded."""
+        """Add by two-sum, exact for any order of sizes; only `x + lost` is rounded.
+
+        Source: Knuth, *The Art of Computer Programming* 2, §4.2.2.
+        """
         x = x + self.lost
         total = self.value + x
         kept = total - self.value

@@ -93,7 +93,7 @@ def explain_ratio(
     return _LOW_PRECISION if _computes_in_16_bits(policy, trajectory) else _STALE
 
 
-def failed_audit(audit_error: Any, tolerance: float) -> np.ndarray:
+def failed_audit(audit_error: Any, tolerance: float) -> np.ndarray | np.bool_:
     """Where `audit_error`, on the host, exceeds the tolerance; NaN fails too."""
     return ~(np.asarray(audit_error) <= tolerance)
 

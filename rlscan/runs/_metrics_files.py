@@ -39,7 +39,8 @@ class MetricsFiles:
         - `ends`: the length of the files at the checkpoint; `None` or empty for new ones.
         """
         paths = [directory / name for name in METRICS_FILES]
-        self._columns = _columns_of(paths[0]) if ends else []
+        has_header = bool(ends and ends[METRICS_FILES[0]])
+        self._columns = _columns_of(paths[0]) if has_header else []
         # Unbuffered, so that a write returns what the file took.
         self._files = [open(path, "r+b" if ends else "xb", 0) for path in paths]
         try:

@@ -142,7 +142,7 @@ def test_a_critic_that_sees_the_actors_masks():
     np.testing.assert_array_equal(masks(policy.actor, actor_key), masks(policy.critic, actor_key))
     for rates in ((0.5, 0.0), (0.5, 0.2), (0.0, 0.0)):  # of which the masks would not be equal
         with pytest.raises(
-            ValueError, match="the actor's rate.*critic_dropout = .*make them equal"
+            ValueError, match="equal rates above 0.*critic_dropout = .*make them equal"
         ):
             rlscan.ActorCritic(
                 env,
