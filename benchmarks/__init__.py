@@ -1,3 +1,3 @@
-"""What rlscan claims, measured: `python -m benchmarks`, or from Python, of rollouts of your own."""
+"""Measurements of what rlscan claims: `python -m benchmarks`, or from Python for your rollouts."""
 
 from benchmarks._time_rollouts import time_rollouts as time_rollouts

@@ -1,7 +1,7 @@
-"""Checks what rlscan claims on this machine, in about ten minutes.
+"""Check what rlscan claims on this machine, in about twelve minutes.
 
     python -m benchmarks                       all benchmarks, with a table and the claims of each
-    python -m benchmarks --list                which there are, and what they claim
+    python -m benchmarks --list                the benchmarks and their claims
     python -m benchmarks --only rollout        some of them
     python -m benchmarks --only rollout --env Pendulum-v1 --policy my_policy:make
     python -m benchmarks compare OLD.json NEW.json
@@ -26,7 +26,7 @@ from benchmarks._compare import compare
 from benchmarks._figures import Comparison, Line, Ratio, ratios, to_json
 from benchmarks._registry import BENCHMARKS, studies
 from benchmarks._subject import subject
-from benchmarks._timing import circumstances, write_json
+from benchmarks._timing import circumstances, record, write_json
 from rlscan._core.cpu import num_cores
 from rlscan._core.require import did_you_mean
 
@@ -34,7 +34,7 @@ DONE, MISSED, BAD_INPUT = 0, 1, 2  # exit statuses
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns its exit status."""
+    """Run the command line, and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         if argv[:1] == ["compare"]:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = choose(args.only, settings)
         check_json(args.json)
         if settings.env or settings.policy:
-            subject(settings)  # refused now, not after minutes
+            subject(settings)  # raises now, not after minutes
     except (ValueError, TypeError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT
@@ -56,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(chosen: Sequence[Benchmark], settings: Settings, json: str | None) -> int:
-    """Runs benchmarks, and shows each as it ends."""
-    # As the scripts do for one device; what runs on several is compiled as they do for several.
+    """Run benchmarks, and show each as it ends."""
+    # As the scripts do for one device; programs for several devices set their own options.
     rlscan.configure_cpu()
-    with contextlib.suppress(RuntimeError):  # where JAX runs already, it is too late
+    with contextlib.suppress(RuntimeError):  # if JAX runs already, it is too late
         jax.config.update("jax_num_cpu_devices", num_cores())
-    jax.config.update("jax_enable_compilation_cache", False)  # else nothing would be compiled
+    jax.config.update("jax_enable_compilation_cache", False)  # otherwise nothing is compiled
     introduce(chosen, settings)
     figures: dict[str, Any] = {}
     all_lines: list[Line] = []
@@ -73,21 +73,21 @@ def run(chosen: Sequence[Benchmark], settings: Settings, json: str | None) -> in
                 print(f"\n{benchmark.name}: {setting}", flush=True)
                 continue
             comparisons = benchmark.comparisons
-            if settings.env or settings.policy:  # of which nothing is claimed
+            if settings.env or settings.policy:  # claims are only about our own
                 comparisons = unclaimed(comparisons, lines)
             compared = ratios(lines, comparisons)
             _table.show(benchmark.name, setting, lines, compared)
             figures[benchmark.name] = to_json(setting, lines, compared)
             all_lines, all_ratios = all_lines + lines, all_ratios + compared
-    finally:  # minutes of measuring are kept, whatever came after them
+    finally:  # keep minutes of measuring, even if a later benchmark fails
         if figures:
             _table.explain_columns(all_lines)
-            write_json(json, "suite", settings._asdict(), figures)
+            write_json(json, record("suite", settings._asdict(), figures))
     return conclude(all_ratios)
 
 
 def unclaimed(comparisons: Sequence[Comparison], lines: Sequence[Line]) -> list[Comparison]:
-    """Those of whom did run, without claims."""
+    """The comparisons of contestants that ran, without claims."""
     ran = {line.name for line in lines}
     return [c._replace(at_least={}) for c in comparisons if {c.of, c.over} <= ran]
 
@@ -101,7 +101,7 @@ def introduce(chosen: Sequence[Benchmark], settings: Settings) -> None:
     print(f"{about['cpu']}, {about['cores']} cores{load}, on {about['device']}")
     names = ", ".join(benchmark.name for benchmark in chosen)
     minutes = sum(benchmark.minutes for benchmark in chosen)
-    size = "a size that only shows that it runs"
+    size = "a tiny size, to see that it runs"
     print(f"{names}: {size if settings.smoke else f'about {minutes:g} min on two cores'}")
     print(f"{settings.repeats} runs of each contestant, in turn", flush=True)
 
@@ -136,7 +136,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 
 def choose(names: Sequence[str] | None, settings: Settings) -> list[Benchmark]:
-    """The benchmarks of these names, in the order of the suite; all that can run if `None`."""
+    """The benchmarks with these names, in the order of the suite; all that can run if `None`."""
     is_own = bool(settings.env or settings.policy)
     for name in names or ():
         if name in studies():
@@ -157,10 +157,10 @@ def check_json(path: str | None) -> None:
     if path is None:
         return
     if os.path.lexists(path):
-        raise ValueError(f"{path} is there already; name another file, or remove it")
+        raise ValueError(f"{path} exists already; name another file, or remove it")
     folder = Path(path).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} cannot be written: {folder} is no folder that takes files")
+        raise ValueError(f"{path} cannot be written: {folder} is not a writable folder")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,19 +170,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--list", action="store_true", help="print the benchmarks, and run none")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these benchmarks alone")
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
+    parser.add_argument("--list", action="store_true", help="print the benchmarks and run none")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these benchmarks")
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, to see that it runs")
     parser.add_argument(
         "--repeats",
         type=int,
         help=f"interleaved runs of each contestant, {Settings().repeats} by default; "
-        "of fresh processes a fifth as many",
+        "a fifth as many of fresh processes",
     )
-    parser.add_argument("--json", metavar="FILE", help="keep the figures in this file, a new one")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this new file")
     parser.add_argument("--env", help="a name of rlscan.ENVIRONMENTS, or module:factory; factory()")
     parser.add_argument(
-        "--policy", metavar="MODULE:FACTORY", help="a policy of your own; factory(env, key=key)"
+        "--policy", metavar="MODULE:FACTORY", help="your own policy; factory(env, key=key)"
     )
     return parser
 
@@ -198,7 +198,7 @@ def _compare_parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """A parser that prints errors in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}\n")

@@ -1,4 +1,4 @@
-"""What a benchmark is: a name, what it measures and claims, and a function that yields lines."""
+"""`Benchmark`: a name, what it measures and claims, and a function that returns lines."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,18 +7,18 @@ from benchmarks._figures import Comparison, Line
 
 
 class Settings(NamedTuple):
-    """What the command line sets."""
+    """The settings from the command line."""
 
-    smoke: bool = False  # a size that only shows that it runs
+    smoke: bool = False  # a tiny size, to see that it runs
     repeats: int = 21  # interleaved runs of each contestant
-    env: str | None = None  # a name, or module:factory, of the reader's own
+    env: str | None = None  # the reader's own: a name, or module:factory
     policy: str | None = None  # module:factory
 
 
 class Result(NamedTuple):
-    """What a benchmark measured."""
+    """The figures of a benchmark."""
 
-    setting: str  # what ran, in one line; figures of two settings cannot be compared
+    setting: str  # one line; figures of different settings cannot be compared
     lines: list[Line]
 
 

@@ -1,4 +1,4 @@
-"""Comparing two files: what became faster or slower, and whether that can be said at all."""
+"""A comparison of two files: what became faster or slower, if they are comparable."""
 
 import json
 import math
@@ -13,17 +13,17 @@ from benchmarks._table import add_sized, new_console, new_table
 
 
 class File(NamedTuple):
-    """What `python -m benchmarks --json FILE` has written."""
+    """A file written by `python -m benchmarks --json FILE`."""
 
     commit: str
-    circumstances: dict[str, Any]  # what figures depend on beside rlscan's code
+    circumstances: dict[str, Any]  # what figures depend on besides rlscan's code
     settings: dict[str, str]  # by benchmark, what ran
     lines: dict[str, list[Line]]
     ratios: dict[str, dict[tuple[str, str], Spread]]  # by benchmark; then by size and name
 
 
 def compare(old_path: str, new_path: str) -> bool:
-    """Prints the figures of `new` over those of `old`; returns whether the two are comparable.
+    """Print the figures of `new` over those of `old`, and return whether they are comparable.
 
     **Raises:** `ValueError` for a file that cannot be read or was not written by the suite.
     """
@@ -45,23 +45,23 @@ def compare(old_path: str, new_path: str) -> bool:
 _EXPLANATION = """
 new / old: of the medians
 range: from lower quartile of new over upper of old, to upper over lower
-better, worse: where the range leaves out 1
-Times belong to a machine and its mood; ratios over pairs of runs carry further."""
+better, worse: if the range does not include 1
+Times depend on the machine and its load; ratios over pairs of runs are more reliable."""
 
 
 def read(path: str) -> File:
-    """A file of the suite."""
+    """Read a file of the suite."""
     try:
         content = json.loads(Path(path).read_text())
         if content["benchmark"] != "suite":
             raise ValueError(f"it is one of benchmarks.{content['benchmark']}")
         versions = {**content["versions"]}
-        versions.pop("rlscan")  # another one is what is compared
+        versions.pop("rlscan")  # versions of rlscan are what is compared
         parts = ("cpu", "cores", "device", "python", "flags")
         figures = content["figures"]
         return File(
             content["commit"] + " with changes" * content["changed"],
-            # Of threads files of before say nothing.
+            # Older files say nothing about threads.
             {
                 **{part: content[part] for part in parts},
                 "threads": content.get("threads"),
@@ -74,7 +74,7 @@ def read(path: str) -> File:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{path} is no file of `python -m benchmarks --json FILE`"
+        what = f"{path} is not a file of `python -m benchmarks --json FILE`"
         raise ValueError(f"{what}: {type(error).__name__} {error}") from error
 
 
@@ -93,7 +93,7 @@ def _ratio(content: dict[str, Any]) -> tuple[tuple[str, str], Spread]:
 
 
 def differences(old: File, new: File) -> Iterator[str]:
-    """Why figures of the two files cannot be held against each other."""
+    """The reasons why figures of the two files cannot be compared."""
     for name, before in old.circumstances.items():
         if before != (after := new.circumstances.get(name)):
             yield f"{name} was {before or 'none'}, is {after or 'none'}"
@@ -106,11 +106,11 @@ def differences(old: File, new: File) -> Iterator[str]:
         keys = [{(line.size, line.name) for line in file.lines[name]} for file in (old, new)]
         for size, line in sorted(keys[0] ^ keys[1]):
             where = "old" if (size, line) in keys[0] else "new"
-            yield f"{name}, {size}, {line} is in the {where} file alone"
+            yield f"{name}, {size}, {line} is only in the {where} file"
 
 
 def change(old: Sequence[float], new: Sequence[float]) -> Spread:
-    """New over old: of the medians, and as far apart as the quartiles allow.
+    """New over old: the ratio of the medians, and the range that the quartiles allow.
 
     The two were not run in pairs, so there is no spread of ratios to take quartiles of.
     """
@@ -123,7 +123,7 @@ def change(old: Sequence[float], new: Sequence[float]) -> Spread:
 
 
 def judged(change: Spread, *, more_is_better: bool) -> str:
-    """`better` or `worse` where the whole range is; else nothing."""
+    """`better` or `worse` if the whole range is, otherwise empty."""
     if change.low <= 1 <= change.high:
         return ""
     return "better" if (change.low > 1) == more_is_better else "worse"
@@ -139,7 +139,7 @@ def show(old: list[Line], new: list[Line], console: Console) -> None:
             continue
         figures = before[line.size, line.name].figures
         if figures.keys() != line.figures.keys():
-            continue  # measured otherwise
+            continue  # different quantities
         spreads = {name: change(figures[name], line.figures[name]) for name in figures}
         low, median, high = spreads[main.name]
         verdict = judged(spreads[main.name], more_is_better=main.more_is_better)

@@ -1,4 +1,4 @@
-"""Figures: what was measured of each contestant, and how the contestants compare."""
+"""Figures: the measurements of each contestant, and comparisons of contestants."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from benchmarks._timing import Timing
 
 
 class Quantity(NamedTuple):
-    """Something that is measured, in base units: the name ends in the unit."""
+    """A measured quantity in base units; its name ends in the unit."""
 
     name: str
-    title: str  # of its column
-    unit: str  # of its column
+    title: str  # heading of its column
+    unit: str  # shown in its column
     scale: float  # that unit, in base units
     meaning: str
     more_is_better: bool = False
@@ -22,24 +22,24 @@ _ALL = (
     Quantity("steps_per_second", "steps/s", "M", 1e6, "environment steps per second", True),
     Quantity("run_seconds", "run time", "ms", 1e-3, "one call of the compiled program"),
     Quantity("process_seconds", "process time", "s", 1, "a process, from its start to its end"),
-    Quantity("equations", "equations", "", 1, "of the jaxpr, inner programs included"),
+    Quantity("equations", "equations", "", 1, "in the jaxpr, inner programs included"),
     Quantity("draws", "draws", "", 1, "equations that make random bits"),
     Quantity("trace_seconds", "trace", "s", 1, "from Python to a program"),
     Quantity("xla_seconds", "XLA", "s", 1, "compiling that program"),
     Quantity("first_call_seconds", "first", "ms", 1e-3, "first call of the compiled program"),
-    Quantity("temporary_bytes", "temp", "MB", 1e6, "memory beside arguments and results"),
-    Quantity("peak_bytes", "peak", "MB", 1e6, "most memory that the process had resident"),
+    Quantity("temporary_bytes", "temp", "MB", 1e6, "memory besides arguments and results"),
+    Quantity("peak_bytes", "peak", "MB", 1e6, "peak resident memory of the process"),
 )
 QUANTITIES = {quantity.name: quantity for quantity in _ALL}
 
 
 class Line(NamedTuple):
-    """What was measured of one contestant at one size."""
+    """The measurements of one contestant at one size."""
 
     name: str
-    size: str  # "N = 64"; empty where there is one alone
+    size: str  # "N = 64"; empty if there is only one size
     meaning: str  # one sentence
-    figures: dict[str, list[float]]  # by `QUANTITIES`; the first is what contestants compete in
+    figures: dict[str, list[float]]  # by name in `QUANTITIES`; the first is the one compared
 
     @property
     def main(self) -> str:
@@ -52,7 +52,7 @@ class Comparison(NamedTuple):
     of: str
     over: str
     meaning: str  # one sentence
-    at_least: Mapping[str, float] = {}  # what is claimed, by size
+    at_least: Mapping[str, float] = {}  # the claims, by size
 
 
 class Ratio(NamedTuple):
@@ -67,7 +67,7 @@ class Ratio(NamedTuple):
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the median keeps what is claimed; `None` where nothing is."""
+        """Whether the median meets the claim; `None` if there is no claim."""
         return None if self.at_least is None else spread(self.values).median >= self.at_least
 
 
@@ -86,9 +86,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(lines: Sequence[Line], comparisons: Sequence[Comparison]) -> list[Ratio]:
-    """Each comparison at each size, over pairs of runs: the k-th of one by the k-th of the other.
+    """Each comparison at each size, over pairs of runs: the k-th run of one by that of the other.
 
-    **Raises:** `ValueError` for a comparison of a contestant that did not run at any size.
+    **Raises:** `ValueError` for a comparison with a contestant that did not run at any size.
     """
     by_size: dict[str, dict[str, list[float]]] = {}
     for line in lines:
@@ -106,7 +106,7 @@ def ratios(lines: Sequence[Line], comparisons: Sequence[Comparison]) -> list[Rat
 
 
 def figures_of(timing: Timing, *, num_steps: int | None = None) -> dict[str, list[float]]:
-    """The figures of a timing: steps per second, of calls that make `num_steps`; else seconds."""
+    """The figures of a timing: steps per second if a call makes `num_steps`, else seconds."""
     speed = {"run_seconds": timing.runs}
     if num_steps is not None:
         speed = {"steps_per_second": [num_steps / seconds for seconds in timing.runs]}
@@ -120,7 +120,7 @@ def figures_of(timing: Timing, *, num_steps: int | None = None) -> dict[str, lis
 
 
 def to_json(setting: str, lines: Sequence[Line], ratios: Sequence[Ratio]) -> dict[str, Any]:
-    """The figures as a file keeps them, with their medians and quartiles."""
+    """The figures as JSON, with their medians and quartiles."""
 
     def summary(values: list[float]) -> dict[str, Any]:
         low, median, high = (_rounded(value) for value in spread(values))
@@ -139,5 +139,5 @@ def to_json(setting: str, lines: Sequence[Line], ratios: Sequence[Ratio]) -> dic
 
 
 def _rounded(value: float) -> float:
-    """To six digits, which is more than is known."""
+    """Round to six digits, which is more than is known."""
     return float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""Fresh processes: what a program costs from the shell."""
+"""Fresh processes: the cost of a program from the shell."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 
-# Peak memory is read by the process itself: what the system counts for a finished child includes
-# the parent that it was forked from, which has all of JAX in memory.
+# The process reads its own peak memory. The system's figure for a finished child includes the
+# parent that it was forked from, which has all of JAX in memory.
 _PRELUDE = """
 import atexit, sys
 @atexit.register
@@ -26,17 +26,17 @@ def report():
 
 
 class Process(NamedTuple):
-    """A process that has ended well."""
+    """A process that has succeeded."""
 
     seconds: float  # from its start to its end
-    peak_bytes: float  # NaN where the system does not tell
+    peak_bytes: float  # NaN if the system does not tell
     output: str
 
 
 def run_python(code: str, environ: Mapping[str, str] | None = None) -> Process:
-    """Runs code in a Python of its own, in the root of the checkout.
+    """Run code in a new Python, in the root of the checkout.
 
-    **Raises:** `RuntimeError`, with what it said last, if it fails.
+    **Raises:** `RuntimeError`, with its last output, if it fails.
     """
     command = [sys.executable, "-c", _PRELUDE + code]
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The subject: which policy acts in which environment, ours or the reader's."""
+"""The subject: a policy and its environment, ours or the reader's."""
 
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import rlscan
 from benchmarks._benchmark import Settings
 
 RATE = 0.1
-WIDTH = 64  # of each hidden layer
+WIDTH = 64  # units of each hidden layer
 
 
 class Subject(NamedTuple):
@@ -19,17 +19,17 @@ class Subject(NamedTuple):
 
     @property
     def has_switch(self) -> bool:
-        """Whether inference mode changes the policy; else there is none without noise to time."""
+        """Whether inference mode changes the policy; otherwise there is no policy without noise."""
         return not bool(eqx.tree_equal(eqx.nn.inference_mode(self.policy), self.policy))
 
 
 def subject(settings: Settings) -> Subject:
-    """CartPole and an actor-critic with dropout, where the reader gave nothing else.
+    """CartPole and an actor-critic with dropout, or what the settings name instead.
 
-    **Raises:** `ValueError` or `TypeError` for what cannot be loaded, or cannot act.
+    **Raises:** `ValueError` or `TypeError` if they cannot be loaded, or the policy cannot act.
     """
     env_name, policy_name = settings.env or "CartPole-v1", settings.policy
-    make_policy = load(policy_name) if policy_name else None  # refused before gymnax is imported
+    make_policy = load(policy_name) if policy_name else None  # raises before gymnax is imported
     env = load(env_name)() if ":" in env_name else rlscan.make(env_name)
     if make_policy is None:
         policy: Any = rlscan.ActorCritic(env, dropout=RATE, key=rlscan.key(0))
@@ -44,7 +44,7 @@ def subject(settings: Settings) -> Subject:
 
 
 def load(name: str) -> Any:
-    """What `module:attribute` names; modules of the current folder are found."""
+    """Import `module:attribute`, also from the current folder."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ValueError(f"{name!r} is not of the form module:factory, such as my_policy:make")

@@ -1,4 +1,4 @@
-"""The table: figures on a screen, in 80 columns."""
+"""Tables of figures for a screen of 80 columns."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ def show(
     ratios: Sequence[Ratio],
     console: Console | None = None,
 ) -> None:
-    """Prints what was measured, how it compares, and what each line means."""
+    """Print the figures, the comparisons, and the meaning of each line."""
     console = console or new_console()
     console.print(f"\n{name}: {setting}", style="bold")
     console.print(_figures(lines))
@@ -32,22 +32,22 @@ def show(
 
 
 def explain_columns(lines: Iterable[Line], console: Console | None = None) -> None:
-    """Prints what the columns of these lines mean."""
+    """Print the meaning of the columns of these lines."""
     console = console or new_console()
     used = dict.fromkeys(name for line in lines for name in line.figures)
     console.print("\ncolumns", style="bold")
     meanings = {QUANTITIES[name].title: QUANTITIES[name].meaning for name in used}
-    meanings["quartiles"] = "of the column before, whose own number is the median"
+    meanings["quartiles"] = "of the column before it, which has the median"
     _explain(meanings, console)
 
 
 def new_console() -> Console:
-    """Shows names as they are: no markup, no colours guessed from the text."""
+    """A console without markup and highlighting, so that names appear as they are."""
     return Console(markup=False, highlight=False)
 
 
 def new_table(*titles: str) -> Table:
-    """Names to the left, numbers to the right."""
+    """A table with names on the left and numbers on the right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for i, title in enumerate(titles):
         table.add_column(title, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
@@ -55,7 +55,7 @@ def new_table(*titles: str) -> Table:
 
 
 def add_sized(table: Table, rows: Iterable[tuple[str, Sequence[str]]]) -> None:
-    """Adds rows, each with its size, under a heading for each size."""
+    """Add rows, each with its size, under a heading for each size."""
     heading = ""
     for size, cells in rows:
         if size != heading:
@@ -65,7 +65,7 @@ def add_sized(table: Table, rows: Iterable[tuple[str, Sequence[str]]]) -> None:
 
 
 def number(value: float) -> str:
-    """To three digits, and no more than three after the point."""
+    """Format with three digits, and at most three after the point."""
     if not math.isfinite(value):
         return "–"
     if value == 0 or value == int(value) and abs(value) < 1e6:

@@ -17,24 +17,24 @@ def time_rollouts(
     repeats: int = 21,
     show: bool = True,
 ) -> Result:
-    """Times functions that each make T steps in N environments, in turn, and prints a table.
+    """Time functions that each make T steps in N environments, in turn, and print a table.
 
-    Before each is compiled JAX's caches are cleared, so that each is traced in full.
+    JAX's caches are cleared before each compilation, so that each function is traced in full.
 
     **Arguments:**
 
     - `contestants`: by name, a function and its arguments. It is compiled by `eqx.filter_jit`;
-        what it returns does not matter, but only what leads to it is computed.
-    - `num_steps`, `num_envs`: T and N, which steps per second are counted by.
-    - `over`: the contestant that the others are compared with; the first if not given.
-    - `repeats`: interleaved runs of each, after its first call.
+        it may return anything, but only what its results depend on is computed.
+    - `num_steps`, `num_envs`: T and N, to compute steps per second.
+    - `over`: the contestant that the others are compared with; by default the first.
+    - `repeats`: the number of interleaved runs of each, after its first call.
     - `show`: whether to print the table.
 
-    **Returns:** `Result`, with a `Line` per contestant: steps per second of each run, seconds of
-    tracing, of XLA and of the first call, and the program's temporary memory.
+    **Returns:** `Result`, with a `Line` for each contestant: steps per second of each run; seconds
+    of tracing, of XLA and of the first call; and the program's temporary memory.
 
-    **Raises:** `ValueError` for a count below 1, for no contestants, or an `over` that is not
-    one of them.
+    **Raises:** `ValueError` for a count below 1, for no contestants, and if `over` is not one of
+    them.
 
     ```python
     state = rlscan.init_rollout(policy, env, num_envs=64, key=rlscan.key(0))

@@ -1,4 +1,4 @@
-"""Timing that can be trusted on a noisy machine: compile apart, contestants interleaved."""
+"""Timing on a noisy machine: compiling is timed apart, and contestants are interleaved."""
 
 import json
 import os
@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
+from rlscan._core.files import write_whole
+
 
 class Timing(NamedTuple):
-    """What one contestant took, in seconds, and what it needs."""
+    """The seconds that one contestant took, and the memory that it needs."""
 
     trace: float  # from Python to a program
     xla: float  # from the program to machine code
     first_call: float  # of the compiled program
     runs: list[float]  # one per repetition, after the first call
-    temporary_bytes: int  # what the program needs beside its arguments and results
+    temporary_bytes: float  # needed besides arguments and results; NaN if unknown
 
     @property
     def compile(self) -> float:
@@ -39,13 +41,13 @@ def interleaved(
     repeats: int,
     options: Mapping[str, Mapping[str, str]] = {},
 ) -> dict[str, Timing]:
-    """Times functions in turn, A B C A B C …, so that all of them see the machine's drift.
+    """Time functions in turn, A B C A B C …, so that the machine's drift affects all of them.
 
     **Arguments:**
 
     - `contestants`: by name, a function and its arguments; it is compiled by `eqx.filter_jit`.
-    - `repeats`: how often each runs, after its first call.
-    - `options`: of XLA, for contestants that are compiled otherwise than `XLA_FLAGS` says.
+    - `repeats`: the number of runs of each, after its first call.
+    - `options`: XLA's options for contestants that `XLA_FLAGS` does not describe.
     """
     compiled, timings = {}, {}
     for name, (function, args) in contestants.items():
@@ -62,9 +64,9 @@ def interleaved(
 def compile_program(
     function: Callable, args: tuple, options: Mapping[str, str] | None = None
 ) -> tuple[Any, float, float]:
-    """The program, and how long tracing and compiling took."""
-    jax.clear_caches()  # else the first contestant traces for the others what they share
-    filter_jit: Any = eqx.filter_jit  # takes what `jax.jit` does, which its overloads do not say
+    """Compile a function: the program, the seconds of tracing, and those of XLA."""
+    jax.clear_caches()  # otherwise the first contestant traces the code that the others share
+    filter_jit: Any = eqx.filter_jit  # its overloads omit the arguments of `jax.jit`
     jitted = filter_jit(function, compiler_options=dict(options or {}))
     start = time.perf_counter()
     lowered = jitted.lower(*args)
@@ -74,24 +76,24 @@ def compile_program(
 
 
 def time_call(compiled: Any, args: tuple) -> float:
-    """Seconds of one call, its results computed."""
+    """The seconds of one call, until its results are computed."""
     start = time.perf_counter()
     jax.block_until_ready(compiled(*args))
     return time.perf_counter() - start
 
 
 def temporary_bytes(compiled: Any) -> int:
-    """What the program needs beside its arguments and results."""
+    """The memory that a program needs besides its arguments and results."""
     return compiled.compiled.memory_analysis().temp_size_in_bytes
 
 
 def ratio(a: Timing, b: Timing) -> float:
-    """How many times faster `a` is than `b`: the median over pairs of runs."""
+    """The speed of `a` over that of `b`: the median over pairs of runs."""
     return statistics.median(y / x for x, y in zip(a.runs, b.runs, strict=True))
 
 
 def circumstances() -> dict[str, Any]:
-    """What a figure depends on beside what was measured: versions, machine and commit."""
+    """Everything that a figure depends on besides the code measured: versions, machine, commit."""
     packages = ("rlscan", "jax", "jaxlib", "equinox", "optax", "gymnax", "distrax")
     return {
         "versions": {name: version(name) for name in packages},
@@ -100,26 +102,21 @@ def circumstances() -> dict[str, Any]:
         "cores": _cores(),
         "device": jax.devices()[0].device_kind,
         "flags": os.environ.get("XLA_FLAGS", ""),
-        "threads": os.environ.get("NPROC", ""),  # of XLA; empty for one per core
+        "threads": os.environ.get("NPROC", ""),  # XLA's; empty for one per core
         **_CODE,
     }
 
 
-def write_json(path: str | None, benchmark: str, settings: dict, figures: Any) -> None:
-    """Keeps the figures with their circumstances, where a path was asked for.
+def record(benchmark: str, settings: dict[str, Any], figures: Any) -> dict[str, Any]:
+    """Figures with the circumstances that they were measured in, as files keep them."""
+    return {"benchmark": benchmark, "settings": settings, **circumstances(), "figures": figures}
 
-    The file is there whole or not at all.
-    """
-    if path is None:
-        return
-    content = {"benchmark": benchmark, "settings": settings, **circumstances(), "figures": figures}
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(f"written to {path}")
+
+def write_json(path: str | None, content: Any) -> None:
+    """Write a file atomically, if a path was asked for."""
+    if path is not None:
+        write_whole(Path(path), (json.dumps(content, indent=2) + "\n").encode())
+        print(f"written to {path}")
 
 
 def _cpu() -> str:
@@ -132,7 +129,7 @@ def _cpu() -> str:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system tells."""
+    """The cores that this process may use, if the system tells."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -152,7 +149,7 @@ def _git(*args: str, folder: Path = Path(__file__).parent) -> str:
 
 
 def _code() -> dict[str, Any]:
-    """Which commit this is, and whether what runs differs from it."""
+    """The commit, and whether the code that runs differs from it."""
     paths = (":/rlscan", ":/benchmarks", ":/configs", ":/scripts", ":(top,exclude)**/results/**")
     return {
         "commit": commit_of(Path(__file__).parent),
@@ -160,5 +157,5 @@ def _code() -> dict[str, Any]:
     }
 
 
-# Looked at when it is imported, as what is committed while it runs is not what runs.
+# Read at import, because a commit that is made during a run is not the code that runs.
 _CODE = _code()

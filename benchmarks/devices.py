@@ -1,7 +1,7 @@
-"""Steps per second with the environments on one device of the host, and split over all its cores.
+"""Steps per second with the environments on one device of the host, and split over two.
 
-Each is compiled as `rlscan.configure_cpu(num_devices=…)` would have it: XLA splits loops over the
-cores, but not where each core is a device. Two contestants have it the other way round.
+Each program is compiled with the options of `rlscan.configure_cpu(num_devices=…)`: XLA splits loops
+over the cores, unless each core is a device. Two contestants have the opposite options.
 """
 
 from collections.abc import Callable
@@ -47,12 +47,12 @@ COMPARISONS = (
 
 def run(settings: Settings) -> Result:
     if len(jax.devices()) < 2:
-        return Result("left out, as it needs two devices, and JAX has one", [])
+        return Result("left out, because it needs two devices, and JAX has one", [])
     num_steps, sizes = (8, (4,)) if settings.smoke else (128, (64, 1024))
     ours, mesh = subject(settings), rlscan.make_mesh(2)
     lines = []
     for num_envs in sizes:
-        # Each kind by itself: after an update a rollout finds nothing of its own in the caches.
+        # Each kind separately: after an update, a rollout's data is no longer in the caches.
         rollouts = {
             "rollout, one device": rollout(ours, num_envs, num_steps, None),
             "rollout, two devices": rollout(ours, num_envs, num_steps, mesh),
@@ -72,7 +72,7 @@ def run(settings: Settings) -> Result:
 
 
 def rollout(ours: Subject, num_envs: int, num_steps: int, mesh: Any) -> tuple[Callable, tuple]:
-    # As in training: the state is where the last update left it.
+    # As in training: the state lies where an update leaves it.
     config = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=1)
     trained = rlscan.init_train(ours.policy, ours.env, config, key=rlscan.key(0), mesh=mesh)
     one = partial(rlscan.rollout, env=ours.env, num_steps=num_steps, mesh=mesh)
@@ -88,7 +88,7 @@ def update(ours: Subject, num_envs: int, num_steps: int, mesh: Any) -> tuple[Cal
 
 BENCHMARK = Benchmark(
     name="devices",
-    measures="what a second core gains, where environments are split over two devices",
+    measures="what a second core gains if environments are split over two devices",
     minutes=1,
     run=run,
     comparisons=COMPARISONS,

@@ -1,7 +1,7 @@
-"""What each optimisation that costs clarity is worth: a program as it is, and with one undone.
+"""The gain of each optimisation that costs clarity: a program as it is, and with one undone.
 
-Comments in the code name this benchmark. The plain way is put in the place of ours while a program
-is traced, so that the rest of the two is the same.
+Files named after a lever refer to this benchmark. The plain code replaces ours while a program is
+traced, so that the two programs differ in nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ from benchmarks._subject import RATE
 from benchmarks._timing import interleaved
 from benchmarks.training import one_update
 from rlscan._core.tree import where
-from rlscan._rollout import next_value as _next_value, replay as _replay
-from rlscan.ppo._update import act_and_judge
+from rlscan._rollout import blocks as _blocks, next_value as _next_value
+from rlscan.ppo._update import collect
 
 AS_IT_IS = "as it is"
 
@@ -33,7 +33,7 @@ def reset_always(done: Any, reset: Callable[[], Any], stepped: Any) -> Any:
 
 
 def convolved(self: Any, x: Any) -> Array:
-    """As the encoder of an image, through XLA's convolution."""
+    """Encode an image, but through XLA's convolution."""
     x = jnp.asarray(x, jnp.float32)[None]
     for layer, kernel, stride in zip(self.layers, self.kernels, self.strides, strict=True):
         weight = layer.weight.reshape(-1, *kernel, x.shape[-1])
@@ -43,7 +43,7 @@ def convolved(self: Any, x: Any) -> Array:
     return x.ravel()
 
 
-# By contestant: what is put in which place, and what that means.
+# By contestant: the name to replace, its replacement, and what that means.
 UNDONE: dict[str, tuple[str, Any, str]] = {
     "orders sorted": (
         "rlscan.ppo._update.random_order",
@@ -51,7 +51,7 @@ UNDONE: dict[str, tuple[str, Any, str]] = {
         "minibatches of jax.random.permutation, which sorts pairs",
     ),
     "resets always": (
-        "rlscan.envs._reset.reset_where",
+        "rlscan.envs._gymnax.reset_where",
         reset_always,
         "a reset of each environment drawn in every step",
     ),
@@ -66,35 +66,35 @@ UNDONE: dict[str, tuple[str, Any, str]] = {
         "values of all slots of final observations, not of those in use",
     ),
     "one batch": (
-        "rlscan._rollout.replay._BLOCK",
+        "rlscan._rollout.blocks._BLOCK",
         2**31,
-        "replay of a batch at once, not in blocks",
+        "replay of a whole batch at once, not in blocks",
     ),
     "gradients in blocks": (
-        "rlscan._rollout.replay._of_steps",
-        _replay._in_blocks,
-        "a gradient that goes through the blocks of replay",
+        "rlscan._rollout.blocks._over_steps",
+        _blocks._in_blocks,
+        "a gradient through the blocks of replay",
     ),
     "weights as they lie": (
-        "rlscan._rollout.rollout.turned",
-        lambda policy: policy,
-        "a rollout that multiplies by weights [outputs, inputs], as Equinox keeps them",
+        "rlscan._rollout.rollout.stored_input_major",
+        lambda policy: lambda: policy,
+        "a rollout that multiplies by weights [outputs, inputs], as Equinox stores them",
     ),
     "gradients as they come": (
-        "rlscan._rollout.replay.shorter_axis_first",
+        "rlscan._rollout.blocks.shorter_axis_first",
         lambda tangent: tangent,
         "gradients of matrices whose longer axis comes first",
     ),
-    "arrays apart": ("optax.flatten", lambda inner: inner, "Adam on each array, not on a vector"),
+    "arrays apart": ("optax.flatten", lambda inner: inner, "Adam on each array, not on one vector"),
     "convolutions": (
         "rlscan.policies._encoder._Image.__call__",
         convolved,
-        "images through XLA's convolution, not through products of patches",
+        "images through XLA's convolution, not products of patches",
     ),
 }
 
 COMPARISONS = tuple(
-    Comparison(AS_IT_IS, name, f"what is gained over: {meaning}")
+    Comparison(AS_IT_IS, name, f"the gain over: {meaning}")
     for name, (_, _, meaning) in UNDONE.items()
 )
 
@@ -111,7 +111,7 @@ def run(settings: Settings) -> Result:
 
 
 def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
-    """By size, what makes a contestant, how many steps that takes, and what is undone."""
+    """By size: a function that makes a contestant, its number of steps, and the levers to undo."""
 
     def at(make: Callable, n: int, t: int, *names: str, env: str = "CartPole-v1") -> tuple:
         config = rlscan.PPOConfig(num_envs=n, num_steps=t)
@@ -139,7 +139,7 @@ def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
     }
 
 
-# Contestants: a function, and the arguments that it takes.
+# Contestants: each is a function and its arguments.
 
 
 def update_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
@@ -149,7 +149,7 @@ def update_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]
 
 def rollout_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
     env = rlscan.make(env_name)
-    policy = eqx.nn.inference_mode(policy_of(env))  # beside masks a reset is little
+    policy = eqx.nn.inference_mode(policy_of(env))  # next to masks, a reset would hardly show
     state = rlscan.init_rollout(policy, env, num_envs=config.num_envs, key=rlscan.key(1))
     one = partial(rlscan.rollout, env=env, num_steps=config.num_steps)
     return lambda policy, state: one(policy, state=state), (policy, state)
@@ -164,7 +164,7 @@ def values_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]
 
 
 class Unlimited(NamedTuple):
-    """An environment that does not say after how many steps it cuts an episode."""
+    """An environment without a declared time limit."""
 
     reset: Callable
     step: Callable
@@ -173,11 +173,11 @@ class Unlimited(NamedTuple):
 
 
 def advantages_of(env_name: str, config: rlscan.PPOConfig, **params: int) -> tuple[Callable, tuple]:
-    """Of an environment without a declared limit: rollout, values and advantages."""
+    """Rollout, values and advantages in an environment without a declared time limit."""
     env = rlscan.make(env_name, **params)
     unlimited = Unlimited(env.reset, env.step, env.observation_space, env.action_space)
     state = rlscan.init_train(policy_of(env), unlimited, config, key=rlscan.key(0))
-    return lambda state: act_and_judge(state, unlimited, config)[1:3], (state,)
+    return lambda state: collect(state, unlimited, config)[1:3], (state,)
 
 
 def policy_of(env: rlscan.Environment) -> rlscan.Policy:
@@ -185,9 +185,9 @@ def policy_of(env: rlscan.Environment) -> rlscan.Policy:
 
 
 def undone(name: str, contestant: Callable[[], tuple[Callable, tuple]]) -> tuple[Callable, tuple]:
-    """With the plain way in place, in the state that it starts from as well."""
+    """Undo a lever in a contestant, and in the state that it starts from."""
     plain = partial(mock.patch, *UNDONE[name][:2])
-    jax.clear_caches()  # else what was traced for another would be found
+    jax.clear_caches()  # otherwise the trace of another contestant is found
     with plain():
         function, args = contestant()
     return plain()(function), args
@@ -195,7 +195,7 @@ def undone(name: str, contestant: Callable[[], tuple[Callable, tuple]]) -> tuple
 
 BENCHMARK = Benchmark(
     name="levers",
-    measures="what each optimisation that costs clarity is worth: with it, and with it undone",
+    measures="the gain of each optimisation that costs clarity: with it, and with it undone",
     minutes=2,
     run=run,
     comparisons=COMPARISONS,

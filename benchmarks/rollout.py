@@ -1,10 +1,10 @@
-"""Steps per second of a rollout: dropout on and off, beside the loop that one would write by hand.
+"""Steps per second of a rollout, with and without dropout, beside a loop written by hand.
 
 All contestants run the same network in the same environment for T steps in N environments. `plain`
 is the usual pattern: `lax.scan` over gymnax's own `step`, a vmapped policy with `eqx.nn.Dropout`,
-one threefry key split at every step. It records no keys, so that its noise cannot be replayed. It
-records values, which rlscan leaves to `replay`; two contestants add them, to be judged by the same.
-The floor is a rollout of ours whose random bits cost next to nothing and are worth as little.
+one threefry key split at every step. It records no keys, so its noise cannot be replayed. It
+records values, which rlscan leaves to `replay`; two contestants add them, for a fair comparison.
+The floor is our rollout with random bits that cost next to nothing and are not random.
 """
 
 import math
@@ -28,9 +28,9 @@ from benchmarks._time_rollouts import rollout_lines
 SIZES = (4, 64, 1024)
 
 MEANINGS = {
-    "plain, no dropout": "the hand-written loop, of the policy in inference mode, values recorded",
+    "plain, no dropout": "the hand-written loop with the policy in inference mode, values recorded",
     "plain, dropout": "the hand-written loop with threefry, values recorded",
-    "rlscan, no dropout": "rlscan.rollout, of the policy in inference mode",
+    "rlscan, no dropout": "rlscan.rollout with the policy in inference mode",
     "rlscan, dropout": "rlscan.rollout with rlscan's own generator",
     "rlscan, dropout, threefry": "the same with JAX's generator, threefry2x32",
     "rlscan, dropout, values": "rlscan's own generator, then replay for the values",
@@ -63,7 +63,7 @@ COMPARISONS = (
     Comparison(
         "rlscan, no dropout",
         "floor, no dropout",
-        "how near free random bits it is",
+        "how close it is to free random bits",
         {"N = 64": 0.85, "N = 1024": 0.85},
     ),
 )
@@ -118,9 +118,9 @@ def contestants(subject: Subject, num_envs: int, num_steps: int) -> dict[str, tu
 
 
 def plain(policy: Any, env: Any, num_envs: int, num_steps: int) -> tuple[Callable, tuple]:
-    """The loop that one would write by hand, for a policy of any kind."""
+    """The loop that one would write by hand, for any policy."""
     reset, step = env.reset, env.step
-    if isinstance(env, rlscan.GymnaxEnvironment):  # as gymnax has it: a reset drawn in every step
+    if isinstance(env, rlscan.GymnaxEnvironment):  # as in gymnax: a reset in every step
         reset = lambda key: env.env.reset(key, env.params)  # noqa: E731
         step = lambda key, state, action: env.env.step(key, state, action, env.params)  # noqa: E731
 
@@ -154,7 +154,7 @@ def plain(policy: Any, env: Any, num_envs: int, num_steps: int) -> tuple[Callabl
     key = jax.random.key(0, impl="threefry2x32")
     keys = jax.random.split(key, num_envs)
     carry = jax.vmap(first)(keys)
-    # An environment may reset to Python numbers, or to another dtype than it steps to.
+    # A reset may return Python numbers, or other dtypes than a step.
     after, _ = eqx.filter_eval_shape(
         eqx.filter_vmap(one, in_axes=(None, 0, 0)), policy, carry, keys
     )
@@ -163,10 +163,10 @@ def plain(policy: Any, env: Any, num_envs: int, num_steps: int) -> tuple[Callabl
 
 
 def _free_word(key: Array, counter: Array) -> Array:
-    """Some bits for each counter, for almost nothing: enough for episodes to be as long as others.
+    """Compute bits for each counter at almost no cost, so that episodes have the usual length.
 
-    Not a XOR with the second word, which is cheaper by nothing that can be measured: with it nearly
-    all actions are the same. They pass for no random numbers: measure nothing but time with them.
+    A XOR with the second word would not be measurably cheaper, and nearly all actions would be the
+    same. These are not random numbers: measure only time with them.
     """
     return (counter * np.uint32(0x9E3779B9) + key[0]) * (key[1] | np.uint32(1))
 

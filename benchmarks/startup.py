@@ -1,8 +1,8 @@
-"""From the shell: how long imports take, and a short training run, and the memory they need.
+"""Time and memory of imports and of a short training run, from the shell.
 
-Every run is a process of its own, in turn with the others. Files are in the system's cache, as one
-run of each goes before those that count. `warm` finds its compiled programs in JAX's persistent
-cache (`JAX_COMPILATION_CACHE_DIR`), `cold` compiles them.
+Every run is a new process, in turn with the others. One run of each is not counted, so that files
+are in the system's cache. `warm` finds its compiled programs in JAX's persistent cache
+(`JAX_COMPILATION_CACHE_DIR`), `cold` compiles them.
 """
 
 import math
@@ -24,14 +24,14 @@ MEANINGS = {
     "import jax": "a Python that imports JAX",
     "import gymnax": "gymnax, which imports JAX",
     "import rlscan": "rlscan; gymnax comes with the first environment",
-    "rlscan.make": "rlscan, and an environment is made",
+    "rlscan.make": "rlscan, and then an environment",
     "train.py, cold": "scripts/train.py, every program compiled",
     "train.py, warm": "the same with JAX's compilation cache filled",
 }
 
 COMPARISONS = (
     Comparison("import rlscan", "import jax", "what rlscan adds to JAX's import"),
-    Comparison("train.py, warm", "train.py, cold", "what a compilation cache saves of a run"),
+    Comparison("train.py, warm", "train.py, cold", "what a compilation cache saves"),
 )
 
 
@@ -59,7 +59,7 @@ def run(settings: Settings) -> Result:
 
 
 def programs(folder: Path, i: int, total_steps: int) -> dict[str, tuple[str, dict[str, str]]]:
-    """By name, the code of each and what it finds in its environment, in the i-th round."""
+    """By name, the code of each process and its environment variables, in the i-th round."""
 
     def train(name: str, **environ: str) -> tuple[str, dict[str, str]]:
         output = str(folder / f"{name}-{i}")

@@ -1,10 +1,10 @@
-"""Three ways to switch dropout off, in one and the same rollout.
+"""Three ways to switch dropout off in the same rollout.
 
 CartPole, two hidden layers of 64, tanh, dropout 0.1 on both layers of the actor; T steps in N
-environments. A layer may look at a flag that is traced, by `lax.cond`: unbatched, or with a flag in
-each environment, as under `vmap`. Or the flag is a Python bool that shapes the program: given to
-the layer's call, or set beforehand by `eqx.nn.inference_mode`. Equations are counted in the jaxpr,
-those of inner programs included.
+environments. A layer may test a traced flag by `lax.cond`: one flag, or one in each environment, as
+under `vmap`. Or the flag is a Python bool that shapes the program: an argument of the layer's call,
+or set beforehand by `eqx.nn.inference_mode`. Equations are counted in the jaxpr, including those of
+inner programs.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class StaticDropout(eqx.Module):
 
 
 class FlagInEachEnvironment(eqx.Module):
-    """A policy that takes its flag from its state, which each environment has one of."""
+    """A policy that takes its flag from its state, so that each environment has a flag."""
 
     policy: Any
 
@@ -122,7 +122,7 @@ def rollout_of(policy: Any, num_envs: int, num_steps: int) -> tuple:
 
 
 def equations(program: Any) -> list[str]:
-    """The primitives of a jaxpr and of all programs inside of it."""
+    """The primitives of a jaxpr and of all programs inside it."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     found = []
     for equation in jaxpr.eqns:

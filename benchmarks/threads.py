@@ -1,7 +1,7 @@
-"""Steps per second with one thread, and with one for each core, as JAX has it.
+"""Steps per second with one thread, and with one for each core, which is JAX's default.
 
-How many threads JAX has is fixed when it first runs, so the two are processes; one works at a time.
-Which of them `scripts/train.py` is, the size of a minibatch times the widest layer decides.
+JAX fixes the number of threads when it first runs, so the two are processes that work in turn.
+`scripts/train.py` chooses by the size of a minibatch times the widest layer.
 """
 
 import os
@@ -22,7 +22,7 @@ from benchmarks.training import one_update
 
 MEANINGS = {
     "rollout, one thread": "rlscan.rollout with dropout, by one thread",
-    "rollout, per core": "the same by a thread for each core, as JAX has it",
+    "rollout, per core": "the same by a thread for each core, JAX's default",
     "update, one thread": "a whole PPO update with dropout, by one thread",
     "update, per core": "the same by a thread for each core",
 }
@@ -32,14 +32,14 @@ COMPARISONS = (
     Comparison("update, one thread", "update, per core", "what it gains in a whole update"),
 )
 
-BY_HAND = "NPROC"  # a variable that XLA heeds
+BY_HAND = "NPROC"  # the variable that sets XLA's number of threads
 
 
 def run(settings: Settings) -> Result:
     if jax.default_backend() != "cpu":
-        return Result("left out, as JAX computes on no CPU", [])
+        return Result("left out, because JAX does not compute on a CPU", [])
     if BY_HAND in os.environ:
-        return Result(f"left out, as {BY_HAND} says how many threads there are", [])
+        return Result(f"left out, because {BY_HAND} sets the number of threads", [])
     num_steps, sizes = (8, (4,)) if settings.smoke else (128, (4, 16, 32, 64))
     lines = []
     for num_envs in sizes:
@@ -53,7 +53,7 @@ def run(settings: Settings) -> Result:
 
 
 def in_processes(settings: Settings, config: rlscan.PPOConfig) -> dict[str, Timing]:
-    """Rollouts in turn, then updates, in the two processes."""
+    """Time rollouts in turn, then updates, in the two processes."""
     timings: dict[str, Timing] = {}
     with ExitStack() as stack:
         processes = {
@@ -70,22 +70,22 @@ def in_processes(settings: Settings, config: rlscan.PPOConfig) -> dict[str, Timi
 
 
 def process(one_thread: bool) -> ProcessPoolExecutor:
-    """A process that does what is submitted."""
+    """Start a process that runs what is submitted."""
     return ProcessPoolExecutor(1, get_context("spawn"), configure, (one_thread,))
 
 
-# What follows is called in such a process.
+# The functions below are called in such a process.
 
 _prepared: Any = None  # the program and its arguments, from one call to the next
 
 
 def configure(one_thread: bool) -> None:
     rlscan.configure_cpu(num_devices=1, one_thread=one_thread)
-    jax.config.update("jax_enable_compilation_cache", False)  # else nothing would be compiled
+    jax.config.update("jax_enable_compilation_cache", False)  # otherwise nothing is compiled
 
 
 def prepare(kind: str, settings: Settings, config: rlscan.PPOConfig) -> Timing:
-    """Compiles it, and runs it once."""
+    """Compile a program, and run it once."""
     global _prepared
     ours = subject(settings)
     if kind == "update":
@@ -103,7 +103,7 @@ def run_once() -> float:
 
 BENCHMARK = Benchmark(
     name="threads",
-    measures="what one thread gains where there is little to do",
+    measures="what one thread gains if there is little to do",
     minutes=1.5,
     run=run,
     comparisons=COMPARISONS,

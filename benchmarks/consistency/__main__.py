@@ -3,9 +3,9 @@
     python -m benchmarks.consistency [--only cartpole …] [--num-seeds 20] [--first-seed 0]
     python -m benchmarks.consistency --report
 
-Runs the cells of the study that have no file yet, and writes one for each; it may be stopped and
-started again at any time. Other seeds go to another folder: `--first-seed 1000 --results DIR`.
-`--report` writes table.md and the plots beside the cells that are there.
+Runs the cells of the study that are not in results.json yet. It may be stopped and started again
+at any time. Other seeds go to another folder: `--first-seed 1000 --results DIR`. `--report` writes
+table.md and the plots.
 """
 
 import argparse
@@ -26,15 +26,15 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="these alone")
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="only these")
     parser.add_argument("--arms", nargs="+", choices=cells.ARMS, default=cells.ARMS)
-    parser.add_argument("--rates", nargs="+", type=float, help="these dropout rates alone")
-    parser.add_argument("--num-seeds", type=int, help="of each cell, instead of the study's")
+    parser.add_argument("--rates", nargs="+", type=float, help="only these dropout rates")
+    parser.add_argument("--num-seeds", type=int, help="seeds of a cell, instead of the study's")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the cells")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results.json")
     parser.add_argument("--list", action="store_true", help="print the cells and their seeds")
     parser.add_argument("--report", action="store_true", help="write table.md and the plots")
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, to see that it runs")
     args = parser.parse_args(argv)
 
     if args.smoke:
@@ -59,24 +59,24 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(task: Task, wanted: list[cells.Cell], seeds: list[int], results: Path) -> None:
-    """Runs the cells that have no file."""
+    """Run the cells that have no results yet."""
     program = make_program(task)
     for cell in wanted:
-        name = cell.path(results).relative_to(results)
-        found = cell.read(results)
+        # Read for each cell, because another process may be running the same study.
+        found = cells.read([cell], results).get(cell)
         if found is None:
             seconds = cells.run(cell, program, seeds, results)
-            print(f"{name}: {len(seeds)} seeds in {seconds:.0f} s", flush=True)
+            print(f"{cell.name}: {len(seeds)} seeds in {seconds:.0f} s", flush=True)
         elif not cells.agrees(found["settings"], cells.settings(cell, seeds)):
-            print(f"{name}: was run with other seeds or settings; kept. Use another --results")
+            print(f"{cell.name}: was run with other seeds or settings; kept. Use another --results")
 
 
 def show(wanted: list[cells.Cell], results: Path) -> None:
+    found = cells.read(wanted, results)
     for cell in wanted:
-        found = cell.read(results)
-        seeds = found["settings"]["seeds"] if found else []
+        seeds = found[cell]["settings"]["seeds"] if cell in found else []
         which = f"n = {len(seeds)}, seeds {seeds[0]} to {seeds[-1]}" if seeds else "missing"
-        print(f"{cell.path(results).relative_to(results)}: {which}")
+        print(f"{cell.name}: {which}")
 
 
 def _with_seeds(task: Task, num_seeds: int | None) -> Task:

@@ -15,22 +15,22 @@ ARMS = ("off", "naive", "dropout-off rollout", "consistent")
 
 
 class Arm(eqx.Module):
-    """What an arm is. Run-time numbers all, so the arms of an environment share one program."""
+    """The numbers of an arm. None is static, so the arms of an environment share one program."""
 
-    rollout_rate: Float[Array, ""]  # p of the policy that acts
-    update_rate: Float[Array, ""]  # p of the policy that is trained
-    is_fresh: Bool[Array, ""]  # whether the update draws masks of its own
-    target_kl: Float[Array, ""]  # of `rlscan.PPOConfig`, inf for none
+    rollout_rate: Float[Array, ""]  # p in the rollout
+    update_rate: Float[Array, ""]  # p in the update
+    is_fresh: Bool[Array, ""]  # whether the update draws new masks
+    target_kl: Float[Array, ""]  # as in `rlscan.PPOConfig`, inf for none
 
 
 def arm(name: str, rate: float, target_kl: float) -> Arm:
-    """One of `ARMS`, at a dropout rate p.
+    """Make one of `ARMS`, at a dropout rate p.
 
     - `off`: no dropout. Its rate is 0.
-    - `naive`: dropout in the rollout and in the update, each with masks of its own.
-    - `dropout-off rollout`: in the update alone, as in Stable-Baselines3, which switches its
-        policy to evaluation while it collects and to training while it trains.
-    - `consistent`: in both, and the update replays the masks of the rollout.
+    - `naive`: dropout in the rollout and in the update, each with its own masks.
+    - `dropout-off rollout`: dropout only in the update, as in Stable-Baselines3, which collects in
+        evaluation mode and trains in training mode.
+    - `consistent`: dropout in both, and the update replays the masks of the rollout.
     """
     if name not in ARMS:
         raise ValueError(f"an arm is one of {', '.join(ARMS)}, got {name!r}")
@@ -56,10 +56,10 @@ class ArmLoss(eqx.Module):
 
 
 def fresh(keys: PRNGKeyArray) -> PRNGKeyArray:
-    """Other keys for the same steps, new in every epoch.
+    """Make other keys for the same steps, new ones in every epoch.
 
-    A loss sees no clock. So each key is folded with a checksum of the whole minibatch in its
-    order, which the shuffle makes another one in every gradient step.
+    A loss does not know which epoch it is in. So each key is folded with a checksum of the
+    minibatch's keys in their order, which the shuffle changes in every gradient step.
     """
     words: UInt[Array, " words"] = jax.random.key_data(keys).ravel()
     checksum = (words * jnp.arange(1, 2 * words.size, 2, dtype=words.dtype)).sum(dtype=words.dtype)
@@ -68,7 +68,7 @@ def fresh(keys: PRNGKeyArray) -> PRNGKeyArray:
 
 
 def with_rate(policy: Any, rate: Float[Array, ""]) -> Any:
-    """The policy with this rate in each of its `AnnealedDropout` layers."""
+    """Set the rate of each of the policy's `AnnealedDropout` layers."""
 
     def is_layer(node: Any) -> bool:
         return isinstance(node, AnnealedDropout)

@@ -1,11 +1,9 @@
-"""The cells of the study: which there are, running one, and the file that keeps it."""
+"""The cells of the study: which there are, running one, and what is kept of it."""
 
 import dataclasses
-import json
 import math
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks._timing import circumstances
+from benchmarks import _results
+from benchmarks._timing import record
 from benchmarks.consistency.arms import ARMS, arm
 from benchmarks.consistency.tasks import TARGET_KLS, Task
 from benchmarks.consistency.training import Program
@@ -31,23 +30,15 @@ class Cell:
     rate: float
     target_kl: float  # inf for none
 
-    def path(self, results: Path) -> Path:
+    @property
+    def name(self) -> str:
         name = self.arm.replace(" ", "-")
         rate = "" if self.arm == "off" else f"-p{self.rate:g}"
         stop = "none" if math.isinf(self.target_kl) else f"{self.target_kl:g}"
-        return results / self.task.name / f"{name}{rate}-kl-{stop}.json"
+        return f"{self.task.name}/{name}{rate}-kl-{stop}"
 
-    def read(self, results: Path) -> dict[str, Any] | None:
-        """What its file holds, with arrays for the lists of numbers; `None` if there is none."""
-        path = self.path(results)
-        if not path.exists():
-            return None
-        content = json.loads(path.read_text())
-        figures = {
-            name: np.array(value, dtype=float) if isinstance(value, list) else value
-            for name, value in content["figures"].items()
-        }
-        return {**content, "figures": figures}
+
+Found = dict[Cell, dict[str, Any]]
 
 
 def cells_of(task: Task) -> Iterator[Cell]:
@@ -58,44 +49,52 @@ def cells_of(task: Task) -> Iterator[Cell]:
                 yield Cell(task, name, rate, target_kl)
 
 
+def read(cells: Iterable[Cell], results: Path) -> Found:
+    """The cells that have been run, with arrays for the lists of numbers."""
+    kept = _results.read(results)
+    return {cell: _with_arrays(kept[cell.name]) for cell in cells if cell.name in kept}
+
+
 def run(cell: Cell, program: Program, seeds: list[int], results: Path) -> float:
-    """Trains the seeds of a cell and writes its file; how many seconds that took."""
+    """Train the seeds of a cell and keep it.
+
+    **Returns:** the seconds that training took.
+    """
     start = time.perf_counter()
     numbers = arm(cell.arm, cell.rate, cell.target_kl)
     metrics, evaluation = jax.device_get(program(jnp.asarray(seeds), numbers))
     seconds = time.perf_counter() - start
-    content = {
-        "benchmark": "consistency",
-        "settings": settings(cell, seeds),
-        **circumstances(),
-        "seconds": round(seconds, 1),  # of all seeds; of the first cell, with compiling
-        "figures": summary(cell.task, metrics, evaluation),
+    figures = {
+        name: _rounded(value) for name, value in summary(cell.task, metrics, evaluation).items()
     }
-    write(cell.path(results), content)
+    content = record("consistency", settings(cell, seeds), figures)
+    # The seconds of all seeds; those of an environment's first cell include compiling.
+    _results.write(results, cell.name, {**content, "seconds": round(seconds, 1)})
     return seconds
 
 
 def settings(cell: Cell, seeds: list[int]) -> dict[str, Any]:
-    """What a cell was run with, as its file has it."""
+    """The settings that a cell is run with, as they are kept."""
     stop = None if math.isinf(cell.target_kl) else cell.target_kl
     which = {"arm": cell.arm, "rate": cell.rate, "target_kl": stop, "seeds": seeds}
     return {**cell.task.settings(), **which}
 
 
 def agrees(found: Any, wanted: Any) -> bool:
-    """Whether settings are those of a file. A setting that it does not know is a newer one."""
+    """Whether kept settings are the wanted ones. A setting that they lack is a newer one."""
     if isinstance(found, dict):
         return all(name in wanted and agrees(found[name], wanted[name]) for name in found)
     return found == wanted
 
 
 def summary(task: Task, metrics: dict[str, np.ndarray], evaluation: np.ndarray) -> dict[str, Any]:
-    """One number for each seed of what the metrics `[seeds, updates]` say.
+    """Reduce the metrics `[seeds, updates]` to one number for each seed.
 
     "Late" is the last quarter of the updates.
     """
     num_updates = metrics["audit_kl"].shape[1]
     late = slice(num_updates - max(1, num_updates // 4), None)
+    # The fraction of the gradient steps that was taken.
     applied = metrics["num_gradient_steps"] / (task.config.num_epochs * task.config.num_minibatches)
     return {
         "num_updates": num_updates,
@@ -106,7 +105,7 @@ def summary(task: Task, metrics: dict[str, np.ndarray], evaluation: np.ndarray) 
         "max_audit_clip_fraction": metrics["audit_clip_fraction"].max(axis=1),
         "max_audit_error": metrics["audit_error"].max(axis=1),
         "max_audit_log_ratio": metrics["audit_log_ratio"].max(axis=1),
-        "applied": applied.mean(axis=1),  # of the gradient steps there are, the fraction taken
+        "applied": applied.mean(axis=1),
         "late_applied": applied[:, late].mean(axis=1),
         **curve(task, metrics["episode_return"], metrics["num_episodes"]),
     }
@@ -126,24 +125,16 @@ def curve(task: Task, episode_return: np.ndarray, num_episodes: np.ndarray) -> d
     }
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file as a whole or not at all, so that a study may be stopped at any time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(_one_line_each(content) + "\n")
-    os.replace(temporary, path)
-
-
-def _one_line_each(content: dict[str, Any]) -> str:
-    """JSON with one line for each entry, six digits, and null for NaN and infinity."""
-    figures = {name: _rounded(value) for name, value in content["figures"].items()}
-    lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in figures.items()]
-    head = [f"  {json.dumps(n)}: {json.dumps(v)}" for n, v in content.items() if n != "figures"]
-    body = '  "figures": {\n' + ",\n".join(lines) + "\n  }"
-    return "{\n" + ",\n".join([*head, body]) + "\n}"
+def _with_arrays(content: dict[str, Any]) -> dict[str, Any]:
+    figures = {
+        name: np.array(value, dtype=float) if isinstance(value, list) else value
+        for name, value in content["figures"].items()
+    }
+    return {**content, "figures": figures}
 
 
 def _rounded(value: Any) -> Any:
+    """Round to six digits, which is more than is known; null for NaN and infinity."""
     if isinstance(value, np.ndarray | list):
         return [_rounded(one) for one in value]
     if isinstance(value, int | np.integer):

@@ -1,19 +1,18 @@
-"""What was to come out, set before the study was run, and whether it did."""
+"""The criteria, set before the study was run, and whether they are met."""
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.consistency.cells import Cell, cells_of
+from benchmarks.consistency.cells import Cell, Found, cells_of
 from benchmarks.consistency.tasks import TARGET_KLS, Task
 from rlscan import bootstrap_interval as interval
 
-LATE_KL, LATE_CLIP_FRACTION = 3e-3, 0.05  # naive, p ≥ 0.25: at least
+LATE_KL, LATE_CLIP_FRACTION = 3e-3, 0.05  # the least for naive at p ≥ 0.25
 FROM_RATE = 0.25
-APPLIED, AT_RATE = 0.2, 0.5  # naive under target_kl: fewer of its gradient steps
+APPLIED, AT_RATE = 0.2, 0.5  # naive under target_kl applies a smaller fraction of its steps
 
 
 class Verdict(NamedTuple):
@@ -25,21 +24,21 @@ class Verdict(NamedTuple):
     outcome: str  # "passed", "failed" or "missing"
 
 
-def verdicts(tasks: list[Task], results: Path) -> Iterator[Verdict]:
-    """All criteria, criterion by criterion."""
+def verdicts(tasks: list[Task], found: Found) -> Iterator[Verdict]:
+    """All criteria, one after the other."""
     for task in tasks:
-        yield exact(task, results)
+        yield exact(task, found)
     for task in tasks:
         for target_kl in TARGET_KLS:
-            yield mismatch(task, target_kl, results)
+            yield mismatch(task, target_kl, found)
     for task in tasks:
-        yield trust_region(task, results)
+        yield trust_region(task, found)
 
 
-def exact(task: Task, results: Path) -> Verdict:
+def exact(task: Task, found: Found) -> Verdict:
     """Consistent: the error within the tolerance and nothing clipped, in every update."""
     cells = [cell for cell in cells_of(task) if cell.arm == "consistent"]
-    figures = [found["figures"] for cell in cells if (found := cell.read(results))]
+    figures = [found[cell]["figures"] for cell in cells if cell in found]
     outcome, numbers = "missing", "no cell"
     if figures:
         error = max(f["max_audit_error"].max() for f in figures)
@@ -54,7 +53,7 @@ def exact(task: Task, results: Path) -> Verdict:
     return Verdict("a", task.env, numbers, outcome)
 
 
-def mismatch(task: Task, target_kl: float, results: Path) -> Verdict:
+def mismatch(task: Task, target_kl: float, found: Found) -> Verdict:
     """Naive at p ≥ 0.25: late k3 ≥ 3e-3 and late clip fraction ≥ 0.05, mean over seeds."""
     cells = [
         cell
@@ -63,9 +62,10 @@ def mismatch(task: Task, target_kl: float, results: Path) -> Verdict:
     ]
     numbers, is_failed, num_found = [], False, 0
     for cell in cells:
-        if found := cell.read(results):
-            kl = found["figures"]["late_audit_kl"].mean()
-            clipped = found["figures"]["late_audit_clip_fraction"].mean()
+        if cell in found:
+            figures = found[cell]["figures"]
+            kl = figures["late_audit_kl"].mean()
+            clipped = figures["late_audit_clip_fraction"].mean()
             is_failed |= not (kl >= LATE_KL and clipped >= LATE_CLIP_FRACTION)
             num_found += 1
             numbers.append(f"p = {cell.rate:g}: k3 {kl:.2g}, clip fraction {clipped:.2g}")
@@ -75,10 +75,10 @@ def mismatch(task: Task, target_kl: float, results: Path) -> Verdict:
     )
 
 
-def trust_region(task: Task, results: Path) -> Verdict:
+def trust_region(task: Task, found: Found) -> Verdict:
     """Under target_kl at p = 0.5: naive applies < 20 % of its gradient steps, and scores less."""
     by_arm = {
-        cell.arm: cell.read(results)
+        cell.arm: found.get(cell)
         for cell in cells_of(task)
         if cell.rate == AT_RATE and not math.isinf(cell.target_kl)
     }
@@ -87,7 +87,7 @@ def trust_region(task: Task, results: Path) -> Verdict:
         return Verdict("c", task.env, "no cell", "missing")
     applied = naive["figures"]["applied"].mean()
     late = naive["figures"]["late_applied"].mean()
-    ours, theirs = (interval(found["figures"]["score"]) for found in (consistent, naive))
+    ours, theirs = (interval(one["figures"]["score"]) for one in (consistent, naive))
     numbers = (
         f"naive applies {applied:.1%} of its steps ({late:.1%} late); IQM interval "
         f"[{number(theirs[0])}, {number(theirs[1])}], "
@@ -102,7 +102,7 @@ def stop(target_kl: float) -> str:
 
 
 def number(x: float) -> str:
-    """Three digits or more: 12.3, 1234, 0.123."""
+    """Format with three digits or more: 12.3, 1234, 0.123."""
     if not np.isfinite(x):
         return "–"
     return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"

@@ -6,23 +6,23 @@ from typing import Any
 import numpy as np
 
 from benchmarks.consistency.arms import ARMS
-from benchmarks.consistency.cells import Cell, cells_of
+from benchmarks.consistency.cells import Cell, Found, cells_of
 from benchmarks.consistency.criteria import AT_RATE, LATE_CLIP_FRACTION, LATE_KL, stop
 from benchmarks.consistency.tasks import TARGET_KLS, Task
 from rlscan import bootstrap_interval as interval, iqm
 
-# Colours that stay apart for colour-blind eyes, and a marker each.
+# Colours that colour-blind readers can tell apart, each with a marker.
 STYLES = {
     "off": ("#555555", ""),
     "naive": ("#d55e00", "s"),
     "dropout-off rollout": ("#b58900", "^"),
     "consistent": ("#0072b2", "o"),
 }
-FLOOR = 1e-6  # of k3 on its logarithmic axis, which has no place for what is 0 up to rounding
+FLOOR = 1e-6  # the least k3 on the logarithmic axis, because k3 may be 0 up to rounding
 
 
-def draw(task: Task, results: Path) -> None:
-    """Writes `<name>.png`; what is missing is left out."""
+def draw(task: Task, all_found: Found, results: Path) -> None:
+    """Write `<name>.png`; missing cells are left out."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,9 +31,9 @@ def draw(task: Task, results: Path) -> None:
     figure, axes = plt.subplots(2, 4, figsize=(17, 7.4), sharey="col", layout="constrained")
     for row, target_kl in zip(axes, TARGET_KLS, strict=True):
         found = {
-            cell: content["figures"]
+            cell: all_found[cell]["figures"]
             for cell in cells_of(task)
-            if cell.target_kl == target_kl and (content := cell.read(results))
+            if cell.target_kl == target_kl and cell in all_found
         }
         draw_scores(row[0], task, found)
         draw_mismatch(row[1], task, found, "late_audit_kl", LATE_KL)
@@ -41,7 +41,7 @@ def draw(task: Task, results: Path) -> None:
         draw_curves(row[3], found)
         label_row(row, target_kl)
     handles = {}
-    for ax in axes.ravel()[::-1]:  # the last to be kept are those with a marker
+    for ax in axes.ravel()[::-1]:  # backwards, so that the handles with a marker are kept
         handles |= {label: h for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     shown = [label for label in ARMS if label in handles]
     figure.legend([handles[s] for s in shown], shown, loc="outside lower center", ncols=4)
@@ -68,7 +68,7 @@ def label_row(row: Any, target_kl: float) -> None:
 
 
 def draw_scores(ax: Any, task: Task, found: dict[Cell, Any]) -> None:
-    """IQM with its interval against p; `off`, which has no p, as a band."""
+    """Draw the IQM with its interval against p; `off`, which has no p, is a band."""
     for name in ARMS:
         colour, marker = STYLES[name]
         cells = [cell for cell in found if cell.arm == name]
@@ -88,7 +88,7 @@ def draw_scores(ax: Any, task: Task, found: dict[Cell, Any]) -> None:
 
 
 def draw_mismatch(ax: Any, task: Task, found: dict[Cell, Any], name: str, bar: float) -> None:
-    """A late diagnostic against p, mean over seeds, and each seed as a dot."""
+    """Draw a late diagnostic against p: the mean over seeds, and a dot for each seed."""
     for arm in ARMS[1:]:
         colour, marker = STYLES[arm]
         cells = [cell for cell in found if cell.arm == arm]
@@ -108,13 +108,13 @@ def draw_mismatch(ax: Any, task: Task, found: dict[Cell, Any], name: str, bar: f
         labels = [f"{tick:.0e}".replace("e-0", "e-").replace("e+0", "e") for tick in ticks]
         ax.set_yticks(ticks[:-1], [f"≤ {labels[0]}", *labels[1:-1]])
     else:
-        # Through data, not `set_ylim`: that would freeze the axis before the other row is drawn.
+        # Not by `set_ylim`, which would freeze the shared axis before the other row is drawn.
         ax.axhline(0, color="none")
     _rates_below(ax, task)
 
 
 def draw_curves(ax: Any, found: dict[Cell, Any]) -> None:
-    """IQM of the return during training, in a band of its interval."""
+    """Draw the IQM of the return during training, in a band of its interval."""
     for cell, figures in found.items():
         if cell.rate not in (0, AT_RATE):
             continue
@@ -130,7 +130,7 @@ def draw_curves(ax: Any, found: dict[Cell, Any]) -> None:
 
 
 def _place(task: Task, cell: Cell) -> float:
-    """Rates stand evenly, and the arms beside each other rather than on top."""
+    """The x of a cell: rates are evenly spaced, and the arms of a rate stand side by side."""
     return task.rates.index(cell.rate) + 0.1 * (ARMS.index(cell.arm) - 2)
 
 

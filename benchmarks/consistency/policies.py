@@ -14,7 +14,7 @@ from rlscan.nn import AnnealedDropout
 def feed_forward(env: rlscan.Environment, activation: str, *, key: PRNGKeyArray) -> Any:
     """`rlscan.ActorCritic` of 2 × 64 units, with dropout after both hidden layers of the actor.
 
-    An image is a flat vector to it.
+    Images are flattened.
     """
     policy = rlscan.ActorCritic(
         env, hidden_sizes=(64, 64), activation=activation, num_channels=(), key=key
@@ -23,10 +23,10 @@ def feed_forward(env: rlscan.Environment, activation: str, *, key: PRNGKeyArray)
 
 
 class Recurrent(eqx.Module):
-    """A GRU that actor and critic share; each reads its state through a hidden layer of its own.
+    """A GRU shared by actor and critic; each reads its state through its own hidden layer.
 
-    Dropout is in the actor alone: on the state of the GRU as the actor reads it, and after the
-    actor's hidden layer. What the GRU remembers is never dropped, and the value has no noise.
+    Only the actor has dropout: on the state of the GRU as the actor reads it, and after the
+    actor's hidden layer. The GRU's memory is never dropped, and the value has no noise.
     """
 
     cell: eqx.nn.GRUCell
@@ -39,7 +39,7 @@ class Recurrent(eqx.Module):
         (num_inputs,) = env.observation_space().shape
         self.cell = eqx.nn.GRUCell(num_inputs, num_units, key=cell_key)
         head = eqx.nn.Linear(num_units, env.action_space().n, key=keys[1])
-        # Nearly uniform actions at the start, as ActorCritic has them.
+        # Nearly uniform actions at the start, as in ActorCritic.
         head = eqx.tree_at(lambda h: (h.weight, h.bias), head, replace_fn=lambda x: 0.01 * x)
         self.actor = (eqx.nn.Linear(num_units, num_units, key=keys[0]), head)
         self.critic = (

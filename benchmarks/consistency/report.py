@@ -1,4 +1,4 @@
-"""The report: table.md beside the cells, and a figure for each environment."""
+"""The report: table.md beside the results, and a figure for each environment."""
 
 import math
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.consistency import plots
-from benchmarks.consistency.cells import Cell, cells_of
+from benchmarks.consistency.cells import Cell, Found, cells_of, read
 from benchmarks.consistency.criteria import number, stop, verdicts
 from benchmarks.consistency.tasks import TARGET_KLS, Task
 from rlscan import bootstrap_interval as interval, iqm
@@ -41,34 +41,34 @@ TABLE_HEAD = (
 
 
 def write(tasks: list[Task], results: Path) -> None:
-    """Writes `table.md` and the plots, and prints the criteria."""
+    """Write `table.md` and the plots, and print the criteria."""
     results.mkdir(parents=True, exist_ok=True)
+    found = read((cell for task in tasks for cell in cells_of(task)), results)
     judged = [
         f"| {v.criterion} | {v.where} | {v.numbers} | **{v.outcome}** |"
-        for v in verdicts(tasks, results)
+        for v in verdicts(tasks, found)
     ]
     print("\n".join(judged))
     lines = [HEAD, "| | where | what came out | |", "|---|---|---|---|", *judged, COLUMNS]
     for task in tasks:
         lines += [f"## {task.env}, {task.total_steps:,} steps", ""]
-        if any(cell.path(results).exists() for cell in cells_of(task)):
-            plots.draw(task, results)
+        if any(cell in found for cell in cells_of(task)):
+            plots.draw(task, found, results)
             lines += [f"![{task.env}]({task.name}.png)", ""]
         for target_kl in TARGET_KLS:
             of_stop = [cell for cell in cells_of(task) if cell.target_kl == target_kl]
             # By rate, so that the arms stand beside each other.
-            rows = [row(cell, results) for cell in sorted(of_stop, key=lambda cell: cell.rate)]
+            rows = [row(cell, found) for cell in sorted(of_stop, key=lambda cell: cell.rate)]
             lines += [f"{stop(target_kl).capitalize()}:", "", TABLE_HEAD, *rows, ""]
-        lines += [*circumstances(task, results), ""]
+        lines += [*circumstances(task, found), ""]
     (results / "table.md").write_text("\n".join(lines).rstrip() + "\n")
     print(f"written to {results / 'table.md'}")
 
 
-def row(cell: Cell, results: Path) -> str:
-    found = cell.read(results)
-    if found is None:
+def row(cell: Cell, found: Found) -> str:
+    if cell not in found:
         return f"| {cell.rate:g} | {cell.arm} | 0 | missing | | | | | |"
-    f = found["figures"]
+    f = found[cell]["figures"]
     columns = (
         f"{cell.rate:g}",
         cell.arm,
@@ -94,14 +94,15 @@ def small(x: float) -> str:
     return "–" if not math.isfinite(x) else "0" if x == 0 else f"{x:.2g}"
 
 
-def circumstances(task: Task, results: Path) -> Iterator[str]:
-    """What made the cells: versions, commit, processor; one line for each that differs."""
+def circumstances(task: Task, found: Found) -> Iterator[str]:
+    """A line for each combination of versions, commit and processor that made the cells."""
     made: dict[str, int] = {}
     for cell in cells_of(task):
-        if found := cell.read(results):
-            versions = ", ".join(f"{name} {v}" for name, v in found["versions"].items())
-            changed = " with changes" if found["changed"] else ""
-            made_by = f"{versions}; commit {found['commit']}{changed}; {found['cpu']}"
+        if cell in found:
+            content = found[cell]
+            versions = ", ".join(f"{name} {v}" for name, v in content["versions"].items())
+            changed = " with changes" if content["changed"] else ""
+            made_by = f"{versions}; commit {content['commit']}{changed}; {content['cpu']}"
             made[made_by] = made.get(made_by, 0) + 1
     for made_by, count in made.items():
         yield f"{count} cells by {made_by}."

@@ -1,4 +1,4 @@
-"""The study at a size that only shows that it runs, and that its arms are one at p = 0."""
+"""The study at a tiny size, to see that it runs and that its arms are equal at p = 0."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ def smaller(task: Task, num_updates: int = 6) -> Task:
 
 
 def assert_arms_agree_without_dropout(task: Task, program: Program) -> None:
-    """At p = 0 every metric of every update is the same in all arms, bit for bit."""
+    """Assert that at p = 0 every metric of every update is bitwise the same in all arms."""
     for target_kl in (math.inf, 1e-4):
         runs = [
             jax.device_get(program(jnp.asarray(SEEDS), arm(name, 0.0, target_kl))) for name in ARMS

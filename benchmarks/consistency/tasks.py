@@ -1,4 +1,4 @@
-"""The environments of the study, with all that was fixed for them beforehand."""
+"""The environments of the study, with the settings that were fixed beforehand."""
 
 import dataclasses
 import math
@@ -15,9 +15,9 @@ TARGET_KLS = (math.inf, 0.015)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """An environment, its budget and its settings, the same in all arms."""
+    """An environment with its budget and settings, the same in all arms."""
 
-    name: str  # on the command line and of its folder
+    name: str  # on the command line and in cell names
     env: str
     total_steps: int  # environment steps of one run, over all N
     num_seeds: int
@@ -25,20 +25,20 @@ class Task:
     policy: str  # "tanh" or "relu", an activation; or "recurrent"
     episode_steps: int  # no episode is longer
     rates: tuple[float, ...] = RATES
-    tolerance: float = 1e-5  # of audit_error, where masks are replayed
+    tolerance: float = 1e-5  # for audit_error if masks are replayed
 
     def build(self, env: rlscan.Environment, *, key: PRNGKeyArray) -> Any:
-        """A new policy."""
+        """Make a new policy."""
         if self.policy == "recurrent":
             return Recurrent(env, key=key)
         return feed_forward(env, self.policy, key=key)
 
     def settings(self) -> dict[str, Any]:
-        """All that a result depends on beside the arm and the seeds, for its file."""
+        """Everything that a result depends on beside the arm and the seeds, as it is kept."""
         ppo = {
             name: None if isinstance(value, float) and math.isinf(value) else value
             for name, value in vars(self.config).items()
-            if name != "target_kl"  # of the arm
+            if name != "target_kl"  # belongs to the arm
         }
         return {"env": self.env, "total_steps": self.total_steps, "policy": self.policy, "ppo": ppo}
 

@@ -1,4 +1,4 @@
-"""Training the seeds of a cell side by side, in a program that all arms share."""
+"""Training of a cell's seeds side by side, in a program that all arms share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ Program = Callable[[Array, Arm], tuple[rlscan.Metrics, Array]]
 
 
 def make_program(task: Task) -> Program:
-    """The runs of one cell; it is compiled once, whatever the arm."""
+    """Make the program that trains a cell; it is compiled once for all arms."""
     env = rlscan.make(task.env)
 
     def run(seed: Array, arm: Arm) -> tuple[rlscan.Metrics, Array]:
@@ -41,7 +41,7 @@ def make_program(task: Task) -> Program:
 def evaluate(
     policy: Any, env: rlscan.Environment, task: Task, *, key: PRNGKeyArray, num_envs: int = 16
 ) -> Float[Array, ""]:
-    """Mean return of one whole episode in each of N environments; actions are sampled."""
+    """Mean return of one whole episode in each of N environments, with sampled actions."""
     state = rlscan.init_rollout(policy, env, num_envs=num_envs, key=key)
     _, trajectory = rlscan.rollout(policy, env, state, task.episode_steps)
     ended = trajectory.terminated | trajectory.truncated

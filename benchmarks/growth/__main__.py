@@ -1,11 +1,11 @@
 """How do speed and memory grow with N, T, the dropout rate, the width, and the number of seeds?
 
-    python -m benchmarks.growth                          all points that have no file; 15 minutes
-    python -m benchmarks.growth --only num_envs width    these axes alone
+    python -m benchmarks.growth                          all points that are missing; 15 minutes
+    python -m benchmarks.growth --only num_envs width    only these axes
     python -m benchmarks.growth --report                 write table.md and the plots
 
-Each point is measured in a process of its own, and has a file; it may be stopped and started again
-at any time. Exit status: 0; 1 if a point could not be measured; 2 for bad input.
+Each point is measured in a separate process and kept in results.json; the study may be stopped and
+started again at any time. Exit status: 0; 1 if a point could not be measured; 2 for bad input.
 """
 
 import argparse
@@ -24,23 +24,24 @@ from benchmarks.growth.points import AXES, SMOKE_AXES, Point, write
 RESULTS = Path(__file__).parent / "results"
 DONE, FAILED, BAD_INPUT = 0, 1, 2  # exit statuses
 
-# Compiling is most of what a smoke run takes.
+# Compiling takes most of the time of a smoke run.
 SMOKE_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns its exit status."""
+    """Run the command line, and return its exit status."""
     args = _parser().parse_args(argv)
     if args.smoke:
         return smoke()
     axes = {name: AXES[name] for name in args.only}
     if args.report:
         if set(axes) != set(AXES):
-            print("error: --report is of all axes; leave out --only", file=sys.stderr)
+            print("error: --report covers all axes; leave out --only", file=sys.stderr)
             return BAD_INPUT
         print(report.write(AXES, args.results))
         return DONE
-    points = dict.fromkeys(point for axis in axes.values() for point in axis)  # each once
+    # Each point once, though axes share some.
+    points = dict.fromkeys(point for axis in axes.values() for point in axis)
     if args.list:
         for point in points:
             print(f"{point.name}: {'measured' if point.read(args.results) else 'missing'}")
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(points: Sequence[Point], args: Any, environ: dict[str, str] | None = None) -> int:
-    """Measures points, and says so of each; those that fail are left out."""
+    """Measure points and print a line for each; a point that fails is left out."""
     status = DONE
     for point in points:
         try:
@@ -64,7 +65,7 @@ def run(points: Sequence[Point], args: Any, environ: dict[str, str] | None = Non
 
 
 def code(point: Point, seconds: float) -> str:
-    """What the process of a point runs."""
+    """The program of the process that measures a point."""
     return (
         "from benchmarks.growth.measure import main\n"
         "from benchmarks.growth.points import Point\n"
@@ -73,7 +74,7 @@ def code(point: Point, seconds: float) -> str:
 
 
 def smoke() -> int:
-    """A size that only shows that it runs."""
+    """Measure a tiny point, to see that the study runs."""
     flags = " ".join([os.environ.get("XLA_FLAGS", ""), SMOKE_FLAGS])
     with tempfile.TemporaryDirectory() as folder:
         args = argparse.Namespace(results=Path(folder), seconds=0.05)
@@ -90,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=AXES, default=list(AXES), metavar="AXIS")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each kind of program, 2")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the points")
-    parser.add_argument("--list", action="store_true", help="print the points, and measure none")
+    parser.add_argument("--seconds", type=float, default=2.0, help="to time each kind of program")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results.json")
+    parser.add_argument("--list", action="store_true", help="print the points and measure none")
     parser.add_argument("--report", action="store_true", help="write table.md and the plots")
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, to see that it runs")
     return parser
 
 

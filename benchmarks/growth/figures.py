@@ -1,4 +1,4 @@
-"""Figures of a point, as tables and plots show them, and where a speed has its knees."""
+"""The figures of a point, as tables and plots show them, and the knees of a speed."""
 
 import math
 import statistics
@@ -16,26 +16,26 @@ PROGRAMS = {
 
 
 class Figures(NamedTuple):
-    """What was measured at a point, in base units."""
+    """The figures measured at a point, in base units."""
 
     point: Point
-    measured: dict[str, Any]  # as its file has it
+    measured: dict[str, Any]  # as it is kept
 
     def speed(self, program: str) -> Spread:
-        """Environment steps per second, of all seeds together."""
+        """Environment steps per second, all seeds together."""
         return spread([self.point.steps / seconds for seconds in self._seconds(program)])
 
     def ratio(self) -> float:
-        """Speed with dropout over speed without, of pairs of runs."""
+        """Speed with dropout over speed without: the median over pairs of runs."""
         pairs = zip(self._seconds("rollout_without"), self._seconds("rollout"), strict=True)
         return statistics.median(without / with_it for without, with_it in pairs)
 
     def iteration_seconds(self) -> float:
-        """Of a rollout, for one step of all environments of all seeds."""
+        """The time a rollout takes for one step of all environments of all seeds."""
         return statistics.median(self._seconds("rollout")) / self.point.num_steps
 
     def by_xla(self, program: str) -> float:
-        """Bytes that the compiled program needs, for its results and beside them."""
+        """Bytes that the compiled program needs: its results and its temporary memory."""
         memory = self.measured[f"{program}_memory"]
         return memory["output_bytes"] + memory["temporary_bytes"]
 
@@ -49,10 +49,10 @@ class Figures(NamedTuple):
 
 
 def knees(sizes: Sequence[float], speeds: Sequence[float]) -> list[float]:
-    """Where the speed passes half of its best, between the sizes by logarithmic interpolation.
+    """The sizes at which the speed passes half of its best, by logarithmic interpolation.
 
-    Where the time of n is a + b n, it does so at n = a / b, where what a call costs whatever its
-    size is as much as what its elements cost.
+    If n elements take a + b n, that is n = a / b: the fixed cost of a call then equals the cost of
+    its elements.
 
     Source: Hockney & Jesshope, *Parallel Computers*, 1981: their n½.
     """

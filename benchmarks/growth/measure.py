@@ -1,9 +1,9 @@
-"""What is measured at a point, in a process of its own: speed and memory.
+"""The measurement of a point in a separate process: speed and memory.
 
-Three programs: a rollout with dropout, the same policy's in inference mode, and a PPO update with
-dropout. Memory is told in three ways, that can be held against each other: by `transition_bytes`,
-by XLA, which says what a compiled program needs for its results and beside them, and by the
-system, which says how far a call has raised the process's resident memory.
+There are three programs: a rollout with dropout, one of the same policy in inference mode, and a
+PPO update with dropout. Memory is stated in three ways that can be compared: by `transition_bytes`;
+by XLA, as the results and the temporary memory of a compiled program; and by the system, as the
+rise of the process's resident memory during a call.
 """
 
 import ctypes
@@ -26,14 +26,14 @@ MOST_ROUNDS = 41
 
 
 def main(point: Point, seconds: float) -> None:
-    """Measures a point, and prints its figures as JSON."""
+    """Measure a point, and print its figures as JSON."""
     rlscan.configure_cpu()  # as the scripts do
-    jax.config.update("jax_enable_compilation_cache", False)  # else nothing would be compiled
+    jax.config.update("jax_enable_compilation_cache", False)  # otherwise nothing is compiled
     print(json.dumps(measure(point, seconds)))
 
 
 def measure(point: Point, seconds: float) -> dict[str, Any]:
-    """The figures of a point; each kind of program is timed for `seconds` or somewhat longer."""
+    """Measure a point; each kind of program is timed for `seconds` or somewhat longer."""
     functions, args = programs(point)
     compiled, compile_seconds = {}, {}
     for name, function in functions.items():
@@ -54,12 +54,12 @@ def measure(point: Point, seconds: float) -> dict[str, Any]:
 
 
 def programs(point: Point) -> tuple[dict[str, Callable], tuple]:
-    """The functions by name, and the arguments that all of them take."""
+    """The functions by name, and the arguments of all of them."""
     env = rlscan.make(ENV)
     config = rlscan.PPOConfig(
         num_envs=point.num_envs, num_steps=point.num_steps, num_minibatches=NUM_MINIBATCHES
     )
-    numbers = config.as_arrays()  # as the trainer has them
+    numbers = config.as_arrays()  # as in the trainer
 
     def start(key: jax.Array) -> rlscan.TrainState:
         policy_key, train_key = jax.random.split(key)
@@ -87,21 +87,21 @@ def make_policy(point: Point, key: jax.Array) -> rlscan.ActorCritic:
 
 
 def told_bytes(point: Point) -> int:
-    """A trajectory's bytes by `rlscan.transition_bytes`; whole but for a float's rounding."""
+    """A trajectory's bytes according to `rlscan.transition_bytes`."""
     policy = make_policy(point, rlscan.key(0))
     each = rlscan.transition_bytes(policy, rlscan.make(ENV), point.num_steps)
-    return round(each * point.steps)
+    return round(each * point.steps)  # an integer but for the rounding of floats
 
 
 def nbytes(tree: Any) -> int:
-    """Of the arrays that there are, as each of them says."""
+    """Bytes of all arrays in a pytree."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
 
 
 def in_turn(
     compiled: dict[str, Any], args: tuple, seconds: float, at_least: int
 ) -> dict[str, list[float]]:
-    """Runs programs in turn for some time, but not too few times; the seconds of each run."""
+    """Run programs in turn for some time, but at least so often; the seconds of each run."""
     runs: dict[str, list[float]] = {name: [] for name in compiled}
     start = time.perf_counter()
     for done in range(MOST_ROUNDS):
@@ -113,10 +113,12 @@ def in_turn(
 
 
 def memory_of(program: Any, args: tuple) -> dict[str, float]:
-    """Bytes of a program: its results and what it needs beside them, and how far the process's
-    memory rises above what it was before a call, with the results held."""
+    """Bytes of a program: results, temporary memory, and the rise of the process's memory.
+
+    The rise is measured over a call, with its results still held.
+    """
     analysis = program.compiled.memory_analysis()
-    time_call(program, args)  # what a first call sets up is none of the program's
+    time_call(program, args)  # a first call also sets up what later calls share
     return {
         "output_bytes": analysis.output_size_in_bytes,
         "temporary_bytes": analysis.temp_size_in_bytes,
@@ -125,13 +127,13 @@ def memory_of(program: Any, args: tuple) -> dict[str, float]:
 
 
 def rise(call: Callable[[], Any]) -> float:
-    """How far a call raises the resident memory, in bytes; NaN where the system does not tell."""
+    """The rise of the resident memory during a call, in bytes; NaN if the system does not tell."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # free memory that the C library kept would hide what is taken
+    if trim is not None:  # free memory kept by the C library would hide the rise
         trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls to what is in use
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         before = _resident("VmRSS")
         call()
         return _resident("VmHWM") - before
@@ -147,7 +149,7 @@ def _resident(name: str) -> float:
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits, which is more than is known, and null for NaN; bytes as they are."""
+    """Round to six digits, which is more than is known; null for NaN; integers as they are."""
     if isinstance(value, dict):
         return {name: _rounded(one) for name, one in value.items()}
     if isinstance(value, list):

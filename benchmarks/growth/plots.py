@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.growth.figures import PROGRAMS, Figures, knees
 
-# Colours that stay apart for colour-blind eyes, and a marker each.
+# Colours that colour-blind readers can tell apart, each with a marker.
 STYLES = {
     "rollout": ("#0072b2", "o"),
     "rollout_without": ("#7f7f7f", "^"),
@@ -16,7 +16,7 @@ STYLES = {
 
 
 def draw(name: str, title: str, found: Sequence[Figures], results: Path) -> None:
-    """Writes `<name>.png`."""
+    """Write `<name>.png`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -29,7 +29,7 @@ def draw(name: str, title: str, found: Sequence[Figures], results: Path) -> None
     for ax in (speed, memory):
         ax.set_yscale("log")
         to_decades(ax)
-        if name != "dropout":  # of which 0 is one
+        if name != "dropout":  # a rate may be 0
             ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.minorticks_off()
@@ -42,7 +42,7 @@ def draw(name: str, title: str, found: Sequence[Figures], results: Path) -> None
 
 
 def draw_speed(ax: Any, sizes: Sequence[float], found: Sequence[Figures]) -> None:
-    """Medians with their quartiles, and a line where a speed passes half of its best."""
+    """Draw medians with their quartiles, and mark where a speed passes half of its best."""
     for program, label in PROGRAMS.items():
         colour, marker = STYLES[program]
         low, middle, high = zip(*(f.speed(program) for f in found), strict=True)
@@ -65,7 +65,7 @@ def draw_speed(ax: Any, sizes: Sequence[float], found: Sequence[Figures]) -> Non
 
 
 def draw_memory(ax: Any, sizes: Sequence[float], found: Sequence[Figures]) -> None:
-    """Lines are told, by the formula or by XLA; markers are measured."""
+    """Draw lines for the memory that the formula or XLA states, markers for measured memory."""
     told = [f.measured["told_bytes"] / 1e6 for f in found]
     ax.plot(sizes, told, "--", color="black", label="trajectory, by the formula")
     for program, label in (("rollout", "rollout"), ("update", "PPO update")):
@@ -79,6 +79,6 @@ def draw_memory(ax: Any, sizes: Sequence[float], found: Sequence[Figures]) -> No
 
 
 def to_decades(ax: Any) -> None:
-    """Whole powers of ten, as an axis that holds none has no labels."""
+    """Extend an axis to whole powers of ten, because an axis that holds none has no labels."""
     low, high = ax.get_ylim()
     ax.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))

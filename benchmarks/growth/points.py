@@ -1,14 +1,13 @@
-"""The points of the study: what grows along each axis, and the file that keeps a point."""
+"""The points of the study: what grows along each axis, and what is kept of a point."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks._timing import circumstances
+from benchmarks import _results
+from benchmarks._timing import record
 
 ENV = "CartPole-v1"
-NUM_MINIBATCHES = 4  # of 4 epochs
+NUM_MINIBATCHES = 4  # in each of 4 epochs
 
 
 class Point(NamedTuple):
@@ -18,7 +17,7 @@ class Point(NamedTuple):
     num_steps: int = 128
     dropout: float = 0.1
     width: int = 64  # units of each hidden layer, of the actor and of the critic
-    num_seeds: int | None = None  # vmapped over so many policies; `None`: one, and no vmap
+    num_seeds: int | None = None  # policies under vmap; `None` for one without vmap
 
     @property
     def name(self) -> str:
@@ -27,20 +26,16 @@ class Point(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Environment steps of one call, of all seeds."""
+        """Environment steps of one call, all seeds together."""
         return self.num_envs * self.num_steps * (self.num_seeds or 1)
 
-    def path(self, results: Path) -> Path:
-        return results / f"{self.name}.json"
-
     def read(self, results: Path) -> dict[str, Any] | None:
-        """What its file says, or `None` where it was not measured."""
-        path = self.path(results)
-        return json.loads(path.read_text()) if path.exists() else None
+        """The figures that are kept of it, with their circumstances; `None` if there are none."""
+        return _results.read(results).get(self.name)
 
 
 # One number grows along an axis; the others are those of `Point()`, so that axes share a point.
-# Seeds share N = 4, where a step has the least to do for each of them.
+# Seeds have N = 4, because a step has the least to do there.
 AXES: dict[str, list[Point]] = {
     "num_envs": [Point(num_envs=4**k) for k in range(1, 8)],
     "num_steps": [Point(num_steps=2**k) for k in (3, 5, 7, 9, 11)],
@@ -49,18 +44,10 @@ AXES: dict[str, list[Point]] = {
     "num_seeds": [Point(num_envs=4, num_seeds=2**k) for k in range(7)],
 }
 
-# The one that has most to go wrong: a test measures one that is not mapped.
+# The most complicated kind of point; a test measures one without vmap.
 SMOKE_AXES: dict[str, list[Point]] = {"num_seeds": [Point(4, 8, width=4, num_seeds=2)]}
 
 
 def write(point: Point, results: Path, figures: dict[str, Any]) -> None:
-    """Writes a point's file, as a whole or not at all, a figure in each line."""
-    content = {"benchmark": "growth", "settings": point._asdict(), **circumstances()}
-    head = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
-    lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in figures.items()]
-    body = '  "figures": {\n' + ",\n".join(lines) + "\n  }"
-    path = point.path(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text("{\n" + ",\n".join([*head, body]) + "\n}\n")
-    os.replace(temporary, path)
+    """Keep the figures of a point."""
+    _results.write(results, point.name, record("growth", point._asdict(), figures))

@@ -1,4 +1,4 @@
-"""The report: table.md beside the points, and a figure for each axis."""
+"""The report: table.md beside the results, and a figure for each axis."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ COLUMNS = (
 
 
 def write(axes: Mapping[str, Sequence[Point]], results: Path) -> str:
-    """Writes `table.md` and the plots of what was measured; returns the table."""
+    """Write `table.md` and the plots of the measured points, and return the table."""
     results.mkdir(parents=True, exist_ok=True)
     all_found: dict[Point, Figures] = {}
     parts = [HEAD]
@@ -79,7 +79,7 @@ def row(f: Figures) -> Iterator[str]:
 
 
 def number(x: float) -> str:
-    """Three digits, not in powers of ten."""
+    """Format with three digits, without powers of ten."""
     if not math.isfinite(x):
         return "–"
     digits = 2 - math.floor(math.log10(abs(x))) if x else 0
@@ -87,7 +87,7 @@ def number(x: float) -> str:
 
 
 def knee_line(name: str, program: str, found: Sequence[Figures]) -> str:
-    """Where a program is fastest, and where it passes half of that."""
+    """A line about the size at which a program is fastest, and where it passes half of that."""
     sizes = [float(getattr(f.point, name)) for f in found]
     speeds = [f.speed(program).median for f in found]
     best = max(range(len(found)), key=lambda i: speeds[i])
@@ -99,11 +99,11 @@ def knee_line(name: str, program: str, found: Sequence[Figures]) -> str:
     )
 
 
-LARGE = 5e6  # bytes of a trajectory, beside which pages and allocators count for little
+LARGE = 5e6  # bytes of a trajectory; pages and allocators matter little above that
 
 
 def bytes_lines(found: Sequence[Figures]) -> Iterator[str]:
-    """Whether trajectories are as large as `rlscan.transition_bytes` says."""
+    """Lines that compare the size of trajectories with `rlscan.transition_bytes`."""
     told, over, risen = [], [], []
     for f in found:
         told.append(f.measured["told_bytes"] / f.point.steps)
@@ -125,12 +125,12 @@ def bytes_lines(found: Sequence[Figures]) -> Iterator[str]:
 
 
 def between(written: Iterable[str]) -> str:
-    """`a to b`, or `a` where both are written alike."""
+    """`a to b`, or `a` if both are written alike."""
     return " to ".join(dict.fromkeys(written))
 
 
 def circumstances(found: Mapping[Point, Figures], results: Path) -> Iterator[str]:
-    """What made the points: versions, commit, processor; one line for each that differs."""
+    """A line for each combination of versions, commit and processor that made the points."""
     made: dict[str, int] = {}
     for point in found:
         content = point.read(results) or {}

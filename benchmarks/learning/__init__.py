@@ -1,1 +1,1 @@
-"""What the configs learn, over seeds."""
+"""The returns that the configs reach, over seeds."""

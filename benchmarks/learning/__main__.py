@@ -1,14 +1,13 @@
 """What a config learns: the return in the last tenth of training, over seeds.
 
     python -m benchmarks.learning [--config configs/cartpole.yaml] [--num-seeds 10] [--json FILE]
-    python -m benchmarks.learning --config configs/cartpole.yaml --keep cartpole   in results/
-    python -m benchmarks.learning --report                                all that was kept there
+    python -m benchmarks.learning --config configs/cartpole.yaml --keep cartpole
+    python -m benchmarks.learning --report               a table of everything that was kept
 
 Seeds are trained side by side in one compiled program, each as `scripts/train.py --seed SEED
---num-devices 1` would. The
-score of a seed is the mean return of the episodes that ended in the last tenth of its updates: of
-the policy that learns, sampling its actions, dropout on. Tune on other seeds than those reported
-(`--first-seed 1000`).
+--num-devices 1` would train it. The score of a seed is the mean return of the episodes that ended
+in the last tenth of its updates, while the policy learns: actions are sampled and dropout is on.
+Tune on other seeds than the reported ones (`--first-seed 1000`).
 """
 
 import argparse
@@ -19,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import rlscan
-from benchmarks._timing import write_json
+from benchmarks import _results
+from benchmarks._timing import record, write_json
 from benchmarks.learning import report
 from benchmarks.learning.training import last_tenth, train
 from rlscan.runs._config import Config
@@ -27,7 +27,7 @@ from rlscan.runs._parse import parse
 
 RESULTS = Path(__file__).parent / "results"
 
-# Of the command line of a run: seeds are those of `--num-seeds`, side by side on one device.
+# Settings of a run that do not matter here: `--num-seeds` seeds run side by side on one device.
 WITHOUT_EFFECT = ("seed", "num_seeds", "num_devices", "sweep", "num_samples", "strict", "debug")
 
 
@@ -35,24 +35,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/cartpole.yaml", help="what is trained")
+    parser.add_argument("--config", default="configs/cartpole.yaml", help="the config to train")
     parser.add_argument("--num-seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--iqm-at-least", type=float, help="fail if the IQM is lower")
     parser.add_argument("--worst-at-least", type=float, help="fail if any seed is lower")
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
-    parser.add_argument("--json", metavar="FILE", help="keep the figures in this file")
-    parser.add_argument("--keep", metavar="NAME", help="keep them as results/NAME.json")
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, to see that it runs")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--keep", metavar="NAME", help="keep them under this name in results/")
     parser.add_argument("--report", action="store_true", help="write and print results/table.md")
     args, overrides = parser.parse_known_args(argv)
     if args.report:
         (RESULTS / "table.md").write_text(text := report.table(RESULTS))
         print(text)
         return
-    kept = None if args.keep is None else RESULTS / f"{args.keep}.json"
-    for path in (args.json, kept):
-        if path is not None and os.path.lexists(path):
-            parser.error(f"{path} is there already; name another, or remove it")
+    if args.json is not None and os.path.lexists(args.json):
+        parser.error(f"{args.json} exists already; name another, or remove it")
+    if args.keep in _results.read(RESULTS):
+        file = RESULTS / _results.FILE
+        parser.error(f"{file} has {args.keep} already; name another, or remove its line")
     if args.smoke:
         args.num_seeds, overrides = 2, [*overrides, "--total-steps", "4096"]
     config = parse(["--config", args.config, *overrides])
@@ -81,10 +82,11 @@ def main(argv: list[str] | None = None) -> None:
         "total_steps": config.total_steps,
         "dropout": config.policy.dropout,
     }
-    write_json(args.json, "learning", settings, figures)
-    if kept is not None:
-        RESULTS.mkdir(exist_ok=True)
-        write_json(str(kept), "learning", settings, figures)
+    content = record("learning", settings, figures)
+    write_json(args.json, content)
+    if args.keep is not None:
+        _results.write(RESULTS, args.keep, content)
+        print(f"kept as {args.keep} in {RESULTS / _results.FILE}")
     for name, bar in (("iqm", args.iqm_at_least), ("worst", args.worst_at_least)):
         if bar is not None and not figures[name] >= bar:
             sys.exit(f"{name} {figures[name]:.1f} is below {bar}")

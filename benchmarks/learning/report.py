@@ -1,11 +1,12 @@
-"""The table of returns: what was kept of each config, beside what others have published."""
+"""The table of returns: the kept figures of each config beside published ones."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-# By CleanRL's documentation of its PPO, gymnax's README, the model zoo of Stable-Baselines3, and a
-# plot of purejaxrl's. None of them has dropout.
+from benchmarks import _results
+
+# From CleanRL's documentation of its PPO, gymnax's README, the model zoo of Stable-Baselines3, and
+# a plot of purejaxrl's. None of them has dropout.
 PUBLISHED = {
     "acrobot": "−86.4 ± 1.3 (CleanRL), −80 (gymnax); 500k",
     "breakout": "28 (gymnax), about 40 (purejaxrl); 10M",
@@ -29,8 +30,8 @@ COLUMNS = (
 
 
 def table(folder: Path) -> str:
-    """Every kept config as a row, and by what it was made."""
-    kept = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    """A row for each kept config, and lines about what made them."""
+    kept = _results.read(folder)
     rows = [row(name, found) for name, found in kept.items()]
     made = sorted({made_by(found) for found in kept.values()})
     head = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
@@ -55,7 +56,7 @@ def row(name: str, found: dict[str, Any]) -> str:
 
 
 def published(name: str) -> str:
-    """By the longest of the names above that the config's begins with."""
+    """The published figures under the longest name above that the config's name begins with."""
     fitting = [known for known in PUBLISHED if name.startswith(known)]
     return PUBLISHED[max(fitting, key=len)] if fitting else "–"
 

@@ -1,4 +1,4 @@
-"""The seeds of a config, trained side by side, and the score of each."""
+"""Training of a config's seeds side by side, and the score of each."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ from rlscan.runs._config import Config
 
 
 def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The metrics `[seeds, updates]` of all runs, and how long compiling and running took."""
+    """Train all seeds: the metrics `[seeds, updates]`, and the seconds of compiling and running."""
     env = build_env(config.env)
 
     @eqx.filter_jit
@@ -36,7 +36,7 @@ def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dic
 
 
 def last_tenth(episode_return: np.ndarray, num_episodes: np.ndarray) -> np.ndarray:
-    """Mean return of the episodes that ended in the last tenth of the updates, of each seed."""
+    """The mean return of each seed, over episodes that ended in the last tenth of the updates."""
     num_updates = episode_return.shape[1]
     last = slice(num_updates - max(1, num_updates // 10), None)
     weights = num_episodes[:, last]

@@ -1,13 +1,13 @@
-"""Does a long run of `scripts/train.py` take more and more memory? One of 2 · 10⁸ steps, watched.
+"""Does the memory of a long run of `scripts/train.py` grow? A run of 2 · 10⁸ steps is watched.
 
     python -m benchmarks.long_run                         about twenty minutes on two cores
     python -m benchmarks.long_run --json long_run.json
 
-CartPole with dropout in 1024 environments, in a process of its own, with all that a run keeps:
-metrics, the audit, checkpoints. On a CPU the memory of the device is the host's, so that what the
-system counts as resident holds both. It is read from /proc (so on Linux alone) twice a second, and
-told as the median of each tenth of the run. Exit status: 0; 1 if the last tenth takes over a
-hundredth more than the third one; 2 where memory cannot be read.
+CartPole with dropout in 1024 environments, in a separate process, with everything that a run
+writes: metrics, the audit, checkpoints. On a CPU the device's memory is the host's, so the resident
+memory includes both. It is read from /proc (only on Linux) twice a second; the table has the median
+of each tenth of the run. Exit status: 0; 1 if the last tenth takes over a hundredth more than the
+third one; 2 if memory cannot be read.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 
 import rlscan
 from benchmarks._processes import ROOT
-from benchmarks._timing import write_json
+from benchmarks._timing import record, write_json
 
 NUM_STEPS = 200_000_000
 SMOKE_STEPS = 400_000
 MOST_GROWTH = 1.01
-# Large rollouts, each used once, so that most of the time goes into steps.
+# Large rollouts with one epoch each, so that most of the time goes into environment steps.
 SETTINGS = (
     *("--config", "configs/cartpole.yaml"),
     *("--ppo.num_envs", "1024", "--ppo.num_steps", "128"),
@@ -35,15 +35,15 @@ SETTINGS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns its exit status."""
+    """Run the command line, and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.long_run",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--total-steps", type=int, default=NUM_STEPS)
-    parser.add_argument("--json", metavar="FILE", help="keep the figures in this file")
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, to see that it runs")
     args = parser.parse_args(argv)
     if not Path("/proc/self/status").exists():
         print("error: memory is read from /proc, which is not here; use Linux", file=sys.stderr)
@@ -52,13 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         figures = watch(num_steps, Path(folder) / "run")
     show(num_steps, figures)
-    write_json(args.json, "long_run", {"settings": SETTINGS, "total_steps": num_steps}, figures)
+    settings = {"settings": SETTINGS, "total_steps": num_steps}
+    write_json(args.json, record("long_run", settings, figures))
     tenths = figures["resident_bytes"]
     return int(not args.smoke and tenths[-1] > MOST_GROWTH * tenths[2])
 
 
 def watch(num_steps: int, output: Path) -> dict:
-    """Trains, and says how long it took, what it wrote, and the memory in each tenth of it."""
+    """Train in another process: how long it took, what it wrote, and its memory over time."""
     options = ["--total-steps", str(num_steps), "--output", str(output)]
     command = [sys.executable, "scripts/train.py", *SETTINGS, *options]
     start = time.perf_counter()
@@ -85,13 +86,13 @@ def watch(num_steps: int, output: Path) -> dict:
 
 
 def tenths(samples: Sequence[int]) -> list[Sequence[int]]:
-    """Cuts what was sampled in ten parts; those of a very short run share samples."""
+    """Cut samples into ten parts; the parts of a very short run share samples."""
     n = len(samples)
     return [samples[i * n // 10 : max((i + 1) * n // 10, i * n // 10 + 1)] for i in range(10)]
 
 
 def resident_bytes(pid: int) -> int:
-    """What the system counts as resident; 0 for a process that has just ended."""
+    """The resident memory of a process; 0 if it has just ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

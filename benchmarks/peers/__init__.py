@@ -1,1 +1,1 @@
-"""rlscan beside its peers: `python -m benchmarks.peers`."""
+"""A comparison of rlscan with other libraries: `python -m benchmarks.peers`."""

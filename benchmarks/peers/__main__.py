@@ -2,17 +2,17 @@
 
     python -m benchmarks.peers build [NAME …]
     python -m benchmarks.peers run [--only WORKLOAD …] [--peers NAME …] [--purejaxrl PATH]
-                                   [--repeats 5] [--json FILE] [--smoke]
+                                   [--repeats 5] [--json FILE] [--keep NAME] [--smoke]
     python -m benchmarks.peers list
 
-`build` makes an environment for each peer under .venvs/, as their pins differ; those that are there
-already are kept. `run`, which is meant if no command is given, times whole training runs: all
-processes are alive and have compiled, and one at a time runs, A B C A B C …. A peer that cannot do
-a workload says why in its cell. purejaxrl is no package: give the path of a checkout. The return is
-that of 128 whole episodes after training, actions sampled, and is measured outside of the clock; in
-`cold-start` it is the one that the library itself hands over. Exit status: 0, whatever the bars; 1
-if a workload has nothing to compare (with `--smoke`: if rlscan did not run), or a peer was not
-built; 2 for bad input.
+`build` makes an environment for each peer under .venvs/, because their pins differ; it keeps those
+that exist. `run`, the default command, times whole training runs: all processes have compiled and
+stay alive, and run one at a time, A B C A B C …. If a peer cannot do a workload, its row gives the
+reason. purejaxrl is not a package: give the path of a checkout. The return is the mean over 128
+whole episodes after training, with sampled actions, measured outside of the clock; in `cold-start`
+it is the one that the library itself reports. `--keep` keeps the figures in results/. Exit status:
+0, whether or not the bars are met; 1 if a workload has nothing to compare (with `--smoke`: if
+rlscan did not run), or a peer could not be built; 2 for bad input.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks._timing import circumstances
+from benchmarks import _results
+from benchmarks._timing import record
 from benchmarks.peers import cold, report, steady
 from benchmarks.peers.contest import contest
 from benchmarks.peers.environments import BuildError, build, is_built
@@ -34,6 +35,7 @@ from rlscan._core.require import did_you_mean
 FAILED, BAD_INPUT = 1, 2
 LEAST_REPEATS, SMOKE_REPEATS = 5, 1
 ALL_WORKLOADS = (*WORKLOADS, cold.NAME)
+RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_command(parser: "_Parser", argv: Sequence[str]) -> int:
-    parser.add_argument("names", metavar="NAME", nargs="*", help="these peers alone")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="only these peers")
     names = parser.parse_args(argv).names or list(PEERS)
     _known(parser, "peer", names, PEERS)
     failed = False
     for name in names:
         if is_built(PEERS[name]):
-            print(f"{name}: is there")
+            print(f"{name}: exists")
             continue
         print(f"{name}: building", flush=True)
         try:
@@ -75,13 +77,16 @@ def run_command(parser: "_Parser", argv: Sequence[str]) -> int:
     figures = {
         name: _answer(name, peers, args.purejaxrl, repeats, args.smoke) for name in args.only
     }
+    checkout = args.purejaxrl and args.purejaxrl.name  # without the path on this machine
+    settings = {"repeats": repeats, "smoke": args.smoke, "purejaxrl": checkout}
+    content = record("peers", settings, figures)
     if args.json:
-        checkout = args.purejaxrl and args.purejaxrl.name  # its path is of this machine
-        settings = {"repeats": repeats, "smoke": args.smoke, "purejaxrl": checkout}
-        content = {"benchmark": "peers", "settings": settings, **circumstances()}
-        with args.json.open("x") as file:  # another one may have been written meanwhile
-            file.write(json.dumps({**content, "figures": figures}, indent=2) + "\n")
+        with args.json.open("x") as file:  # never overwrites a file written in the meantime
+            file.write(json.dumps(content, indent=2) + "\n")
         print(f"written to {args.json}")
+    if args.keep:
+        _results.write(RESULTS, args.keep, content)
+        print(f"kept as {args.keep} in {RESULTS / _results.FILE}")
     return 0 if all(_is_answered(figure, args.smoke) for figure in figures.values()) else FAILED
 
 
@@ -101,12 +106,13 @@ COMMANDS = {"build": build_command, "run": run_command, "list": list_command}
 
 def _run_arguments(parser: "_Parser", argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
-    add("--only", metavar="WORKLOAD", nargs="+", default=ALL_WORKLOADS, help="these alone")
-    add("--peers", metavar="NAME", nargs="+", default=list(PEERS), help="these alone")
+    add("--only", metavar="WORKLOAD", nargs="+", default=ALL_WORKLOADS, help="only these")
+    add("--peers", metavar="NAME", nargs="+", default=list(PEERS), help="only these")
     add("--purejaxrl", metavar="PATH", type=Path, help="a checkout of purejaxrl")
     add("--repeats", metavar="R", type=int, default=LEAST_REPEATS, help="5 or more rounds")
-    add("--json", metavar="FILE", type=Path, help="keep the figures in this new file")
-    add("--smoke", action="store_true", help="a size that only shows that it runs")
+    add("--json", metavar="FILE", type=Path, help="write the figures to this new file")
+    add("--keep", metavar="NAME", help="keep the figures under this name in results/")
+    add("--smoke", action="store_true", help="a tiny size, to see that it runs")
     args = parser.parse_args(argv)
     _known(parser, "workload", args.only, ALL_WORKLOADS)
     _known(parser, "peer", args.peers, PEERS)
@@ -118,13 +124,16 @@ def _run_arguments(parser: "_Parser", argv: Sequence[str]) -> argparse.Namespace
         parser.error(f"--json: {args.json} is there already; give another name")
     if args.json and not args.json.parent.is_dir():
         parser.error(f"--json: there is no folder {args.json.parent}")
+    if args.keep and args.keep in _results.read(RESULTS):
+        file = RESULTS / _results.FILE
+        parser.error(f"--keep: {file} has {args.keep} already; give another name")
     return args
 
 
 def _answer(
     name: str, peers: list[Library], checkout: Path | None, repeats: int, is_smoke: bool
 ) -> dict[str, Any]:
-    """Runs a workload, prints what came out, and gives it for the JSON."""
+    """Run a workload, print its figures, and return them for the JSON."""
     if name == cold.NAME:
         steps = cold.SMOKE_STEPS if is_smoke else cold.STEPS
         about, question = {"name": name, "steps": steps}, report.cold_question(steps)
@@ -160,7 +169,7 @@ def _known(parser: "_Parser", what: str, names: Iterable[str], known: Iterable[s
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """A parser that prints errors in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message}\n")

@@ -1,8 +1,8 @@
 """The cold start: from the shell to the end of a short training run, with imports and compiling.
 
-Each library as it ships, by the shortest script that trains it. All have N = 4, T = 128, 4 epochs
-and 4 minibatches, by their defaults or set, so that all make the same steps; the rest (networks,
-evaluation, normalisation, prints) is the library's own.
+Each library runs as it ships, by the shortest script that trains it. All have N = 4, T = 128, 4
+epochs and 4 minibatches, by default or by an option, so that all make the same steps. The rest
+(networks, evaluation, normalisation, output) is the library's own.
 """
 
 import json
@@ -23,8 +23,8 @@ from benchmarks.peers.steady import require
 from benchmarks.peers.worker import Unable
 
 NAME = "cold-start"
-STEPS, SMOKE_STEPS = 976 * 512, 2 * 512  # the whole updates of 500k steps
-GRADIENT_STEPS_OF = 16 / 512  # an update: 4 epochs of 4 minibatches, from 512 steps
+STEPS, SMOKE_STEPS = 976 * 512, 2 * 512  # the whole updates in 500k steps
+GRADIENT_STEPS_OF = 16 / 512  # 4 epochs of 4 minibatches for 512 steps
 COLD_BAR, WARM_BAR = 0.75, 0.6
 WARM = ", warm cache"
 TIMEOUT_SECONDS = 1_800.0
@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = 1_800.0
 def contestants(
     peers: Sequence[Library], checkout: Path | None, *, steps: int = STEPS
 ) -> list[Contestant]:
-    """Every library as it ships; and, where it is built on JAX, with a warm compilation cache."""
+    """Every library as it ships, and again with a warm compilation cache if it is built on JAX."""
     return [
         Contestant(library.name + suffix, partial(_start, library, checkout, steps, bool(suffix)))
         for library in (RLSCAN, *peers)
@@ -65,19 +65,19 @@ def _start(library: Library, checkout: Path | None, steps: int, is_warm: bool) -
 
 
 class Shell:
-    """A command, timed from start to end."""
+    """A command that is timed from start to end."""
 
     def __init__(
         self, command: Sequence[str], about: dict[str, Any], *, is_warm: bool, is_ours: bool = False
     ):
-        """Runs it once without counting: for the byte code, and for a cache that is to be warm.
+        """Run it once without timing, to write byte code and to fill a warm cache.
 
         **Arguments:**
 
-        - `command`: ends by itself.
-        - `about`: what its cell says.
-        - `is_warm`: whether runs find the compilation cache of those before; else an empty one.
-        - `is_ours`: whether it is rlscan's, which wants a new directory, and keeps a cache itself.
+        - `command`: a command that ends by itself.
+        - `about`: the description for its row.
+        - `is_warm`: whether runs find the compilation cache of earlier runs, or an empty one.
+        - `is_ours`: whether it is rlscan's, which needs a new directory and has its own cache.
         """
         self._command, self._is_warm, self._is_ours = command, is_warm, is_ours
         self._kept = tempfile.TemporaryDirectory()
@@ -89,8 +89,8 @@ class Shell:
         self.about = {**about, "compile_s": None, "first_s": first["seconds"]}
 
     def run(self, seed: int) -> dict[str, Any]:
-        """Seconds, and the return that it prints in its last line, if any. Raises `Unable`."""
-        del seed  # each script has its own
+        """Run it: the seconds, and the return in its last line, if any. Raises `Unable`."""
+        del seed  # each script has a fixed seed
         with tempfile.TemporaryDirectory() as fresh:
             command = [*self._command, *([f"{fresh}/run"] if self._is_ours else [])]
             start = time.perf_counter()
@@ -115,10 +115,10 @@ class Shell:
         self._kept.cleanup()
 
     def _environment(self, cache: str) -> dict[str, str]:
-        """Of a shell that nobody has tuned, with a cache of its own.
+        """The environment of a shell that nobody has tuned, with a separate cache.
 
-        Kept in any case is what is no compilation of JAX: byte code, and the list of fonts that
-        matplotlib makes, which gymnax imports.
+        Only JAX's compilations are separate. Byte code, and the list of fonts that matplotlib
+        makes (gymnax imports it), are kept in any case.
         """
         inherited = {name: value for name, value in os.environ.items() if not _is_tuned(name)}
         own = {"MPLCONFIGDIR": f"{self._kept.name}/matplotlib", "XDG_CACHE_HOME": cache}

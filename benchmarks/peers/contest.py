@@ -1,4 +1,4 @@
-"""A workload, by all libraries in turn."""
+"""A contest: all libraries run a workload in turn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,27 +7,27 @@ from typing import Any
 from benchmarks.peers.worker import Unable
 
 PATIENCE_SECONDS = 30.0
-"""Who takes longer for one run makes no second one: its figure cannot hang on noise."""
+"""A contestant that takes longer for one run makes no second one: noise matters little."""
 
 
 @dataclass
 class Contestant:
-    """What takes part: a name and how to start it."""
+    """A contestant: a name, and a way to start it."""
 
     name: str
     start: Callable[[], Any]
-    """Gives what has `about`, `run(seed)` and `close()`; or raises `Unable`."""
+    """Returns an object with `about`, `run(seed)` and `close()`, or raises `Unable`."""
 
 
 @dataclass
 class Entry:
-    """What one contestant did. Its runs are those of the first rounds, in order."""
+    """The runs of one contestant, in the order of the rounds."""
 
     name: str
     about: dict[str, Any] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
-    """Why it has no figure, or no more of them."""
+    """The reason why it has no runs, or no more runs."""
 
     @property
     def seconds(self) -> list[float]:
@@ -41,15 +41,15 @@ class Entry:
 def contest(
     contestants: Sequence[Contestant], *, repeats: int, patience: float = PATIENCE_SECONDS
 ) -> dict[str, Entry]:
-    """Starts all, one after the other, then lets them run in turn, A B C A B C …, each alone.
+    """Start all contestants, then let them run in turn, A B C A B C …, one at a time.
 
-    So all of them see the machine's drift. Nothing that a contestant does is an error here.
+    So the machine's drift affects all of them. A contestant that fails is not an error here.
 
     **Arguments:**
 
-    - `contestants`: in their order.
-    - `repeats`: rounds; each has a seed of its own, the same for all.
-    - `patience`: seconds of a run after which a contestant is not asked again.
+    - `contestants`: in the order in which they run.
+    - `repeats`: the number of rounds; each has a different seed, the same for all.
+    - `patience`: a contestant whose run takes more seconds makes no further one.
     """
     entries = {contestant.name: Entry(contestant.name) for contestant in contestants}
     workers: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""An environment for each peer: their pins differ."""
+"""A virtual environment for each peer, because their pins differ."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from benchmarks.peers.libraries import CHECKOUT, Library
 
-STAMP = "requirements.txt"  # written last, so that an environment that has it is whole
+STAMP = "requirements.txt"  # written last, so an environment that has it is complete
 
 
 class BuildError(Exception):
-    """Why an environment could not be built."""
+    """An environment could not be built."""
 
 
 def is_built(library: Library) -> bool:
@@ -22,7 +22,7 @@ def is_built(library: Library) -> bool:
 
 
 def build(library: Library) -> None:
-    """Builds a peer's environment anew, with pins of `constraints.txt` where it has no other."""
+    """Rebuild a peer's environment, with the pins of `constraints.txt` unless it has its own."""
     python = find_python(library.python)
     _run([python, "-m", "venv", "--clear", library.folder])
     constraints = library.folder / "constraints.txt"
@@ -33,21 +33,21 @@ def build(library: Library) -> None:
 
 
 def constraints_without(requirements: tuple[str, ...]) -> str:
-    """The lines of `constraints.txt`, but for the packages that are pinned otherwise."""
+    """The lines of `constraints.txt` without the packages that the requirements pin."""
     pinned = {_name(requirement) for requirement in requirements}
     lines = (CHECKOUT / "constraints.txt").read_text().splitlines(keepends=True)
     return "".join(line for line in lines if _name(line) not in pinned)
 
 
 def find_python(oldest: tuple[int, int]) -> str:
-    """This Python if it is recent enough, else one on the PATH or of pyenv."""
+    """This Python if it is recent enough, otherwise one on the PATH or from pyenv."""
     if sys.version_info >= oldest:
         return sys.executable
     name = "python{}.{}".format(*oldest)
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     pattern = "versions/{}.{}.*/bin/python".format(*oldest)
     for candidate in (shutil.which(name), *map(str, sorted(pyenv.glob(pattern)))):
-        # A name on the PATH may be pyenv's, which fails for a version that is not selected.
+        # A name on the PATH may be a shim of pyenv, which fails if that version is not selected.
         if (
             candidate
             and subprocess.run([candidate, "--version"], capture_output=True).returncode == 0
@@ -57,7 +57,7 @@ def find_python(oldest: tuple[int, int]) -> str:
 
 
 def _name(requirement: str) -> str:
-    """The package of a requirement, as pip compares names."""
+    """The package of a requirement, normalised as pip does it."""
     return re.sub(r"[-_.]+", "-", re.split(r"[\[=<>~! #;\n]", requirement, maxsplit=1)[0]).lower()
 
 

@@ -1,4 +1,4 @@
-"""The libraries: what each needs installed, and where."""
+"""The libraries: their requirements, and where they are installed."""
 
 import sys
 from dataclasses import dataclass, field
@@ -11,19 +11,19 @@ ENVIRONMENTS = CHECKOUT / ".venvs"
 
 @dataclass(frozen=True)
 class Library:
-    """One library. Versions are those that the workers were written for and run with."""
+    """One library. The workers were written for these versions."""
 
     name: str
     requirements: tuple[str, ...]
-    """What differs from `constraints.txt`, which pins all else: jax is the same for all."""
+    """Pins that differ from `constraints.txt`, which pins everything else, jax included."""
     packages: tuple[str, ...]
-    """Whose versions a cell names."""
+    """The packages whose versions its row names."""
     python: tuple[int, int] = (3, 11)
-    """The oldest Python that it runs on."""
+    """The oldest Python that it supports."""
     needs_checkout: bool = False
-    """Whether it is no package, and comes from a path that the user gives."""
+    """Whether it is not a package, and comes from a path that the user gives."""
     message: dict = field(default_factory=dict)
-    """What its worker is told beside the workload."""
+    """Settings for its worker beside the workload."""
 
     @property
     def folder(self) -> Path:
@@ -39,16 +39,16 @@ class Library:
 
     @property
     def script(self) -> Path:
-        """The shortest one that trains, from the shell."""
+        """The shortest script that trains, from the shell."""
         return HERE / "scripts" / f"{self.name.replace('-', '_')}_script.py"
 
 
 PEERS = {
     library.name: library
     for library in (
-        # rejax 0.1.3 takes five values from gymnax's step, so none from 1.0 on.
+        # rejax 0.1.3 expects five values from gymnax's step; since 1.0 it returns six.
         Library("rejax", ("rejax==0.1.3", "gymnax==0.0.9"), ("rejax", "jax", "gymnax")),
-        # gymnax for MinAtar alone; from 1.0 on it hides the time limit from lerax's wrapper.
+        # gymnax is only for MinAtar; since 1.0 it hides the time limit from lerax's wrapper.
         Library(
             "lerax",
             ("lerax==0.0.5", "gymnax==0.0.9", "flax==0.12.8", "six==1.17.0"),
@@ -66,7 +66,7 @@ PEERS = {
             ("stable-baselines3", "torch", "gymnasium"),
         ),
         Library("sbx", ("sbx-rl==0.28.0", "torch==2.13.0"), ("sbx-rl", "jax", "gymnasium")),
-        # Its file of wrappers imports brax and navix, whatever the environment.
+        # Its file of wrappers imports brax and navix for any environment.
         Library(
             "purejaxrl",
             (
@@ -82,7 +82,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Ours(Library):
-    """rlscan, in the environment that the harness runs in."""
+    """rlscan, in the environment in which the harness runs."""
 
     @property
     def interpreter(self) -> Path:

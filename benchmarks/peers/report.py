@@ -1,4 +1,4 @@
-"""What came out: tables, and rlscan beside the fastest peer."""
+"""The report: tables, and rlscan beside the fastest peer."""
 
 import statistics
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._figures import Spread, spread
 from benchmarks.peers import cold
 from benchmarks.peers.contest import Entry
 from benchmarks.peers.steady import OURS, WITH_DROPOUT
@@ -18,16 +19,16 @@ WIDTH = 140
 
 @dataclass(frozen=True)
 class Question:
-    """What a contest is to answer."""
+    """The question that a contest answers."""
 
     title: str
     unit: str
-    """Of a cell, and `show` gives it from the seconds of a run."""
+    """The unit of a table's column; `show` converts the seconds of a run into it."""
     show: Callable[[float], str]
     quantity: str
-    """Whose ratio, rlscan's over the fastest peer's, is held against the bars."""
+    """The quantity whose ratio, rlscan's over the fastest peer's, is compared with the bars."""
     bars: dict[str, float]
-    """By contestant; at least that much of a rate, at most that much of a time."""
+    """By contestant: the least ratio of a rate, or the greatest ratio of a time."""
     is_rate: bool
 
 
@@ -57,28 +58,14 @@ def cold_question(steps: int) -> Question:
     )
 
 
-class Spread(NamedTuple):
-    """Of ratios over interleaved pairs."""
-
-    median: float
-    lower: float  # quartile
-    upper: float  # quartile
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.lower:.2f} … {self.upper:.2f})"
-
-
 def ratio(a: Entry, b: Entry) -> Spread | None:
-    """The seconds of `a` over those of `b`, in the rounds in which both ran; `None` if in none."""
+    """The seconds of `a` over those of `b`, in the rounds in which both ran; `None` if none."""
     ratios = [x / y for x, y in zip(a.seconds, b.seconds, strict=False)]
-    if len(ratios) < 2:
-        return Spread(*ratios * 3) if ratios else None
-    lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Spread(median, lower, upper)
+    return spread(ratios) if ratios else None
 
 
 class Verdict(NamedTuple):
-    """One bar, and what was measured."""
+    """One bar, and the measured ratio."""
 
     ours: str
     peer: str
@@ -89,7 +76,7 @@ class Verdict(NamedTuple):
 
 
 def verdicts(question: Question, entries: dict[str, Entry]) -> list[Verdict]:
-    """rlscan over the fastest peer as it ships, for each bar of which both ran."""
+    """rlscan over the fastest peer as it ships, for each bar whose contestants both ran."""
     peer = fastest(entries)
     found = []
     for name, bar in question.bars.items():
@@ -105,7 +92,7 @@ def verdicts(question: Question, entries: dict[str, Entry]) -> list[Verdict]:
 
 
 def fastest(entries: dict[str, Entry]) -> Entry | None:
-    """The peer with the shortest median run, without a compilation cache that it does not ship."""
+    """The peer with the shortest median run; one with an added compilation cache does not count."""
     peers = [
         entry
         for entry in entries.values()
@@ -147,17 +134,21 @@ def _cells(entry: Entry, ours: Entry, show: Callable[[float], str]) -> list[str]
         show(statistics.median(seconds)) if seconds else "",
         " … ".join(ends),
         str(len(seconds)),
-        "" if entry is ours else str(ratio(entry, ours) or ""),
+        "" if entry is ours or (over := ratio(entry, ours)) is None else _words(over),
     ]
 
 
 def _sentence(verdict: Verdict, question: Question) -> str:
     ours, peers = (_number(r, ".1f") or "unknown" for r in verdict.returns)
     return (
-        f"{verdict.ours} over the fastest peer, {verdict.peer}: {verdict.ratio} of its "
+        f"{verdict.ours} over the fastest peer, {verdict.peer}: {_words(verdict.ratio)} of its "
         f"{question.quantity}, bar {'≥' if question.is_rate else '≤'} {verdict.bar:g}: "
         f"{'met' if verdict.is_met else 'NOT met'}; return {ours} beside {peers}"
     )
+
+
+def _words(ratio: Spread) -> str:
+    return f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f})"
 
 
 def _number(value: float | None, form: str) -> str:

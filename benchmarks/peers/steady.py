@@ -1,4 +1,4 @@
-"""The steady state: compiled once, then timed run by run."""
+"""The steady state: each contestant compiles once, then its runs are timed."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,7 @@ OURS, WITH_DROPOUT = "rlscan", "rlscan, dropout 0.1"
 def contestants(
     workload: Workload, peers: Sequence[Library], checkout: Path | None
 ) -> list[Contestant]:
-    """rlscan, rlscan with dropout where the workload asks for it, and the peers."""
+    """rlscan, rlscan with dropout if the workload has a bar for it, and the peers."""
     ours = [Contestant(OURS, partial(_start, RLSCAN, workload))]
     if workload.dropout_bar is not None:
         ours += [Contestant(WITH_DROPOUT, partial(_start, RLSCAN, workload, dropout=0.1))]
@@ -33,8 +33,8 @@ def _start(
 
 
 def require(library: Library, checkout: Path | None) -> None:
-    """Raises `Unable` if the library is not there."""
+    """Raise `Unable` if the library is not installed."""
     if library is not RLSCAN and not is_built(library):
         raise Unable(f"not built; `python -m benchmarks.peers build {library.name}` does it")
     if library.needs_checkout and checkout is None:
-        raise Unable(f"is no package; give its checkout by --{library.name} PATH")
+        raise Unable(f"is not a package; give its checkout by --{library.name} PATH")

@@ -1,4 +1,4 @@
-"""`Worker`: a library's process, from the harness's side; `workers/protocol.py` is the other."""
+"""`Worker`: a library's process, seen from the harness; `workers/protocol.py` is the other side."""
 
 import json
 import queue
@@ -16,11 +16,11 @@ LAST_WORDS_SECONDS = 10.0
 
 
 class Unable(Exception):
-    """Why a library has no figure."""
+    """A library cannot do a workload; the message is the reason."""
 
 
 class Worker:
-    """A process that has compiled a workload, and waits on its stdin between two runs."""
+    """A process that has compiled a workload and waits on its stdin between runs."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class Worker:
         ready_seconds: float = READY_SECONDS,
         run_seconds: float = RUN_SECONDS,
     ):
-        """Starts the process and waits until it is ready.
+        """Start the process and wait until it is ready.
 
-        **Raises:** `Unable` if it will not be: it cannot, has crashed, or has not replied in time.
+        **Raises:** `Unable` if it cannot do the workload, crashes, or does not reply in time.
         """
         self._run_seconds = run_seconds
         with ExitStack() as stack:
@@ -55,7 +55,7 @@ class Worker:
             raise
 
     def run(self, seed: int) -> dict[str, float]:
-        """One training run: its `seconds` and its `return`. Raises `Unable`."""
+        """Train once: the `seconds` and the `return`. Raises `Unable`."""
         return self._ask({"go": seed}, ("seconds", "return"), self._run_seconds)
 
     def close(self) -> None:
@@ -65,14 +65,14 @@ class Worker:
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             try:
                 stream.close()  # type: ignore[union-attr]
-            except BrokenPipeError:  # what was not yet written has nobody to read it
+            except BrokenPipeError:  # nobody is left to read the rest
                 pass
 
     def _ask(self, message: dict, wanted: tuple[str, ...], seconds: float) -> dict:
         try:
             print(json.dumps(message), file=self._process.stdin, flush=True)
         except BrokenPipeError:
-            pass  # it has ended, and has said why
+            pass  # it has ended; the reason is read below
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:

@@ -1,4 +1,4 @@
-"""What is run: the same work for every library."""
+"""The workloads: the same work for every library."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -14,9 +14,9 @@ class Workload:
     num_minibatches: int
     num_updates: int
     bar: float
-    """What rlscan's steps/s over those of the fastest peer are to be at least."""
+    """The least ratio of rlscan's steps/s over those of the fastest peer."""
     dropout_bar: float | None = 0.95
-    """The same for rlscan with dropout 0.1, over the fastest peer without; `None`: is not run."""
+    """The same for rlscan with dropout 0.1, over the fastest peer without; `None`: not run."""
     num_epochs: int = 4
     num_seeds: int = 1
     learning_rate: float = 2.5e-4
@@ -27,7 +27,7 @@ class Workload:
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
     clips_values: bool = True
-    """rlscan; rejax and purejaxrl always do, and the others are left as they ship, without."""
+    """Applies to rlscan. rejax and purejaxrl always clip values; by default the others do not."""
 
     @property
     def seed_steps(self) -> int:
@@ -40,11 +40,11 @@ class Workload:
 
     @property
     def gradient_steps(self) -> int:
-        """Of one seed."""
+        """Gradient steps of one seed."""
         return self.num_updates * self.num_epochs * self.num_minibatches
 
     def as_message(self, **extra: object) -> dict:
-        """For a worker, which shares no code with this."""
+        """The workload as JSON, for a worker, which shares no code with this."""
         total = {"seed_steps": self.seed_steps, "gradient_steps": self.gradient_steps}
         return {**asdict(self), **total, **extra}
 
@@ -58,8 +58,8 @@ WORKLOADS = {
         Workload("cartpole-4", "CartPole-v1", 4, 128, 4, num_updates=976, bar=1.15),
         Workload("cartpole-1024", "CartPole-v1", 1024, 32, 8, num_updates=60, bar=1.35),
         Workload("breakout", "Breakout-MinAtar", 64, 128, 8, num_updates=60, bar=1.15),
-        # At γ = 0.99 and a step size of 2.5e-4 none of them learns it in this time; and values of
-        # some −100, moved by 0.2 in an update, never get where they belong.
+        # With γ = 0.99 and a learning rate of 2.5e-4 no library learns it in this time. Values are
+        # around −100, and if clipped they move by only 0.2 in an update.
         Workload(
             "pendulum", "Pendulum-v1", 16, 128, 4, num_updates=244, bar=1.15,
             learning_rate=1e-3, gamma=0.9, ent_coef=0.0, clips_values=False,

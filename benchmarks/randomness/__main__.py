@@ -1,13 +1,13 @@
 """Does `mix32` give random numbers? Two batteries of statistical tests, on five streams.
 
     python -m benchmarks.randomness                      all runs that are not done; hours
-    python -m benchmarks.randomness --list               which there are, and how far they are
+    python -m benchmarks.randomness --list               the runs, and how far they are
     python -m benchmarks.randomness --only 'mix32/*/nist' weyl/counter/dieharder
     python -m benchmarks.randomness --report             write results/table.md, and print it
     python -m benchmarks.randomness --draw mix32/split | another_test
 
-It may be stopped and started again at any time. Exit status: 0; 2 for bad input, and for results of
-another generator or other settings, beside which the other runs go on.
+It may be stopped and started again at any time. Exit status: 0; 2 for bad input, and if a run has
+results of another generator or other settings. The other runs go on in that case.
 """
 
 import argparse
@@ -26,7 +26,7 @@ DONE, BAD_INPUT = 0, 2  # exit statuses
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns its exit status."""
+    """Run the command line, and return its exit status."""
     args = _parser().parse_args(argv)
     try:
         if args.smoke:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def choose(patterns: Sequence[str] | None) -> list[Run]:
-    """The runs whose names fit one of the patterns, in the order of the plan; all if `None`."""
+    """The runs whose names match one of the patterns, in the order of the plan; all if `None`."""
     for pattern in patterns or ():
         if not any(fnmatch(name, pattern) for name in RUNS):
             near = did_you_mean(pattern, RUNS)
@@ -62,7 +62,7 @@ def choose(patterns: Sequence[str] | None) -> list[Run]:
 
 
 def check(chosen: Sequence[Run], num_sequences: int) -> None:
-    """Refuses now what would fail after hours."""
+    """Raise `ValueError` at once for what would fail after hours."""
     if num_sequences < 1:
         raise ValueError(f"--sequences must be 1 or more, got {num_sequences}")
     if any(run.battery == "dieharder" for run in chosen) and not dieharder.is_installed():
@@ -70,7 +70,7 @@ def check(chosen: Sequence[Run], num_sequences: int) -> None:
 
 
 def carry_out_all(chosen: Sequence[Run], args: argparse.Namespace) -> int:
-    """Those of a file that was made otherwise are told, and left as they are."""
+    """Carry out runs. Results that were made otherwise are reported, and left as they are."""
     status = DONE
     for run in chosen:
         try:
@@ -90,7 +90,7 @@ def carry_out(run: Run, args: argparse.Namespace) -> None:
 
 
 def progress(run: Run, folder: Path) -> str:
-    """How far a run is."""
+    """The number of sequences or tests that a run has finished."""
     found = results.read(run, folder)
     if found is None:
         return "not run"
@@ -100,7 +100,7 @@ def progress(run: Run, folder: Path) -> str:
 
 
 def pour(name: str, seed: int) -> None:
-    """Writes a stream to standard output, until its reader has enough."""
+    """Write a stream to standard output until the reader closes it."""
     names = [f"{generator}/{stream}" for generator in GENERATORS for stream in STREAMS]
     if name not in names:
         raise ValueError(
@@ -111,7 +111,7 @@ def pour(name: str, seed: int) -> None:
         for words in draw(generator, stream, seed):
             sys.stdout.buffer.write(words.data)
     except BrokenPipeError:
-        sys.stderr.close()  # else Python reports the broken pipe once more, as it ends
+        sys.stderr.close()  # otherwise Python reports the broken pipe again at exit
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,14 +120,18 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", metavar="RUN", help="these alone; * stands for any")
-    parser.add_argument("--sequences", type=int, default=1000, help="for each NIST run, 1000")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the results")
-    parser.add_argument("--list", action="store_true", help="print the runs, and run none")
-    parser.add_argument("--report", action="store_true", help="write table.md, and print it")
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it runs")
+    parser.add_argument(
+        "--only", nargs="+", metavar="RUN", help="only these; * stands for any text"
+    )
+    parser.add_argument(
+        "--sequences", type=int, default=1000, help="of each NIST run; by default 1000"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results.json")
+    parser.add_argument("--list", action="store_true", help="print the runs and run none")
+    parser.add_argument("--report", action="store_true", help="write table.md and print it")
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, to see that it runs")
     parser.add_argument("--draw", metavar="STREAM", help="write raw words to standard output")
-    parser.add_argument("--seed", type=int, default=0, help="of the words of --draw")
+    parser.add_argument("--seed", type=int, default=0, help="the seed for --draw")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""R. G. Brown's dieharder 3.31.1 on a stream, test by test, each on words of its own."""
+"""R. G. Brown's dieharder 3.31.1 on a stream, test by test, each on different words."""
 
 import contextlib
 import re
@@ -13,14 +13,19 @@ from benchmarks.randomness.runs import Run
 from benchmarks.randomness.streams import draw
 
 MISSING = "dieharder is not installed; `apt install dieharder`"
-NOT_SURE = ("diehard_opso", "diehard_oqso", "diehard_dna", "diehard_sums")  # says `dieharder -l`
+NOT_SURE = (
+    "diehard_opso",
+    "diehard_oqso",
+    "diehard_dna",
+    "diehard_sums",
+)  # according to `dieharder -l`
 
 
 class Test(NamedTuple):
     """One call of the program."""
 
     number: int
-    size: int | None = None  # where a test runs in several sizes
+    size: int | None = None  # if the test runs in several sizes
 
     @property
     def name(self) -> str:
@@ -28,7 +33,7 @@ class Test(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """Of the stream. No two tests have one in common, and none is NIST's 0."""
+        """The seed of its stream: different for each test, and never NIST's 0."""
         return 100 * self.number + (self.size or 0) + 1
 
 
@@ -37,8 +42,8 @@ class Line(NamedTuple):
 
     test: str
     size: int
-    samples: int  # what the test looked at for one sample of its p-value
-    p_samples: int  # of the p-value, which a Kolmogorov-Smirnov test made one
+    samples: int  # numbers that the test read for each of the p-samples
+    p_samples: int  # p-values that a Kolmogorov-Smirnov test combined into one
     p_value: float
     assessment: str  # PASSED, WEAK or FAILED
 
@@ -48,15 +53,15 @@ def _sizes(number: int, *sizes: int) -> list[Test]:
 
 
 # For streams of many keys: birthdays, ranks, missing words, ones, runs, patterns in bits, and sums
-# at lags that meet the four words of a key.
+# at lags within the four words of a key.
 SUBSET = [
     *map(Test, (0, 2, 3, 4, 5, 6, 7, 8, 15, 100, 102, 209)),
     *_sizes(200, *range(1, 13)),
     *_sizes(202, 2, 3, 4, 5),
     *_sizes(203, 0, 1, 3),
 ]
-# All that `dieharder -a` runs: 114 p-values. Sums at long lags read most of the words, so they
-# come last.
+# Everything that `dieharder -a` runs: 114 p-values. Sums at long lags come last, because they read
+# the most words.
 WHOLE = [
     *(test for test in SUBSET if test.number != 203),
     *map(Test, (1, 9, 10, 11, 12, 13, 14, 16, 17, 101, 204, 205, 206, 207, 208)),
@@ -74,7 +79,7 @@ def tests_of(run: Run) -> list[Test]:
 
 
 def run(run: Run, folder: Path, tests: list[Test], *options: str) -> dict[str, Any]:
-    """Runs those of the tests that are not in the run's file yet."""
+    """Run the tests that have no results yet."""
     found = results.read_or_start(run, folder, {"options": list(options)})
     for test in tests:
         if test.name not in found["tests"]:
@@ -85,12 +90,12 @@ def run(run: Run, folder: Path, tests: list[Test], *options: str) -> dict[str, A
 
 
 def lines_of(found: dict[str, Any]) -> list[Line]:
-    """Every p-value of a file."""
+    """Every p-value of a run."""
     return [Line(*line) for test in found["tests"].values() for line in test["lines"]]
 
 
 def parse(output: str) -> list[Line]:
-    """The p-values in what dieharder prints."""
+    """The p-values in dieharder's output."""
     pattern = r"^ *(\w+)\| *(\d+)\| *(\d+)\| *(\d+)\| *([\d.]+)\| *(\w+) *$"
     return [
         Line(test, int(size), int(samples), int(p_samples), float(p_value), assessment)
@@ -110,7 +115,10 @@ def _run_test(run: Run, test: Test, options: tuple[str, ...]) -> dict[str, Any]:
     num_bytes = 0
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, pipesize=2**20) as program:
         assert program.stdin and program.stdout
-        with contextlib.suppress(BrokenPipeError), program.stdin:  # it reads as much as it needs
+        with (
+            contextlib.suppress(BrokenPipeError),
+            program.stdin,
+        ):  # it stops reading when it has enough
             for words in draw(run.generator, run.stream, test.seed):
                 program.stdin.write(words.data)
                 num_bytes += words.nbytes

@@ -1,4 +1,4 @@
-"""The tests of NIST SP 800-22 on many sequences of a stream, judged as its section 4.2 says."""
+"""The tests of NIST SP 800-22 on many sequences of a stream, judged by its section 4.2."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import gammaincc
-from scipy.stats import binom
+from scipy.stats import binom, chisquare
 
 from benchmarks.randomness import results, sp800_22
 from benchmarks.randomness.runs import Run
@@ -15,17 +14,17 @@ from benchmarks.randomness.streams import draw
 
 LEVEL = 0.01  # a sequence passes a test if its p-value is no smaller
 LEAST_UNIFORMITY = 0.0001
-FEWEST = 55  # sequences from which on uniformity is judged
+FEWEST = 55  # sequences, to judge uniformity
 SEED = 0
 
 
 class Verdict(NamedTuple):
-    """How the sequences did in one test."""
+    """The outcome of one test over all sequences."""
 
     test: str
     passed: int
     num_sequences: int
-    uniformity: float | None  # the p-value of the p-values; `None` for too few sequences
+    uniformity: float | None  # the p-value of the p-values; `None` if there are too few sequences
 
     @property
     def fewest(self) -> int:
@@ -45,14 +44,14 @@ class Verdict(NamedTuple):
 
     @property
     def missed_by_chance(self) -> float:
-        """How likely random numbers miss one of the two criteria."""
+        """The probability that random numbers miss one of the two criteria."""
         counts = _acceptable(self.num_sequences)
         outside = 1 - binom.pmf(counts, self.num_sequences, 1 - LEVEL).sum()
         return float(outside + (self.uniformity is not None) * LEAST_UNIFORMITY)
 
 
 def run(run: Run, folder: Path, num_sequences: int = 1000, num_bits: int = 10**6) -> dict[str, Any]:
-    """Goes on to `num_sequences`, of the next `num_bits` of the stream each, high bits first."""
+    """Test further sequences of `num_bits` each, high bits first, up to `num_sequences`."""
     found = results.read_or_start(run, folder, {"num_bits": num_bits, "seed": SEED})
     done = found.setdefault("num_sequences", 0)
     chunks = draw(run.generator, run.stream, SEED)
@@ -65,26 +64,24 @@ def run(run: Run, folder: Path, num_sequences: int = 1000, num_bits: int = 10**6
 
 
 def verdicts(found: dict[str, Any]) -> list[Verdict]:
-    """Of each test of a file."""
+    """The verdict on each test of a run."""
     return [_verdict(test, *counts) for test, counts in found["tests"].items()]
 
 
 def _verdict(test: str, passed: int, *tenths: int) -> Verdict:
     num_sequences = sum(tenths)
-    expected = num_sequences / 10
-    distance = sum((count - expected) ** 2 for count in tenths) / expected
-    uniformity = float(gammaincc(9 / 2, distance / 2)) if num_sequences >= FEWEST else None
+    uniformity = float(chisquare(tenths).pvalue) if num_sequences >= FEWEST else None
     return Verdict(test, passed, num_sequences, uniformity)
 
 
 def _count(counts: list[int], p_value: float) -> None:
-    """First how many passed; then how many p-values fell into each tenth of 0 to 1."""
+    """Count a p-value: first whether it passed, then the tenth of [0, 1] that it lies in."""
     counts[0] += p_value >= LEVEL
     counts[1 + min(int(10 * p_value), 9)] += 1
 
 
 def _acceptable(num_sequences: int) -> range:
-    """4.2.1: how many may pass, three standard deviations to either side."""
+    """The numbers of sequences that may pass: within three standard deviations, by 4.2.1."""
     mean = num_sequences * (1 - LEVEL)
     margin = 3 * np.sqrt(mean * LEVEL)
     return range(int(np.ceil(mean - margin)), min(num_sequences, int(mean + margin)) + 1)

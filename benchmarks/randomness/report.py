@@ -1,4 +1,4 @@
-"""What passed and what failed, as tables in markdown."""
+"""The tests that passed and failed, as tables in Markdown."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,11 +9,11 @@ from benchmarks.randomness.runs import RUNS, Run
 from benchmarks.randomness.streams import STREAMS
 
 WEAK_BY_CHANCE = 0.01  # dieharder calls a p-value weak outside of 0.005 to 0.995
-MOST_NAMES = 6  # that a row of the table lists
+MOST_NAMES = 6  # in a row of the table
 
 
 def write(folder: Path) -> str:
-    """Writes table.md beside the results, and returns it."""
+    """Write table.md beside the results, and return it."""
     text = "\n\n".join(
         (
             "Written by `python -m benchmarks.randomness --report`.",
@@ -78,7 +78,7 @@ def _table(
     columns: tuple[str, ...],
     row: Callable[[Run, dict[str, Any]], Iterable[object]],
 ) -> str:
-    """Generators beside one another, stream by stream; of what was run."""
+    """A table of the runs with results: stream by stream, the generators below each other."""
     lines = [("stream", "generator", *columns), ("---",) * (len(columns) + 2)]
     runs = [run for run in RUNS.values() if run.battery == battery]
     for run in sorted(runs, key=lambda run: list(STREAMS).index(run.stream)):

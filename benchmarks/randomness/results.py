@@ -1,28 +1,26 @@
-"""The file of a run, which grows with it, so that a run that was stopped goes on."""
+"""The results of a run, kept after each test, so that a stopped run can go on."""
 
 import hashlib
-import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _results
 from benchmarks._timing import circumstances
 from benchmarks.randomness.runs import Run
 from benchmarks.randomness.streams import draw
 
 
 class MadeOtherwiseError(ValueError):
-    """A file of results that this run cannot go on with."""
+    """Results that a run cannot go on with."""
 
 
 def read(run: Run, folder: Path) -> dict[str, Any] | None:
-    path = run.path(folder)
-    return json.loads(path.read_text()) if path.exists() else None
+    return _results.read(folder).get(run.name)
 
 
 def read_or_start(run: Run, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What there is of a run, or its beginning.
+    """Read the results of a run, or start them.
 
     **Raises:** `MadeOtherwiseError` if it was run with other settings, or the generator changed.
     """
@@ -37,19 +35,12 @@ def read_or_start(run: Run, folder: Path, settings: dict[str, Any]) -> dict[str,
     for name, value in settings.items():
         if found["settings"].get(name) != value:
             raise MadeOtherwiseError(
-                f"{run.path(folder)} was made with {name} = {found['settings'].get(name)}, "
-                f"now it is {value}; remove the file, or use another --results"
+                f"{run.name} in {folder / _results.FILE} was made with {name} = "
+                f"{found['settings'].get(name)}, now it is {value}; remove its line, or use "
+                "another --results"
             )
     return found
 
 
 def write(run: Run, folder: Path, found: dict[str, Any]) -> None:
-    """The whole file or nothing, however it ends. A test is a line, so that changes can be read."""
-    head = [f'"{key}": {json.dumps(value)}' for key, value in found.items() if key != "tests"]
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found["tests"].items()]
-    tests = '"tests": {\n' + ",\n".join(lines) + "\n}"
-    path = run.path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("{\n" + ",\n".join([*head, tests]) + "\n}\n")
-    os.replace(unfinished, path)
+    _results.write(folder, run.name, found)

@@ -1,6 +1,5 @@
-"""What is run: a battery of tests on a stream of a generator."""
+"""The runs: a battery of tests on a stream of a generator."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.randomness.streams import GENERATORS, STREAMS
@@ -17,17 +16,14 @@ class Run(NamedTuple):
     def name(self) -> str:
         return "/".join(self)
 
-    def path(self, folder: Path) -> Path:
-        return folder / self.generator / f"{self.stream}-{self.battery}.json"
-
 
 def _runs(generator: str, battery: str) -> list[Run]:
-    # Of the bad generator one stream is enough to see that it fails.
+    # One stream is enough to see that the bad generator fails.
     streams = list(STREAMS)[:1] if generator == "weyl" else list(STREAMS)
     return [Run(generator, stream, battery) for stream in streams]
 
 
-# In the order in which they run: what is judged first, and minutes before hours.
+# In the order in which they run: our generator first, and minutes before hours.
 RUNS: dict[str, Run] = {
     run.name: run
     for run in (

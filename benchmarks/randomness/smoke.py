@@ -1,4 +1,4 @@
-"""All of it in seconds, which shows that it runs, and that a bad generator is found out."""
+"""The study at a tiny size, to see that it runs and that the bad generator fails."""
 
 import tempfile
 from pathlib import Path
@@ -16,7 +16,7 @@ def run() -> None:
         if dieharder.is_installed():
             for generator in ("mix32", "weyl"):
                 run = RUNS[f"{generator}/counter/dieharder"]
-                # The p-value is made of one sample, in place of a hundred.
+                # The p-value comes from one sample instead of a hundred.
                 dieharder.run(run, folder, [dieharder.Test(2)], "-m", "0.01")
         else:
             print(f"skipped: {dieharder.MISSING}")

@@ -1,11 +1,11 @@
 """The fifteen tests of NIST SP 800-22 rev. 1a, with the parameters of NIST's own program.
 
-Each takes a sequence of bits and returns its p-values, by name. Where the publication wants a
-longer sequence there are none. Section numbers are those of the publication.
+Each takes a sequence of bits and returns its p-values by name; none if the publication requires a
+longer sequence. Section numbers are those of the publication.
 
-Written anew, as no library that was found is right: to `os.urandom`, nistrng 1.2.3 gives p < 1e-37
-for linear complexity, and p = 1 for one template that it draws by chance. Here the publication's
-p-values of a million bits of √2 and √3 come out (tests/test_randomness.py).
+No library that was found is right: for `os.urandom`, nistrng 1.2.3 gives p < 1e-37 for linear
+complexity, and p = 1 for one template that it draws at random. The tests here reproduce the
+publication's p-values for a million bits of √2 and √3 (tests/benchmarks/test_randomness.py).
 """
 
 from collections.abc import Iterator
@@ -19,23 +19,23 @@ Bits = UInt8[np.ndarray, " n"]  # each 0 or 1
 PValues = dict[str, float]
 
 TEMPLATE = 9  # bits of the templates of 2.7 and 2.8
-# 2.8.4 as corrected in rev. 1a: of 0 to 4, and of 5 or more, matches in a block of 1032 bits.
+# 2.8.4 as corrected in rev. 1a: probabilities of 0 to 4, and 5 or more, matches in 1032 bits.
 OVERLAPS = np.array([0.364091, 0.185659, 0.139381, 0.100571, 0.070432, 0.139865])
-# 2.4.4: from how many bits on, the size of a block, the runs counted as shortest, and how likely
-# each length is, up to the one that stands for all longer ones.
+# 2.4.4: the least number of bits, the size of a block, the length that includes shorter runs, and
+# the probability of each length; the last includes longer runs.
 LONGEST_RUNS = (
     (750_000, 10_000, 10, (0.0882, 0.2092, 0.2483, 0.1933, 0.1208, 0.0675, 0.0727)),
     (6_272, 128, 4, (0.1174, 0.2430, 0.2493, 0.1752, 0.1027, 0.1124)),
     (128, 8, 1, (0.2148, 0.3672, 0.2305, 0.1875)),
 )
-# 2.9.4: from how many bits on, the bits of a block, and mean and variance of the statistic.
+# 2.9.4: the least number of bits, the bits of a block, mean and variance of the statistic.
 UNIVERSAL = ((904_960, 7, 6.1962507, 3.125), (387_840, 6, 5.2177052, 2.954))
-# 3.10: how far a linear complexity is from its mean, in classes of width 1.
+# 3.10: probabilities of a linear complexity's distance from its mean, in classes of width 1.
 COMPLEXITIES = np.array([1 / 96, 1 / 32, 1 / 8, 1 / 2, 1 / 4, 1 / 16, 1 / 48])
 
 
 def all_tests(bits: Bits) -> PValues:
-    """Every p-value that is defined for a sequence of this length; up to 188."""
+    """Every p-value that is defined for a sequence of this length, up to 188."""
     tests = (
         *(frequency, block_frequency, runs, longest_run, rank, spectrum, templates, overlapping),
         *(universal, linear_complexity, serial, approximate_entropy, cumulative_sums, excursions),
@@ -44,18 +44,18 @@ def all_tests(bits: Bits) -> PValues:
 
 
 def frequency(bits: Bits) -> PValues:
-    """2.1: as many ones as zeros?"""
+    """2.1: the number of ones."""
     return {"frequency": erfc(abs(_signs(bits).sum()) / np.sqrt(2 * len(bits)))}
 
 
 def block_frequency(bits: Bits, size: int = 128) -> PValues:
-    """2.2: the same, in blocks."""
+    """2.2: the number of ones in each block."""
     share = _blocks(bits, size).mean(1)
     return {"block frequency": gammaincc(len(share) / 2, 2 * size * ((share - 0.5) ** 2).sum())}
 
 
 def runs(bits: Bits) -> PValues:
-    """2.3: as many changes from one bit to the next as there should be?"""
+    """2.3: the number of runs, which are changes from one bit to the next."""
     n, share = len(bits), bits.mean()
     if abs(share - 0.5) >= 2 / np.sqrt(n):
         return {"runs": 0.0}
@@ -79,14 +79,16 @@ def rank(bits: Bits, size: int = 32) -> PValues:
         return {}
     rows = _blocks(bits, size) @ (np.uint64(1) << np.arange(size, dtype=np.uint64))
     lost = size - _ranks(_blocks(rows, size))
-    at_least = np.cumprod(1 - 0.5 ** np.arange(size, 0, -1))[::-1]  # of the first rows
+    at_least = np.cumprod(1 - 0.5 ** np.arange(size, 0, -1))[
+        ::-1
+    ]  # probabilities for the first rows
     full = at_least[0]
     one_lost = full * 2 * (1 - 0.5**size)
     return {"rank": _fit(2 - lost, np.array([1 - full - one_lost, one_lost, full]))}
 
 
 def spectrum(bits: Bits) -> PValues:
-    """2.6: as many low peaks of the Fourier transform as there should be?"""
+    """2.6: the number of low peaks of the Fourier transform."""
     n = len(bits)
     peaks = np.abs(np.fft.rfft(_signs(bits)))[: n // 2]
     low = np.count_nonzero(peaks < np.sqrt(n * np.log(1 / 0.05)))
@@ -95,7 +97,7 @@ def spectrum(bits: Bits) -> PValues:
 
 
 def templates(bits: Bits, size: int = TEMPLATE, num_blocks: int = 8) -> PValues:
-    """2.7: how often each pattern appears that cannot overlap itself."""
+    """2.7: the counts of each pattern that cannot overlap itself."""
     blocks = _blocks(bits, len(bits) // num_blocks)
     positions = blocks.shape[1] - size + 1
     counts = np.stack([_counts(block, size, wrap=False) for block in blocks])
@@ -109,7 +111,7 @@ def templates(bits: Bits, size: int = TEMPLATE, num_blocks: int = 8) -> PValues:
 
 
 def overlapping(bits: Bits, size: int = 1032) -> PValues:
-    """2.8: how often a run of nine ones appears in a block, overlaps counted."""
+    """2.8: the number of runs of nine ones in a block, including overlapping ones."""
     if len(bits) < 10**6:
         return {}
     matches = (_windows(_blocks(bits, size), TEMPLATE) == 2**TEMPLATE - 1).sum(1)
@@ -117,7 +119,7 @@ def overlapping(bits: Bits, size: int = 1032) -> PValues:
 
 
 def universal(bits: Bits) -> PValues:
-    """2.9 (Maurer): how far back each block of bits was last seen."""
+    """2.9 (Maurer): the distance back to the last occurrence of each block of bits."""
     for least, size, mean, variance in UNIVERSAL:
         if len(bits) >= least:
             warm_up = 10 * 2**size
@@ -130,7 +132,7 @@ def universal(bits: Bits) -> PValues:
 
 
 def linear_complexity(bits: Bits, size: int = 500) -> PValues:
-    """2.10: the length of the shortest shift register that makes a block."""
+    """2.10: the length of the shortest shift register that generates a block."""
     if len(bits) < 10**6:
         return {}
     sign = (-1) ** size
@@ -140,7 +142,7 @@ def linear_complexity(bits: Bits, size: int = 500) -> PValues:
 
 
 def serial(bits: Bits, size: int = 16) -> PValues:
-    """2.11: are all patterns of a size as frequent? By differences between three sizes."""
+    """2.11: the counts of all patterns of a size, by differences between three sizes."""
     counts = _counts(bits, size, wrap=True).astype(float)
     squares = []
     for _ in range(3):
@@ -154,7 +156,7 @@ def serial(bits: Bits, size: int = 16) -> PValues:
 
 
 def approximate_entropy(bits: Bits, size: int = 10) -> PValues:
-    """2.12: the entropy of a bit, given those before it."""
+    """2.12: the entropy of a bit, given the bits before it."""
 
     def phi(counts: np.ndarray) -> float:
         shares = counts[counts > 0] / len(bits)
@@ -167,7 +169,7 @@ def approximate_entropy(bits: Bits, size: int = 10) -> PValues:
 
 
 def cumulative_sums(bits: Bits) -> PValues:
-    """2.13: how far the walk of ones and zeros strays, from either end."""
+    """2.13: the farthest excursion of the walk of ones and zeros, from either end."""
 
     def p_value(steps: np.ndarray) -> float:
         n, far = len(steps), np.abs(steps.cumsum()).max()
@@ -186,7 +188,7 @@ def cumulative_sums(bits: Bits) -> PValues:
 
 
 def excursions(bits: Bits, fewest: float = 500) -> PValues:
-    """2.14 and 2.15: how often the walk visits a state between, and over all, its returns to 0."""
+    """2.14 and 2.15: visits of the walk to a state between its returns to 0, and in total."""
     walk = _signs(bits).cumsum()
     cycle = np.cumsum(walk == 0) - (walk == 0)  # a return belongs to the cycle that it ends
     num_cycles = int(cycle[-1]) + 1
@@ -195,7 +197,7 @@ def excursions(bits: Bits, fewest: float = 500) -> PValues:
     p_values: PValues = {}
     for state in (-4, -3, -2, -1, 1, 2, 3, 4):
         visits = np.bincount(cycle[walk == state], minlength=num_cycles)
-        leave = 1 / (2 * abs(state))  # how likely a visit is the last
+        leave = 1 / (2 * abs(state))  # the probability that a visit is the last
         likely = [
             1 - leave,
             *(leave**2 * (1 - leave) ** k for k in range(4)),
@@ -214,19 +216,19 @@ def _signs(bits: Bits) -> Int[np.ndarray, " n"]:
 
 
 def _blocks(bits: np.ndarray, size: int) -> np.ndarray:
-    """In rows of `size`; what is left over is dropped, as the publication has it."""
+    """Cut into rows of `size`. The rest is dropped, as in the publication."""
     return bits[: len(bits) // size * size].reshape(-1, size)
 
 
 def _fit(classes: np.ndarray, likely: np.ndarray) -> float:
-    """The p-value of a χ² test; what is outside of the classes counts for the first or last."""
+    """The p-value of a χ² test. Values outside of the classes count for the first or last one."""
     counts = np.bincount(np.clip(classes, 0, len(likely) - 1), minlength=len(likely))
     expected = counts.sum() * likely
     return gammaincc((len(likely) - 1) / 2, ((counts - expected) ** 2 / expected).sum() / 2)
 
 
 def _windows(bits: np.ndarray, size: int) -> np.ndarray:
-    """The number that the `size` bits from each position on are, along the last axis."""
+    """The number formed by the `size` bits from each position on, along the last axis."""
     positions = bits.shape[-1] - size + 1
     numbers = np.zeros((*bits.shape[:-1], positions), np.int32)
     for i in range(size):
@@ -235,13 +237,13 @@ def _windows(bits: np.ndarray, size: int) -> np.ndarray:
 
 
 def _counts(bits: Bits, size: int, wrap: bool) -> Int[np.ndarray, " patterns"]:
-    """How often each pattern of `size` bits appears, the sequence being a circle if `wrap`."""
+    """The count of each pattern of `size` bits; with `wrap` the sequence is a circle."""
     bits = np.concatenate([bits, bits[: size - 1]]) if wrap else bits
     return np.bincount(_windows(bits, size), minlength=2**size)
 
 
 def _aperiodic(size: int) -> Iterator[int]:
-    """The patterns of which no beginning is also an end, so that they never overlap themselves."""
+    """The patterns that never overlap themselves: no proper prefix is also a suffix."""
     for template in range(2**size):
         if all(template >> (size - k) != template % 2**k for k in range(1, size)):
             yield template
@@ -254,7 +256,7 @@ def _longest(blocks: UInt8[np.ndarray, "blocks size"]) -> Int[np.ndarray, " bloc
 
 
 def _distances(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """How many places back each value was last seen; when first seen, its place, from 1 on."""
+    """The distance back to the last occurrence of each value; for the first, its place from 1."""
     order = np.argsort(values, kind="stable")
     is_first = np.diff(values[order], prepend=-1) != 0
     before = np.where(is_first, -1, np.roll(order, 1))
@@ -264,19 +266,19 @@ def _distances(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def _ranks(matrices: np.ndarray) -> Int[np.ndarray, " matrices"]:
-    """Of binary matrices, given as one number a row."""
+    """The ranks of binary matrices whose rows are given as numbers."""
     rows = matrices.copy()
     ranks = np.zeros(len(rows), int)
     for bit in range(rows.shape[1]):
         has = (rows >> np.uint64(bit)) & np.uint64(1)
         pivots = rows[np.arange(len(rows)), has.argmax(1)]
-        rows ^= has * pivots[:, None]  # the pivot too, which is then used up
+        rows ^= has * pivots[:, None]  # also clears the pivot, which is used up
         ranks += has.any(1)
     return ranks
 
 
 def _linear_complexities(blocks: UInt8[np.ndarray, "blocks size"]) -> Int[np.ndarray, " blocks"]:
-    """Berlekamp and Massey's algorithm on all blocks at once, with a polynomial in each column."""
+    """Berlekamp and Massey's algorithm on all blocks at once, one polynomial in each column."""
 
     def shifted(words: np.ndarray) -> np.ndarray:
         moved = words << np.uint64(1)

@@ -1,4 +1,4 @@
-"""Streams of 32-bit words as `jax.random` draws them: of one key, and of many related ones."""
+"""Streams of 32-bit words as `jax.random` draws them: from one key, and from related keys."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 from benchmarks.randomness.weyl import weyl
 from rlscan import mix32
 
-# What is judged, two that have been judged before, and one that must fail.
+# The generator under test, two that are known to be good, and one that must fail.
 GENERATORS: dict[str, Any] = {
     "mix32": mix32,
     "threefry2x32": "threefry2x32",
@@ -24,16 +24,16 @@ CHUNK = 2**20  # words drawn at a time
 FEW = 4  # words drawn from each of many keys
 NUM_CHAINS = 2**10
 
-# A part of one long draw is cheap, as XLA computes no more than the part. But JAX draws from
-# threefry2x32 in a loop on CPUs, of which there is no part: its keys give one chunk each.
+# A part of one long draw is cheap, because XLA computes no more than the part. But on CPUs, JAX
+# draws threefry2x32 in a loop, which has no parts, so its keys give one chunk each.
 _WORDS_PER_KEY = {"threefry2x32": CHUNK}
 
-# From some state, the next state and words. A stream is one, and the state that it starts in.
+# Takes a state and returns the next one, with words. A stream is a step and its first state.
 Step = Callable[[Any], tuple[Any, UInt32[Array, " words"]]]
 
 
 def counter(key: PRNGKeyArray) -> tuple[Step, Any]:
-    """Words 0, 1, 2, … of one key; after 2^32 of them those of the next key."""
+    """Words 0, 1, 2, … of one key; after 2^32 of them, those of the next key."""
     words_per_key = _WORDS_PER_KEY.get(str(jax.random.key_impl(key)), 2**32)
 
     def step(state: Any) -> tuple[Any, Array]:
@@ -45,7 +45,7 @@ def counter(key: PRNGKeyArray) -> tuple[Step, Any]:
 
 
 def split(key: PRNGKeyArray) -> tuple[Step, Any]:
-    """The first four words of each of many keys that were split from one, as masks are drawn."""
+    """The first four words of each of many keys split from one, as in dropout masks."""
 
     def step(key: PRNGKeyArray) -> tuple[Any, Array]:
         key, parent = jax.random.split(key)
@@ -55,7 +55,7 @@ def split(key: PRNGKeyArray) -> tuple[Step, Any]:
 
 
 def chain(key: PRNGKeyArray) -> tuple[Step, Any]:
-    """As a rollout goes: a key splits into the next one and one that gives four words.
+    """Chains of keys, as in a rollout: a key splits into the next one and one for four words.
 
     1024 chains of 256 steps, one after the other; then 256 further steps of each, and so on.
     """
@@ -85,7 +85,7 @@ def fold_in(key: PRNGKeyArray) -> tuple[Step, Any]:
 
 
 def one_bit(key: PRNGKeyArray) -> tuple[Step, Any]:
-    """Word 0 of a key and of all keys that differ from it in one bit, word 1 of them all, …
+    """Word 0 of a key and of all keys that differ from it in one bit, then word 1 of them, …
 
     After 2^14 words of each, another key.
     """
@@ -108,12 +108,12 @@ STREAMS: dict[str, Callable[[PRNGKeyArray], tuple[Step, Any]]] = {
 
 
 def draw(generator: str, stream: str, seed: int) -> Iterator[UInt32[np.ndarray, " words"]]:
-    """The words of a stream without end, in chunks of some megabytes."""
+    """The words of a stream, without end, in chunks of some megabytes."""
     step, state = STREAMS[stream](jax.random.key(seed, impl=GENERATORS[generator]))
     step = jax.jit(step)
     state, words = step(state)
     while True:
-        state, following = step(state)  # JAX computes these while the others are read
+        state, following = step(state)  # JAX computes these while the reader uses the others
         yield np.asarray(words)
         words = following
 
@@ -123,6 +123,6 @@ def _few_words(keys: Key[Array, " keys"]) -> UInt32[Array, " words"]:
 
 
 def _advanced(key: PRNGKeyArray, start: Array, by: int, period: int) -> tuple[PRNGKeyArray, Array]:
-    """Where to go on; at the end of a key, which is after a power of 2, with the next key."""
+    """The next position. At the end of a key, after a power of 2, it is in the next key."""
     start = (start + np.uint32(by)) & np.uint32(period - 1)
     return jnp.where(start == 0, jax.random.split(key)[0], key), start

@@ -1,4 +1,4 @@
-"""A bad generator, which the tests must find out: its words are a constant apart."""
+"""A bad generator that the tests must detect: its words are a constant apart."""
 
 import math
 

@@ -114,7 +114,7 @@ def test_each_is_compiled_with_its_own_options():
 @pytest.mark.parametrize("name", levers.UNDONE)
 def test_without_a_lever_it_is_another_program_and_learns_the_same(name, monkeypatch):
     """Else its time would be of the same thing, or of two things."""
-    monkeypatch.setattr("rlscan._rollout.replay._BLOCK", 32)
+    monkeypatch.setattr("rlscan._rollout.blocks._BLOCK", 32)
     config = rlscan.PPOConfig(num_envs=4, num_steps=16, num_minibatches=1, num_epochs=1)
     env = "Breakout-MinAtar" if name == "convolutions" else "CartPole-v1"
     make = levers.advantages_of if name == "every slot" else levers.update_of
@@ -152,6 +152,10 @@ def test_every_file_is_registered_under_its_name():
     assert all(_registry.studies().values())
 
 
+def untimed_loops(ours, config, num_updates, repeats):
+    return {name: Timing(1, 1, 1, [1.0] * repeats, 0) for name in ("train", "train_scan")}
+
+
 @pytest.mark.parametrize("module", [rollout, training])
 def test_every_claim_is_judged_at_full_size_and_none_at_smoke_size(module, monkeypatch):
     """A claim of a size that is never run would never fail."""
@@ -168,6 +172,7 @@ def test_every_claim_is_judged_at_full_size_and_none_at_smoke_size(module, monke
     monkeypatch.setattr(training, "interleaved", untimed)
     monkeypatch.setattr(rollout, "contestants", nothing)
     monkeypatch.setattr(training, "one_update", lambda *args: (lambda: None, ()))
+    monkeypatch.setattr(training, "time_loops", untimed_loops)
     for smoke in (False, True):
         lines = module.run(Settings(smoke=smoke, repeats=2)).lines
         judged = [r for r in ratios(lines, module.COMPARISONS) if r.at_least is not None]
@@ -198,6 +203,7 @@ def test_a_policy_that_has_no_switch_is_not_compared_with_itself(capsys, monkeyp
 
     monkeypatch.setattr("benchmarks._time_rollouts.interleaved", untimed)
     monkeypatch.setattr(training, "interleaved", untimed)
+    monkeypatch.setattr(training, "time_loops", untimed_loops)
     only = ["--only", "rollout", "training", "--smoke"]
     assert command.main([*only, "--policy", "test_benchmarks:unswitched"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -233,7 +239,7 @@ def test_list_prints_every_name_and_claim(capsys):
         (["--only", "rollout", "--env", "json:"], "not of the form module:factory"),
         (["--only", "rollout", "--policy", "json:nothing"], "json has no 'nothing'"),
         (["--repeats", "0"], "--repeats must be 1 or more, got 0"),
-        (["--json", "/nowhere/x.json"], "/nowhere is no folder that takes files"),
+        (["--json", "/nowhere/x.json"], "/nowhere is not a writable folder"),
         (["--smok"], "unrecognized arguments: --smok"),
         (["compare", "one.json"], "required: NEW.json"),
     ],
@@ -285,7 +291,7 @@ def test_a_missed_claim_is_an_exit_status(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, lacks", [("devices", "it needs two devices"), ("threads", "NPROC says")]
+    "name, lacks", [("devices", "it needs two devices"), ("threads", "NPROC sets")]
 )
 def test_what_the_machine_cannot_show_is_left_out(name, lacks, capsys, monkeypatch, tmp_path):
     suite(monkeypatch, [line("a", [1.0])])
@@ -294,7 +300,7 @@ def test_what_the_machine_cannot_show_is_left_out(name, lacks, capsys, monkeypat
     monkeypatch.setattr("benchmarks.devices.jax.devices", lambda: jax.local_devices()[:1])
     monkeypatch.setenv("NPROC", "1")
     assert command.main(["--json", str(tmp_path / "x.json")]) == 0
-    assert f"{name}: left out, as {lacks}" in capsys.readouterr().out
+    assert f"{name}: left out, because {lacks}" in capsys.readouterr().out
     assert [*json.loads((tmp_path / "x.json").read_text())["figures"]] == ["fake"]
 
 
@@ -349,7 +355,7 @@ def test_a_file_is_not_overwritten_and_nothing_runs(capsys, monkeypatch, tmp_pat
     path = tmp_path / "x.json"
     path.write_text("mine")
     assert command.main(["--json", str(path)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert path.read_text() == "mine" and not ran
 
 
@@ -427,7 +433,7 @@ def test_compare_says_what_became_of_each_line(capsys, monkeypatch, tmp_path):
         ({"flags": "--xla_of_another_kind"}, "is --xla_of_another_kind"),
         ({"versions": {"rlscan": "0", "jax": "9.9"}}, "jax was"),
         ({"setting": "T = 8"}, "fake ran an environment; now T = 8"),
-        ({"lines": [line("a", [1.0], "N = 4")]}, "fake, N = 4, a is in the new file alone"),
+        ({"lines": [line("a", [1.0], "N = 4")]}, "fake, N = 4, a is only in the new file"),
         ({"figures": {}}, "no benchmark is in both"),
     ],
 )
@@ -480,7 +486,7 @@ def test_compare_refuses_figures_that_are_none(values, capsys, monkeypatch, tmp_
     content["figures"]["fake"]["lines"][0]["figures"]["steps_per_second"]["values"] = values
     (tmp_path / "bad.json").write_text(json.dumps(content))
     assert command.main(["compare", good, str(tmp_path / "bad.json")]) == 2
-    assert "is no file of" in capsys.readouterr().err
+    assert "is not a file of" in capsys.readouterr().err
 
 
 # The library

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import cold, report, steady
+from benchmarks import _results
+from benchmarks.peers import __main__ as command, cold, report, steady
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.contest import Contestant, Entry, contest
 from benchmarks.peers.environments import BuildError, constraints_without, find_python
@@ -254,6 +255,17 @@ def test_a_run_that_answers_nothing_says_so_by_its_status(monkeypatch, capsys):
     assert status(entry("rlscan"), peer, smoke=True) == 1
 
 
+def test_figures_are_kept_under_a_name(monkeypatch, tmp_path):
+    ran = {e.name: e for e in (entry("rlscan", 1.0), entry(steady.WITH_DROPOUT, 1.0))}
+    monkeypatch.setattr(command, "contest", lambda *args, **kwargs: ran)
+    monkeypatch.setattr("benchmarks.peers.steady.contestants", lambda *args: [])
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    assert main(["run", "--only", "pendulum", "--smoke", "--keep", "one"]) == 0
+    kept = _results.read(tmp_path)["one"]
+    assert kept["benchmark"] == "peers" and kept["settings"]["smoke"] and kept["cpu"]
+    assert kept["figures"]["pendulum"]["entries"][0]["runs"] == ran["rlscan"].runs
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -265,6 +277,7 @@ def test_a_run_that_answers_nothing_says_so_by_its_status(monkeypatch, capsys):
         (["run", "--purejaxrl", "."], "there is no purejaxrl/ppo.py in ."),
         (["run", "--json", "{here}/taken.json"], "is there already; give another name"),
         (["run", "--json", "{here}/no/figures.json"], "there is no folder"),
+        (["run", "--keep", "cartpole-4"], "has cartpole-4 already; give another name"),
     ],
 )
 def test_refusals(arguments, message, tmp_path: Path, capsys):

@@ -1,6 +1,5 @@
 """The tests of randomness: they are NIST's, they see what `jax.random` draws, and they go on."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -236,10 +235,10 @@ def test_finished_tests_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_results_of_another_generator_are_not_gone_on_with(tmp_path: Path) -> None:
     nist.run(COUNTER_NIST, tmp_path, num_sequences=1, num_bits=2**12)
-    path = COUNTER_NIST.path(tmp_path)
-    found = json.loads(path.read_text())
+    found = results.read(COUNTER_NIST, tmp_path)
+    assert found is not None
     found["settings"]["first_chunk_sha256"] = "another"
-    path.write_text(json.dumps(found))
+    results.write(COUNTER_NIST, tmp_path, found)
     with pytest.raises(ValueError, match="first_chunk_sha256 = another, now it is .*; remove"):
         nist.run(COUNTER_NIST, tmp_path, num_sequences=2, num_bits=2**12)
     with pytest.raises(ValueError, match="num_bits = 4096, now it is 8192"):
@@ -252,12 +251,14 @@ def test_beside_results_of_another_generator_the_others_go_on(
     monkeypatch.setattr(nist, "run", partial(nist.run, num_bits=2**12))
     both = ["--only", "mix32/counter/nist", "weyl/counter/nist", "--results", str(tmp_path)]
     assert main([*both, "--sequences", "1"]) == 0
-    path = COUNTER_NIST.path(tmp_path)
-    old = path.read_text().replace('"first_chunk_sha256": "', '"first_chunk_sha256": "0')
-    path.write_text(old)
+    old = results.read(COUNTER_NIST, tmp_path)
+    assert old is not None
+    old["settings"]["first_chunk_sha256"] += "0"
+    results.write(COUNTER_NIST, tmp_path, old)
     assert main([*both, "--sequences", "2"]) == 2
     out, err = capsys.readouterr()
-    assert "remove the file" in err and err.count("error") == 1 and path.read_text() == old
+    assert "remove its line" in err and err.count("error") == 1
+    assert results.read(COUNTER_NIST, tmp_path) == old
     assert out.splitlines()[-1] == "weyl/counter/nist: 2 sequences"
 
 

@@ -1,4 +1,4 @@
-"""The `Program` of a library whose training run is one pure function of a key. Needs JAX alone."""
+"""The `Program` of a library whose training run is a pure function of a key. Needs only JAX."""
 # pyright: reportMissingImports=false
 
 import time
@@ -21,13 +21,13 @@ def jax_program(
     vmap: Callable = jax.vmap,
     **about: Any,
 ) -> Program:
-    """Compiles `train`, mapped over the workload's seeds if there are several.
+    """Compile `train`, mapped over the workload's seeds if there are several.
 
     **Arguments:**
 
     - `train`: `key -> trained`, a whole run.
     - `mean_return`: `(trained, key) -> number`.
-    - `make_key`, `jit`, `vmap`: those that the library works with.
+    - `make_key`, `jit`, `vmap`: the functions that the library works with.
     - `about`: `network` and `notes`.
     """
     num_seeds = workload["num_seeds"]
@@ -49,7 +49,7 @@ def jax_program(
 
 
 def initialize_one_by_one() -> None:
-    """Makes orthogonal initialisation safe under `vmap`; to be called before a peer is imported.
+    """Make orthogonal initialisation safe under `vmap`. Call it before a peer is imported.
 
     Batched QR deadlocks in jaxlib 0.10 on two cores. This lets a peer finish, and costs nothing.
     """

@@ -11,7 +11,7 @@ from protocol import Program, serve
 
 def make(workload: dict) -> Program:
     initialize_one_by_one()
-    import jaxnasium  # takes the initialiser that it finds
+    import jaxnasium  # after the initialiser is replaced
     from jaxnasium.algorithms import PPO
     from jaxnasium.algorithms.architectures import MLP
 

@@ -61,14 +61,14 @@ def make(workload: dict) -> Program:
 
 
 class Limited(TimeLimit):
-    """Its `TimeLimit` cannot be made in 0.0.5: this method is missing."""
+    """lerax's `TimeLimit` with the method that is missing in 0.0.5."""
 
     def action_mask(self, state: Any, *, key: Any) -> Any:
         return self.env.action_mask(state.env_state, key=key)
 
 
 def make_env(name: str) -> tuple[Any, int]:
-    """Its own environment with Euler's steps, as gymnax has them; and the longest episode."""
+    """lerax's own environment with Euler's steps, as in gymnax, and its longest episode."""
     if name == "CartPole-v1":
         return Limited(lerax.env.CartPole(solver=diffrax.Euler()), 500), 500
     if name == "Pendulum-v1":
@@ -78,7 +78,7 @@ def make_env(name: str) -> tuple[Any, int]:
 
 
 def make_policy(env: Any, key: Any) -> Any:
-    """As near to two separate networks as it comes: the encoder that they share is one layer."""
+    """The nearest that lerax has to two separate networks: they share an encoder of one layer."""
     policy = MLPActorCriticPolicy(
         env,
         feature_size=min(64, env.observation_space.flat_size),

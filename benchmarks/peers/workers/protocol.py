@@ -1,9 +1,9 @@
-"""What a worker says to the harness: lines of JSON. Needs nothing but the standard library.
+"""The protocol between a worker and the harness: lines of JSON. Needs only the standard library.
 
-In comes the workload, then `{"go": SEED}` for each run. Out goes `{"ready": {…}}` after compiling
-and one run that is not counted, then `{"seconds": …, "return": …}` for each run; or
-`{"cannot": REASON}`. Between two runs a worker waits for its next line, and leaves the machine to
-the others.
+The worker reads the workload, then `{"go": SEED}` for each run. It replies `{"ready": {…}}` after
+compiling and one run that is not counted, then `{"seconds": …, "return": …}` for each run; or
+`{"cannot": REASON}`. Between two runs a worker waits for its next line, so that the others have the
+machine.
 """
 
 import json
@@ -17,34 +17,34 @@ from typing import Any, TextIO
 
 
 class Cannot(Exception):
-    """Why a library cannot do a workload."""
+    """A library cannot do a workload; the message is the reason."""
 
 
 @dataclass
 class Program:
-    """A workload, compiled by one library."""
+    """A workload that is compiled by one library."""
 
     run: Callable[[int], Any]
-    """One training run with a seed, from new parameters. Comes back when all is computed."""
+    """Trains once with a seed, from new parameters. Returns when everything is computed."""
     score: Callable[[Any], float]
-    """The mean return of what `run` gave: 128 whole episodes, actions sampled. Not timed."""
+    """The mean return of a trained policy over 128 whole episodes, actions sampled. Not timed."""
     gradient_steps: int
-    """Of one run and seed; a step of two optimisers on one minibatch counts once."""
+    """For one run and seed; a step of two optimisers on one minibatch counts once."""
     network: str
     compile_s: float | None = None
-    """Tracing and compiling; `None` where there is none, or none apart from running."""
+    """Seconds of tracing and compiling; `None` if they cannot be separated from running."""
     warm_up: Callable[[], Any] | None = None
-    """What precedes the first timed run; a whole run if not given."""
+    """Called before the first timed run; by default a whole run."""
     notes: list[str] = field(default_factory=list)
-    """Where the work is not the same."""
+    """Differences from the workload."""
 
 
 def serve(make: Callable[[dict], Program]) -> None:
-    """Answers the harness until it closes the pipe.
+    """Answer the harness until it closes the pipe.
 
     **Arguments:**
 
-    - `make`: gives the program of a workload, a dict as `Workload.as_message` has it, or raises
+    - `make`: makes the program of a workload, a dict from `Workload.as_message`, or raises
         `Cannot`.
     """
     replies = _take_stdout()
@@ -73,7 +73,7 @@ def serve(make: Callable[[dict], Program]) -> None:
 
 
 def _take_stdout() -> TextIO:
-    """Stdout, for the replies alone: what else is printed there goes to stderr from now on."""
+    """Reserve stdout for the replies: from now on, all other output goes to stderr."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return replies

@@ -1,4 +1,4 @@
-"""purejaxrl, from a checkout: it is no package."""
+"""purejaxrl, from a checkout, because it is not a package."""
 # pyright: reportMissingImports=false
 
 import subprocess
@@ -14,11 +14,11 @@ from protocol import Cannot, Program, serve
 
 def make(workload: dict) -> Program:
     if workload["env"] == "Pendulum-v1":
-        raise Cannot("its PPO for continuous actions takes Brax's environments alone")
+        raise Cannot("its PPO for continuous actions takes only Brax's environments")
     folder = Path(workload["checkout"]) / "purejaxrl"
     if not (folder / "ppo.py").is_file():
         raise Cannot(f"{folder / 'ppo.py'} is not there")
-    initialize_one_by_one()  # it takes the initialiser that it finds
+    initialize_one_by_one()  # before purejaxrl imports it
     sys.path.insert(0, str(folder))
     import ppo
 
@@ -57,7 +57,7 @@ def commit_of(folder: Path) -> str:
 
 
 def play(ppo: Any, name: str, trained: Any, key: Any) -> Any:
-    """The mean return of whole episodes: it has no evaluation of its own."""
+    """The mean return of whole episodes, because purejaxrl has no evaluation."""
     env, params = ppo.gymnax.make(name)
     network = ppo.ActorCritic(env.action_space(params).n, activation="tanh")
     train_state = trained["runner_state"][0]

@@ -15,7 +15,7 @@ from rlscan._core.cpu import splitting_pays
 
 
 def make(workload: dict) -> Program:
-    # As its scripts do. Seeds need no exchange, so they are split over the cores.
+    # As in its scripts. Seeds exchange nothing, so they are split over the cores.
     num_devices = math.gcd(workload["num_seeds"], rlscan.num_cores())
     minibatch = workload["num_envs"] * workload["num_steps"] // workload["num_minibatches"]
     one_thread = not splitting_pays(minibatch, width=64)
@@ -51,7 +51,7 @@ def make(workload: dict) -> Program:
     def over_seeds(f: Callable) -> Callable:
         return rlscan.on_devices(eqx.filter_vmap(f), rlscan.make_mesh(num_devices))
 
-    # By `configure_cpu`, which the scripts call; peers run with the flags that they ship.
+    # Set by `configure_cpu`, which the scripts call; peers run with their default flags.
     notes = [f"{name}={os.environ[name]}" for name in ("XLA_FLAGS", "NPROC") if name in os.environ]
     notes += ["dropout is off when the return is measured"] * bool(dropout)
     notes += [f"seeds split over {num_devices} devices of the host"] * (num_devices > 1)

@@ -1,4 +1,4 @@
-"""The `Program` of a library with Stable-Baselines3's interface, on gymnasium's environments."""
+"""The `Program` of a library with Stable-Baselines3's interface, in gymnasium's environments."""
 # pyright: reportMissingImports=false
 
 from typing import Any
@@ -11,7 +11,7 @@ EPISODES, ENVS_TO_EVALUATE = 128, 16
 
 
 def sb3_program(workload: dict, algorithm: Any, activation: Any, **settings: Any) -> Program:
-    """`algorithm` is its PPO, `activation` its tanh, `settings` what else its PPO takes."""
+    """Make a program from a library's PPO, its tanh, and further settings of its PPO."""
     if workload["env"].endswith("MinAtar"):
         raise Cannot("gymnasium has no MinAtar")
     if workload["num_seeds"] > 1:
