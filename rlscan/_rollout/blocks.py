@@ -14,7 +14,7 @@ from .._core.tree import map_arrays
 from .._core.types import Policy, PyTree
 from .layout import shorter_axis_first
 
-_BLOCK = 8192  # steps
+BLOCK = 8192  # steps
 
 
 def over_steps(f: Callable, policy: Policy, steps: PyTree, batch: tuple[int, ...]) -> PyTree:
@@ -35,7 +35,7 @@ def _at_once(policy: Policy, steps: PyTree, f: Callable) -> PyTree:
 
 def _in_blocks(policy: Policy, steps: PyTree, *, f: Callable) -> PyTree:
     size = len(jax.tree.leaves(eqx.filter(steps, eqx.is_array))[0])
-    length = next((n for n in range(min(_BLOCK, size), _BLOCK // 4, -1) if size % n == 0), size)
+    length = next((n for n in range(min(BLOCK, size), BLOCK // 4, -1) if size % n == 0), size)
     if length == size:
         return _at_once(policy, steps, f)
     blocks = map_arrays(lambda x: x.reshape(-1, length, *x.shape[1:]), steps)

@@ -1,4 +1,4 @@
-"""`evaluate`: whole episodes of a policy, with a switch for each of its sources of randomness."""
+"""`evaluate`: play whole episodes, with a switch for each source of a policy's randomness."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ Network = Literal["train", "inference", "mc-dropout"]
 
 
 class Evaluation(eqx.Module):
-    """The results of E episodes; with MC-dropout `[K, E / K, …]`, a row for each of K masks."""
+    """The results of E episodes. With MC-dropout, `[K, E / K, …]`: a row for each of K masks."""
 
     episode_return: Float[Array, "*E"]  # undiscounted
     episode_length: Int[Array, "*E"]  # environment steps
@@ -41,7 +41,7 @@ class Spread(eqx.Module):
     distribution: PyTree
     value: PyTree  # [K, E / K, …]
 
-    episode_return: Float[Array, ""] | None  # of the networks' mean returns
+    episode_return: Float[Array, ""] | None  # computed from the networks' mean returns
 
 
 def evaluate(
@@ -66,20 +66,20 @@ def evaluate(
     - `policy`: as for `rlscan.rollout`, in inference mode or not.
     - `env`: as for `rlscan.rollout`.
     - `num_episodes`: E.
-    - `key`: for environments and sampled actions, consumed. Use a different one than for training.
+    - `key`: for environments and sampled actions. It is consumed; do not use the training key.
     - `action`: the distribution's `"mode"`, or a `"sample"`.
     - `network`: `"train"` with noise; `"inference"` without; or `"mc-dropout"`: K networks, each
-        with one mask that is held throughout. Each plays E / K episodes, and at every step the
+        with one fixed mask. Each plays E / K episodes, and at every step the
         outputs of all K are compared.
-    - `noise_key`: for the noise, consumed. Defaults to one derived from `key`. Another one gives
-        other masks in the same environments.
+    - `noise_key`: for the noise. It is consumed, and defaults to a key derived from `key`. Another
+        key gives other masks in the same environments.
     - `num_masks`: K, for MC-dropout.
-    - `key_schedule`: of the noise in `"train"`, see `rlscan.rollout`.
+    - `key_schedule`: when the noise of `"train"` is redrawn, see `rlscan.rollout`.
     - `max_steps`: the number of steps after which an episode is cut. Defaults to the time limit.
 
     **Returns:** an `Evaluation`.
 
-    **Raises:** as `rlscan.init_rollout`; `ValueError` for an invalid argument, or if there is
+    **Raises:** like `rlscan.init_rollout`; `ValueError` for an invalid argument, or if there is
     neither a `max_steps` nor a time limit.
 
     Source: Gal & Ghahramani, *Dropout as a Bayesian Approximation*, 2016, arXiv:1506.02142.
@@ -129,7 +129,7 @@ def with_noise(policy: Policy) -> Policy:
 def _play(
     one_step: Callable, policy: Policy, state: RolloutState, masks: Array | None, max_steps: int
 ) -> Evaluation:
-    """The first episode of each environment, `[E]`."""
+    """Play the first episode of each environment, `[E]`."""
 
     def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
         state, playing, networks = carry

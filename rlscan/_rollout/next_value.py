@@ -23,9 +23,9 @@ def next_value(
     after the step and the key of that step. Elsewhere it is the value recorded for the next step.
     Nothing followed a terminated step, and its entry must not be used.
 
-    Where an environment may be truncated several times, only the final observations in use are
-    evaluated. Under a gradient all slots are, so stop the gradient of `policy` and `value` rather
-    than that of the result.
+    If an environment may be truncated several times, only the final observations in use are
+    evaluated. Under a gradient all slots are evaluated: stop the gradient of `policy` and `value`
+    rather than that of the result.
 
     **Arguments:**
 

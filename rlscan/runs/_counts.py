@@ -1,4 +1,4 @@
-"""`Counts`: how far the log of a run is, in plain numbers."""
+"""`Counts`: the position of a run's log, in plain numbers."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ class Episodes:
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Add the episodes of an update, from its metrics."""
         mean_return = metrics.get("episode_return", math.nan)
-        # A loop that does not count its episodes has one mean for each update.
+        # A loop that reports no number of episodes counts as one episode per update.
         count = int(metrics.get("num_episodes", not math.isnan(mean_return)))
         if count:  # otherwise the means are NaN
             self.count += count
@@ -36,22 +36,22 @@ class Episodes:
 
 @dataclasses.dataclass
 class Counts:
-    """Everything that a log must know to go on, and so a part of every checkpoint."""
+    """Everything that a log needs to continue. It is part of every checkpoint."""
 
     num_updates: int = 0
-    seconds: float = 0.0  # of training
-    row_updates: int = 0  # at the last row
+    seconds: float = 0.0  # seconds of training
+    row_updates: int = 0  # `num_updates` at the last row
     row_seconds: float = 0.0
     # One entry for each of the runs trained side by side.
     row: list[Episodes] = dataclasses.field(default_factory=lambda: [Episodes()])
     last_tenth: list[Episodes] = dataclasses.field(default_factory=lambda: [Episodes()])
     since_checkpoint: list[Episodes] = dataclasses.field(default_factory=lambda: [Episodes()])
     best_return: float = -math.inf  # the best mean over runs between two checkpoints
-    best_update: int = 0  # of the checkpoint that followed
+    best_update: int = 0  # the update of the checkpoint that followed
     ends: dict[str, int] = dataclasses.field(default_factory=dict)  # lengths of the metrics files
 
     def at_checkpoint(self) -> "Counts":
-        """Close the stretch since the last checkpoint, and note whether it was the best."""
+        """Start a new stretch at a checkpoint, and record the last one if it was the best."""
         returns = mean_returns(self.since_checkpoint)
         mean = sum(returns) / len(returns) if returns else math.nan
         best = {"best_return": mean, "best_update": self.num_updates}

@@ -1,4 +1,4 @@
-"""The directory of a run: which files it holds, and which process may write to it."""
+"""The directory of a run: its files, and the process that may write to it."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def check_output(output: str | os.PathLike) -> None:
 
 
 def holds_run(directory: Path) -> bool:
-    """Whether a run was begun in a directory, so that it can go on."""
+    """Whether a directory holds a run that can be resumed."""
     names = (CONFIG_FILE, *METRICS_FILES, INFO_FILE)
     return any((directory / name).is_file() for name in names) or bool(checkpoint_files(directory))
 
@@ -49,20 +49,20 @@ def holds_run(directory: Path) -> bool:
 def claim(
     output: str | os.PathLike, config: str | None, sizes: Mapping[str, int]
 ) -> Iterator[dict[str, Path]]:
-    """Make a run directory that belongs to this process, with its config and reserved space.
+    """Make a run directory for this process alone, with its config and reserved space.
 
-    If it holds no results when the block ends, everything made here is removed again, because it
-    would stand in the way of the next attempt.
+    If it holds no results when the block ends, everything made here is removed again, because
+    otherwise the next attempt would be refused.
 
     **Arguments:**
 
     - `output`: the directory.
     - `config`: the text of its config file; `None` for none.
-    - `sizes`: files in `checkpoints` for which space is reserved, in bytes.
+    - `sizes`: the bytes to reserve in `checkpoints`, by file name.
 
-    **Returns:** a context, with the reserved files by the same names, see `reserve`.
+    **Returns:** a context manager that gives the reserved files by the same names, see `reserve`.
 
-    **Raises:** `ValueError` if another run has the directory, or it cannot be written.
+    **Raises:** `ValueError` if the directory holds another run, or cannot be written.
     """
     check_output(output)
     path = Path(output)
@@ -89,7 +89,7 @@ def claim(
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a run directory, which ends with the process at the latest.
+    """Hold an exclusive lock on a run directory. It ends with the process at the latest.
 
     **Raises:** `BlockingIOError` if another process holds it.
     """
@@ -120,7 +120,7 @@ def reserved(path: Path, sizes: Mapping[str, int]) -> Iterator[dict[str, Path]]:
 
 
 def _fill(path: Path, config: str | None, undo: ExitStack) -> None:
-    for name in (*METRICS_FILES, INFO_FILE):  # made later
+    for name in (*METRICS_FILES, INFO_FILE):  # the block makes them
         undo.callback((path / name).unlink, missing_ok=True)
     if config is not None:
         # "x" fails if the file exists: of two runs that start together, one gets the directory.
@@ -132,7 +132,7 @@ def _fill(path: Path, config: str | None, undo: ExitStack) -> None:
 
 def _make_directory(directory: Path, undo: ExitStack) -> None:
     def remove() -> None:
-        with suppress(OSError):  # something else was put there meanwhile
+        with suppress(OSError):  # it is not empty: something else was put there
             directory.rmdir()
 
     if not directory.is_dir():
@@ -141,6 +141,6 @@ def _make_directory(directory: Path, undo: ExitStack) -> None:
 
 
 def _has_results(path: Path) -> bool:
-    rows = path / METRICS_FILES[1]  # the one without a header
+    rows = path / METRICS_FILES[1]  # this one has no header, so a row makes it non-empty
     saved = (path / POLICY_FILE).exists() or bool(checkpoint_files(path))
     return saved or (rows.exists() and rows.stat().st_size > 0)

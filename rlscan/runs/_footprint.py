@@ -1,4 +1,4 @@
-"""How much memory a run takes, from the shapes alone; and whether the machine has it."""
+"""`footprint`: the memory that a run takes, computed from shapes, and whether it fits."""
 
 import contextlib
 import os
@@ -9,56 +9,58 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 
-from .._core.tree import is_shape
+from .._core.tree import is_shape, tree_bytes
 from .._core.types import PyTree
+from .._rollout.blocks import BLOCK
 from .._rollout.rollout import rollout
 from ..nn._trainable import partition_trainable
 from ..ppo._train import count_updates
-from ..ppo._update import init_train
+from ..ppo._update import TrainState, init_train
 from ..random._keys import key as make_key
 from ._build import build_env, build_policy, members
 from ._config import Config
 from ._policy_config import PolicyConfig, is_recurrent_kind
 
-_PROGRAM = 2**29  # bytes that Python, JAX and compiled programs take by themselves
+_PROGRAM = 2**29  # bytes taken by Python, JAX and compiled programs themselves
 
 
-_CHUNK = 8192  # rows that values are replayed in at once
-
-
-_FUSED = 0.24  # of a forward call, what is there at once; measured, see `footprint`
+# The share of a forward call's intermediate values that is in memory at the same time, because XLA
+# fuses operations and frees early. It is measured, see `footprint`.
+_FUSED = 0.24
 
 
 class Footprint(NamedTuple):
-    """What a run takes, in bytes but for the first two."""
+    """The size of a run. All fields but the first two are in bytes."""
 
-    num_parameters: int  # of one policy
+    num_parameters: int  # trainable numbers of one policy
     num_updates: int
-    bytes_per_transition: float  # of a trajectory: one step of one environment
+    bytes_per_transition: float  # one step of one environment, as a trajectory stores it
     state: int  # policy, optimiser and environments, before and after an update
     rollout: int  # trajectory, values and advantages, and their shuffled copy
-    update: int  # what a minibatch keeps for its gradient
+    update: int  # values that a minibatch keeps for its gradient
 
     @property
     def total(self) -> int:
-        """At the peak, beside the program itself."""
+        """The peak, without the program itself."""
         return self.state + self.rollout + self.update
 
 
 def footprint(config: Config) -> Footprint:
-    """What a run will take: nothing is compiled and nothing computed.
+    """Estimate the memory that a run will take, without compiling or computing anything.
 
-    With S bytes of state, b bytes per transition, T steps, N environments, M minibatches, R runs:
-    R · (2 S + 2 T N (b + 12) + 0.24 B a), where B = max(T N / M, min(T N, 8192)) rows are in work
-    at once, and a is the bytes of all intermediate values of the policy's call for one observation.
-    Of these a process on a CPU took 0.18 to 0.27 at once (minibatches of 32,768 rows and more, MLPs
-    of 64 to 256 units), 0.20 with a transformer, and 0.30 with a GRU.
+    With S bytes of state, b bytes per transition, T steps, N environments, M minibatches and R
+    runs, the estimate is R · (2 S + 2 T N (b + 12) + 0.24 B a). Here B = max(T N / M,
+    min(T N, 8192)) is the number of rows computed at once, and a is the size of all intermediate
+    values of the policy's call for one observation.
+
+    The factor 0.24 stands for the part of a that is in memory at once. On a CPU it was measured as
+    0.18 to 0.27 for MLPs of 64 to 256 units with minibatches of at least 32,768 rows, 0.20 for a
+    transformer and 0.30 for a GRU.
 
     **Arguments:**
 
-    - `config`: of the run.
+    - `config`: the config of the run.
     """
     env, ppo, num_runs = build_env(config.env), config.ppo, len(members(config))
 
@@ -72,22 +74,22 @@ def footprint(config: Config) -> Footprint:
     roll = partial(rollout, num_steps=ppo.num_steps, key_schedule=ppo.key_schedule)
     _, trajectory = eqx.filter_eval_shape(roll, state.policy, env, state.rollout_state)
     num_steps = ppo.num_steps * ppo.num_envs
-    rows = max(num_steps // ppo.num_minibatches, min(num_steps, _CHUNK))
+    rows = max(num_steps // ppo.num_minibatches, min(num_steps, BLOCK))
     return Footprint(
         num_parameters=sum(x.size for x in jax.tree.leaves(parameters)),
         num_updates=count_updates(config.total_steps, ppo),
-        bytes_per_transition=_num_bytes(trajectory) / num_steps,
-        state=num_runs * 2 * _num_bytes(state),
-        rollout=num_runs * 2 * (_num_bytes(trajectory) + 12 * num_steps),
+        bytes_per_transition=tree_bytes(trajectory) / num_steps,
+        state=num_runs * 2 * tree_bytes(state),
+        rollout=num_runs * 2 * (tree_bytes(trajectory) + 12 * num_steps),
         update=num_runs * int(rows * _call_bytes(state) * _FUSED),
     )
 
 
 def check_memory(config: Config) -> None:
-    """Raises `ValueError` if a run cannot fit. What is small at a glance is not looked at."""
-    of_step, of_env = _at_a_glance(config.policy)
+    """Raise `ValueError` if a run cannot fit. A run that is obviously small is not examined."""
+    per_step, per_env = _rough_counts(config.policy)
     num_envs = len(members(config)) * config.ppo.num_envs
-    is_small = num_envs * (config.ppo.num_steps * max(128, of_step) + of_env) < 2**26
+    is_small = num_envs * (config.ppo.num_steps * max(128, per_step) + per_env) < 2**26
     if is_small and max(config.policy.hidden_sizes, default=0) < 4096:
         return  # below 2 GB
     needed, there = footprint(config).total + _PROGRAM, device_memory()
@@ -99,20 +101,23 @@ def check_memory(config: Config) -> None:
         )
 
 
-def _at_a_glance(policy: PolicyConfig) -> tuple[int, int]:
-    """Some numbers that a policy works out for a step, and those of its states for an environment:
-    now, before the rollout, and in what is kept of truncated episodes, twice."""
+def _rough_counts(policy: PolicyConfig) -> tuple[int, int]:
+    """Count roughly the numbers that a policy computes per step and stores per environment.
+
+    Six copies of its state are stored: the current one, the one before the rollout, and those of
+    truncated episodes, each of them twice.
+    """
     units = sum(policy.hidden_sizes)
     if policy.kind == "transformer":
         width, length = policy.embed_size, policy.context_length
         in_block = 12 * width + policy.num_heads * length
         return policy.num_layers * in_block, 6 * policy.num_layers * 2 * width * length
-    of_cell = policy.hidden_size if is_recurrent_kind(policy) else 0
-    return units + 8 * of_cell, 6 * 2 * of_cell
+    cell = policy.hidden_size if is_recurrent_kind(policy) else 0
+    return units + 8 * cell, 6 * 2 * cell
 
 
 def device_memory() -> int | None:
-    """Bytes of memory, all devices together, of which a run may use all; `None` if unknown."""
+    """The number of bytes of memory on all devices together; `None` if it is unknown."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
         limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
@@ -120,14 +125,14 @@ def device_memory() -> int | None:
     limits = []
     with contextlib.suppress(ValueError, OSError, AttributeError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # the limit of a container
         with contextlib.suppress(ValueError, OSError):
             limits.append(int(Path("/sys/fs/cgroup", file).read_text()))
     return min(limits, default=None)
 
 
 def dry_run(config: Config) -> Iterator[str]:
-    """What `--dry-run` says, line by line."""
+    """The lines that `--dry-run` prints."""
     found, ppo = footprint(config), config.ppo
     num_runs, there = len(members(config)), device_memory()
     runs = f"{num_runs} runs of " if num_runs > 1 else ""
@@ -140,13 +145,13 @@ def dry_run(config: Config) -> Iterator[str]:
     yield (
         f"estimated memory      {format_bytes(found.total)}: state {format_bytes(found.state)}, "
         f"rollout {format_bytes(found.rollout)}, update {format_bytes(found.update)}; "
-        f"and about {format_bytes(_PROGRAM)} of the program itself"
+        f"and about {format_bytes(_PROGRAM)} for the program itself"
     )
-    yield f"memory there          {format_bytes(there) if there else 'unknown'}"
+    yield f"available memory      {format_bytes(there) if there else 'unknown'}"
 
 
 def format_bytes(number: int | float) -> str:
-    """`3.2 MB`: powers of 1000."""
+    """Format a number of bytes with a decimal unit, such as `3.2 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
@@ -154,31 +159,19 @@ def format_bytes(number: int | float) -> str:
     return f"{number:,.3g} TB"
 
 
-def _num_bytes(tree: PyTree) -> int:
-    return sum(_leaf_bytes(x) for x in jax.tree.leaves(eqx.filter(tree, is_shape)))
+def _call_bytes(state: TrainState) -> int:
+    """The size of all intermediate values of the policy's call for one observation."""
 
-
-def _leaf_bytes(leaf: Any) -> int:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return leaf.size * leaf.dtype.itemsize
-
-
-def _call_bytes(state: Any) -> int:
-    """Of all intermediate values of the policy's call for one observation."""
-    one = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_shape(x) else x,
-        state.rollout_state,
-    )
-    arrays, rest = eqx.partition(state.policy, is_shape)
-
-    def call(arrays: PyTree, observation: PyTree, policy_state: PyTree, key: Any) -> Any:
-        policy = eqx.combine(arrays, rest)
+    def call(policy: PyTree, observation: PyTree, policy_state: PyTree, key: Any) -> Any:
         distribution, value, after = policy(observation, policy_state, key=key)
         return distribution.sample(seed=jax.random.clone(key)), value, after
 
-    jaxpr = jax.make_jaxpr(call)(arrays, one.observation, one.policy_state, one.policy_key)
-    return _jaxpr_bytes(jaxpr.jaxpr)
+    batch = state.rollout_state
+    one = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_shape(x) else x,
+        (batch.observation, batch.policy_state, batch.policy_key),
+    )
+    return _jaxpr_bytes(eqx.filter_make_jaxpr(call)(state.policy, *one)[0].jaxpr)
 
 
 def _jaxpr_bytes(jaxpr: Any) -> int:
@@ -189,5 +182,6 @@ def _jaxpr_bytes(jaxpr: Any) -> int:
         if inner:
             total += sum(map(_jaxpr_bytes, inner))
         else:
-            total += sum(_leaf_bytes(v.aval) for v in equation.outvars if hasattr(v.aval, "dtype"))
+            results = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
+            total += sum(x.size * x.dtype.itemsize for x in results)
     return total

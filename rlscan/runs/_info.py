@@ -52,7 +52,7 @@ def changed_versions(directory: Path) -> list[str]:
 def _sessions(directory: Path) -> list[Any]:
     try:
         return list(json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))["sessions"])
-    except (OSError, ValueError, KeyError, TypeError):  # there are none, or it was edited
+    except (OSError, ValueError, KeyError, TypeError):  # no file, or one edited by hand
         return []
 
 

@@ -1,4 +1,4 @@
-"""`load_trained`: a run directory, read again by what looks at it."""
+"""`load_trained`: read what a run trained, for evaluating, plotting and rendering."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from ._policy_file import load_policy
 
 
 class Trained(NamedTuple):
-    """What a run was made of, and what came out."""
+    """The config, the environment and the trained policy of a run."""
 
     config: Config
     env: Environment
-    policy: Policy  # as it was trained: with its noise
+    policy: Policy  # in training mode, with its noise
 
 
 def load_config(directory: str | Path) -> Config:
-    """The config of a run.
+    """Read the config of a run.
 
-    **Raises:** `ValueError` if that is no run directory, or its config cannot be read.
+    **Raises:** `ValueError` if `directory` is no run directory, or its config cannot be read.
     """
     file = Path(directory) / CONFIG_FILE
     if not file.is_file():
@@ -31,15 +31,15 @@ def load_config(directory: str | Path) -> Config:
 
 
 def load_trained(directory: str | Path, *, run: int | None = None) -> Trained:
-    """The config, environment and policy of a run.
+    """Read the config, environment and policy of a run.
 
     **Arguments:**
 
-    - `directory`: of the run.
-    - `run`: which one, where several were trained together.
+    - `directory`: the run directory.
+    - `run`: the number of the run, if several were trained together.
 
-    **Raises:** `ValueError` if that is no run directory, if nothing was saved in it yet, or if its
-    files cannot be read.
+    **Raises:** `ValueError` if `directory` is no run directory, if it holds no policy yet, or if
+    its files cannot be read.
     """
     config = load_config(directory)
     which: dict[str, Any] = {} if run is None else {"run": run}

@@ -1,4 +1,4 @@
-"""`Log`: metrics of updates, as rows in files, in loggers and on the screen."""
+"""`Log`: write metrics of updates as rows, to files, loggers and the screen."""
 
 import contextlib
 import copy
@@ -19,11 +19,11 @@ from ._metrics_files import MetricsFiles
 from ._progress import Progress, format_return, format_seconds
 from ._scores import bootstrap_interval, iqm
 
-Labels = Sequence[Mapping[str, Any]]  # the first columns of each run's rows; one empty for one run
+Labels = Sequence[Mapping[str, Any]]  # the first columns of each run's rows; a single run has none
 
 
 class Log:
-    """The log of one run, or of several side by side, which then have their own rows."""
+    """The log of one run, or of several side by side, each with its own rows."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Log:
         self._updates_before, self._seconds_before = counts.num_updates, counts.seconds
         self._compile_seconds: float | None = None
         self._started = time.monotonic()
-        self._taken: list[dict[str, np.ndarray]] = []  # updates that were not written yet
-        self._unseen: list[dict[str, Any]] = []  # rows that were not shown yet
+        self._taken: list[dict[str, np.ndarray]] = []  # updates not yet written
+        self._unseen: list[dict[str, Any]] = []  # rows not yet shown
         self._files = MetricsFiles(directory, counts.ends)
         counts.ends = self._files.ends()
         self._loggers = Loggers(loggers, warn=_warn)
@@ -57,11 +57,11 @@ class Log:
 
     @property
     def num_taken(self) -> int:
-        """The number of updates of the run, those included that were not written yet."""
+        """The number of updates of the run, including those not yet written."""
         return self.counts.num_updates + len(self._taken)
 
     def introduce(self, title: str, *, num_devices: int = 1, is_compiling: bool = False) -> None:
-        """Say what the run is, and where it is written."""
+        """Print what the run is and where it is written."""
         updates = _counted(self._num_updates, "update")
         runs = f"{len(self.labels)} runs of " if len(self.labels) > 1 else ""
         on = f" on {num_devices} devices" if num_devices > 1 else ""
@@ -85,7 +85,7 @@ class Log:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the clock, while something else than training is done."""
+        """Stop the clock while something other than training is done."""
         stopped = time.monotonic()
         try:
             yield
@@ -93,7 +93,7 @@ class Log:
             self._started += time.monotonic() - stopped
 
     def take(self, metrics: Mapping[str, Any]) -> None:
-        """Take the metrics of an update, numbers or arrays `[R]`; `write` makes rows of them."""
+        """Take the metrics of an update, numbers or arrays `[R]`, for `write` to make rows of."""
         shape = (len(self.labels),)
         taken = {}
         for name in _ordered(metrics):
@@ -108,10 +108,10 @@ class Log:
         self._taken.append(taken)
 
     def write(self) -> Counts:
-        """Write the updates taken since the last call: all of them, or `OSError` and none.
+        """Write the updates taken since the last call: all of them, or none and an `OSError`.
 
-        **Returns:** the counts after them. Call `show` once the state that belongs to them is kept:
-        a screen that fails must not separate the two.
+        **Returns:** the counts after them. Call `show` only after keeping the matching state, so
+        that a failing screen cannot separate the two.
         """
         counts = copy.deepcopy(self.counts)
         before, now = counts.seconds, self._seconds_before + time.monotonic() - self._started
@@ -135,7 +135,7 @@ class Log:
             self._loggers.log({**place, **figures})
 
     def show(self) -> None:
-        """Bring the last rows to the screen."""
+        """Show the last rows on the screen."""
         if not self._unseen:
             return
         first = self._unseen[0]
@@ -146,7 +146,7 @@ class Log:
         self._unseen = []
 
     def sync(self) -> None:
-        """Force the rows so far to the disk, whatever happens to the machine."""
+        """Force the rows so far to the disk, so that they survive a crash of the machine."""
         self._files.sync()
 
     def _rows(self, metrics: dict[str, np.ndarray], counts: Counts) -> list[dict[str, Any]]:
@@ -180,17 +180,17 @@ class Log:
         return rows
 
     def _returns_in_words(self, returns: Sequence[float]) -> str:
-        """The current return; of several runs that of the best setting, over its seeds."""
+        """Describe the current return, or for several runs the return of the best setting."""
         if not returns:
             return ""
         if len(self.labels) == 1:
             return f"return {format_return(returns[0])}"
-        # By the return alone, because in a few updates a seed may well end no episode.
+        # Missing seeds do not count here, because in a few updates a seed may end no episode.
         best = max(self._settings(returns, 1000), key=lambda one: one.order[1])
         return f"return {best.words}"
 
     def _settings(self, returns: Sequence[float], num_resamples: int) -> list["_Setting"]:
-        """Summarise each combination of swept numbers over its seeds."""
+        """Summarize each combination of swept numbers over its seeds."""
         groups: dict[str, list[float]] = {}
         for label, value in zip(self.labels, returns, strict=True):
             swept = {k: v for k, v in label.items() if k not in ("run", "seed")}
@@ -220,7 +220,7 @@ class Log:
         return [f"return {one.words}" for one in ordered]
 
     def summarize(self) -> None:
-        """Say how the run ended."""
+        """Print how the run ended."""
         done, seconds = self.counts.num_updates, self.counts.seconds
         steps_per_update = self._steps_per_update * len(self.labels)
         here = (done - self._updates_before) * steps_per_update
@@ -248,12 +248,12 @@ class _Setting(NamedTuple):
 
 
 def _ordered(metrics: Mapping[str, Any]) -> list[str]:
-    """The names of metrics: those of PPO in their usual order, then all others."""
+    """Order the names of metrics: those of PPO as in `METRICS`, then all others."""
     return [*(n for n in METRICS if n in metrics), *(n for n in metrics if n not in METRICS)]
 
 
 def _warn(message: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone
+    with contextlib.suppress(OSError):  # the terminal is closed
         print("warning:", " ".join(message.split()), file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ LoggerName = Literal["tensorboard", "wandb"]
 LOGGERS: tuple[str, ...] = get_args(LoggerName)
 
 
-# The entries of a row that are no metrics: they tell which row it is.
+# The entries of a row that are not metrics but identify the row.
 _PLACE = ("update", "step", "run", "seed")
 
 
@@ -40,7 +40,7 @@ class Logger(Protocol):
 
 
 class Loggers:
-    """Several loggers as one. A logger that raises is dropped, so that none can stop a run.
+    """Several loggers as one. A logger that raises is dropped, so that it cannot stop the run.
 
     `warn` reports it once; the run and the other loggers continue.
     """
@@ -62,7 +62,7 @@ class Loggers:
         for logger in list(self._loggers):
             try:
                 getattr(logger, method)(*map(dict, rows))
-            except Exception as error:  # a full disk, a lost network, a bug: none may end the run
+            except Exception as error:  # a full disk, a lost network or a bug must not end the run
                 self._loggers.remove(logger)
                 what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 self._warn(
@@ -72,7 +72,7 @@ class Loggers:
 
 
 class TensorBoardLogger:
-    """Writes scalars for TensorBoard, by environment step, to `tensorboard/` in the run directory.
+    """Write scalars for TensorBoard, by environment step, to `tensorboard/` in the run directory.
 
     If several runs are trained together, each has its own directory there. Needs
     `rlscan[tensorboard]`.
@@ -91,10 +91,9 @@ class TensorBoardLogger:
         for name, value in _metrics(row).items():
             scalar = summary.scalar(name, value)
             writer.write_event(Event(step=row["step"], wall_time=time.time(), summary=scalar))
-        if (
-            time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES
-        ):  # flushing waits for the disk
-            self._flushed = time.monotonic()
+        now = time.monotonic()
+        if now - self._flushed > _SECONDS_BETWEEN_FLUSHES:  # flushing waits for the disk
+            self._flushed = now
             for writer in self._writers.values():
                 writer.flush()
 
@@ -115,11 +114,11 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """Logs to Weights & Biases, or with `WANDB_MODE=offline` into the run directory.
+    """Log to Weights & Biases, or with `WANDB_MODE=offline` into the run directory.
 
     Each start and each resume is a run there. If several runs are trained together, their metrics
-    are `run-0/episode_return` and so on. Needs `rlscan[wandb]`, and when online `wandb login` or
-    `WANDB_API_KEY`.
+    are named `run-0/episode_return` and so on. Needs `rlscan[wandb]`, and if online, `wandb login`
+    or `WANDB_API_KEY`.
     """
 
     def __init__(self, directory: str | os.PathLike, *, config: dict[str, Any] | None = None):
@@ -140,7 +139,7 @@ class WandbLogger:
     def _start(self) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
 
-        # Otherwise `wandb.init` asks for a key on a terminal, and waits.
+        # Otherwise `wandb.init` asks for a key if there is a terminal, and blocks the run.
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
             raise RuntimeError("not logged in: `wandb login`, or WANDB_MODE=offline")
         run = wandb.init(
@@ -155,7 +154,7 @@ class WandbLogger:
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a row without NaN, which means that no episode ended."""
+    """The metrics of a row, without NaN: a mean over episodes is NaN if none ended."""
     return {k: v for k, v in row.items() if k not in _PLACE and not math.isnan(v)}
 
 
@@ -182,7 +181,7 @@ def make_loggers(
 ) -> list[Logger]:
     """Make loggers by name. They create their files in the run directory at the first row.
 
-    **Raises:** as `check_loggers`.
+    **Raises:** like `check_loggers`.
     """
     check_loggers(names)
     make = {

@@ -1,4 +1,4 @@
-"""`MetricsFiles`: the metrics of a run as CSV and as JSON lines."""
+"""`MetricsFiles`: the metrics of a run, as CSV and as JSON lines."""
 
 import csv
 import io
@@ -24,24 +24,24 @@ PLACE = {
 COLUMNS = {**PLACE, **METRICS}
 """A description of each column. Metrics of episodes cover all that ended since the last row; the
 others belong to the row's own update. If several runs are trained side by side, each has its own
-rows, which begin with its number `run`, its `seed`, and the settings that are swept."""
+rows, which begin with its number `run`, its `seed` and its values of the swept settings."""
 
 
 class MetricsFiles:
-    """`metrics.csv` and `metrics.jsonl`, with one line per row that is written at once."""
+    """`metrics.csv` and `metrics.jsonl`, with one line per row, written immediately."""
 
     def __init__(self, directory: Path, ends: Mapping[str, int] | None = None):
-        """Open new files, or those of a checkpoint without what was written after it.
+        """Open new files, or cut existing ones back to their lengths at a checkpoint.
 
         **Arguments:**
 
         - `directory`: the run directory.
-        - `ends`: the length of the files at the checkpoint; `None` or empty for new ones.
+        - `ends`: the lengths of the files at the checkpoint; `None` or empty for new files.
         """
         paths = [directory / name for name in METRICS_FILES]
         has_header = bool(ends and ends[METRICS_FILES[0]])
         self._columns = _columns_of(paths[0]) if has_header else []
-        # Unbuffered, so that a write returns what the file took.
+        # Unbuffered, so that a write returns how many bytes the file took.
         self._files = [open(path, "r+b" if ends else "xb", 0) for path in paths]
         try:
             for name, file in zip(METRICS_FILES, self._files, strict=True):
@@ -51,7 +51,7 @@ class MetricsFiles:
             raise
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows. `OSError` if the disk is full; the files are then as they were."""
+        """Append rows. If the disk is full, raise `OSError` and leave the files as they were."""
         if not rows:
             return
         as_csv, as_json = [], []
@@ -61,7 +61,7 @@ class MetricsFiles:
         for row in rows:
             values = {name: row[name] for name in self._columns}
             as_csv.append(_csv_line(list(values.values())))
-            # JSON has no NaN.
+            # JSON has no NaN, so `null` stands for it.
             finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
             as_json.append(json.dumps(finite).encode() + b"\n")
         append(self._files, [b"".join(as_csv), b"".join(as_json)])

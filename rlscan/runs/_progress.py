@@ -1,4 +1,4 @@
-"""What a training run shows while it runs: a bar on a terminal, lines of text elsewhere."""
+"""`Progress`: a progress bar on a terminal, lines of text elsewhere."""
 
 import math
 import os
@@ -20,15 +20,19 @@ SECONDS_BETWEEN_REFRESHES = 0.1
 
 
 class Progress:
-    """Shows how far a run is. Writes to stdout, which may be closed at any time."""
+    """The progress of a run, on stdout, which may be closed at any time."""
 
     def __init__(self, num_updates: int, *, done: int = 0):
-        """**Arguments:** updates of the whole run, and how many of them were made before."""
+        """**Arguments:**
+
+        - `num_updates`: the number of updates of the whole run.
+        - `done`: how many of them were made in earlier sessions.
+        """
         self.console = _Console(highlight=False, soft_wrap=True)
         self._num_updates = num_updates
         self._started = self._shown = time.monotonic()
         self._part_before = done / num_updates
-        self._next_line = math.floor(self._part_before * LINES_PER_RUN) + 1  # of LINES_PER_RUN
+        self._next_line = math.floor(self._part_before * LINES_PER_RUN) + 1  # up to LINES_PER_RUN
         self._bar: Bar | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar = _bar(self.console)
@@ -36,7 +40,7 @@ class Progress:
             self._task = self._bar.add_task("", **shown)
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar where there is one. `OSError` names stdout."""
+        """Print a line, above the bar if there is one. An `OSError` names stdout."""
         try:
             self.console.print(text, markup=False)
         except OSError as error:
@@ -44,18 +48,19 @@ class Progress:
             raise OSError(error.errno, error.strerror, "standard output") from None
 
     def start(self) -> None:
-        """From here on the time counts."""
+        """Start the clock, and show the bar."""
         self._started = self._shown = time.monotonic()
         if self._bar is not None:
             self._bar.start()
 
     def update(self, row: dict[str, Any], returned: Callable[[], str] | None = None) -> None:
-        """Shows a row of the metrics, if it is time to.
+        """Show a row of the metrics if it is due.
 
         **Arguments:**
 
-        - `row`: of the metrics.
-        - `returned`: says what episodes returned, called only then; the row's own if not given.
+        - `row`: a row of the metrics.
+        - `returned`: makes the text about returns; called only if the row is due. Defaults to the
+            row's own return.
         """
         now = time.monotonic()
         last = row["update"] == self._num_updates
@@ -76,7 +81,7 @@ class Progress:
         if (
             last
             or part * LINES_PER_RUN >= self._next_line
-            or now - self._shown >= (SECONDS_BETWEEN_LINES)
+            or now - self._shown >= SECONDS_BETWEEN_LINES
         ):
             self._shown = now
             self._next_line = math.floor(part * LINES_PER_RUN) + 1
@@ -87,18 +92,18 @@ class Progress:
             )
 
     def stop(self) -> None:
-        """Leaves the bar as it is, and the terminal as it was."""
+        """Stop updating the bar, and restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def format_return(value: float) -> str:
-    """Four digits or so; `none` where no episode ended."""
+    """Format a return with four digits; `none` if no episode ended."""
     return "none" if math.isnan(value) else f"{value:.4g}"
 
 
 def format_seconds(seconds: float) -> str:
-    """`8.3 s`, `4:05` or `2:10:00`."""
+    """Format a duration: `8.3 s`, `4:05` or `2:10:00`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
@@ -114,18 +119,18 @@ def _bar(console: Console) -> Bar:
         TextColumn("{task.fields[episode_return]}"),
         TimeRemainingColumn(),
         console=console,
-        auto_refresh=False,  # no thread beside the training
+        auto_refresh=False,  # a refresh thread would compete with training
         expand=True,
     )
 
 
 class _Console(Console):
-    """A console whose reader may leave: `rlscan train … | head` trains on, and says no more."""
+    """A console whose reader may leave: `rlscan train … | head` keeps training, silently."""
 
     def on_broken_pipe(self) -> None:
         self.silence()
 
     def silence(self) -> None:
         self.quiet = True
-        # Python flushes stdout once more at its end.
+        # Python flushes stdout when it exits, which would fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`read_metrics`: the metrics of a run directory, read again."""
+"""`read_metrics`: read the metrics of a run directory."""
 
 import csv
 from pathlib import Path
@@ -13,17 +13,17 @@ Table = dict[str, Shaped[np.ndarray, " rows"]]
 
 
 def read_metrics(directory: str | Path, file: str = METRICS_FILES[0]) -> Table:
-    """The metrics of a run directory, by column, one entry for each row.
+    """Read the metrics of a run directory, by column.
 
     **Arguments:**
 
-    - `directory`: of one run, or of several that were trained together.
-    - `file`: in it, `"metrics.csv"` or `"evaluations.csv"`.
+    - `directory`: the directory of one run, or of several that were trained together.
+    - `file`: the name of the file in it, `"metrics.csv"` or `"evaluations.csv"`.
 
-    **Returns:** arrays `[rows]`: those of the file's header, and `run` and `seed` in any case. A
-    last line that is not whole, as a run leaves it that writes or was killed, is left out.
+    **Returns:** an array `[rows]` for each column of the file, always including `run` and `seed`.
+    An incomplete last line is skipped: the run is writing it, or was killed while writing.
 
-    **Raises:** `ValueError` if there is none, or if it is no such table.
+    **Raises:** `ValueError` if there is no such file, or if it is not a table of metrics.
     """
     path = Path(directory) / file
     try:

@@ -1,10 +1,11 @@
-"""Resuming: the checkpoint that a stopped run goes on from."""
+"""Find the checkpoint from which a stopped run resumes, and bring its directory back to it."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._core.tree import flatten_keys
 from ._checkpoint import (
     BEST,
     DIRECTORY,
@@ -20,9 +21,9 @@ from ._directory import CONFIG_FILE
 from ._metrics_files import METRICS_FILES
 from ._policy_file import POLICY_FILE
 
-# Options that may be given with --resume, because they change no number of the run.
+# Options allowed with --resume, because they change none of the run's numbers.
 ALLOWED = ("checkpoint_interval", "keep_checkpoints", "compile_cache")
-LONGER = "total_steps"  # if nothing is annealed over it
+LONGER = "total_steps"  # allowed too, unless something is annealed over it
 
 
 def locate(path: str) -> tuple[Path, Path | None]:
@@ -38,14 +39,14 @@ def locate(path: str) -> tuple[Path, Path | None]:
 
 
 def find_checkpoint(path: Path) -> Checkpoint | None:
-    """Read the checkpoint to go on from; `None` if the run was stopped before its first one.
+    """Read the checkpoint to resume from; `None` if the run was stopped before its first one.
 
     **Arguments:**
 
     - `path`: a run directory, or a checkpoint in one.
 
-    **Raises:** `ValueError` if it is damaged, foreign or of a later version, naming the last good
-    one; or if the run was made without checkpoints.
+    **Raises:** `ValueError` if the checkpoint is damaged, is not one of rlscan's or comes from a
+    later version, with the name of the last good one; or if the run was made without checkpoints.
     """
     directory, file = (path, None) if path.is_dir() else (path.parent.parent, path)
     files = checkpoint_files(directory)
@@ -81,7 +82,7 @@ def check_unchanged(
     may_change: Sequence[str] = (),
 ) -> None:
     """Raise `ValueError` if the settings of a run differ from those in its checkpoint."""
-    before, after = _flat(saved), _flat(now)
+    before, after = flatten_keys(saved), flatten_keys(now)
     for key in before.keys() | after.keys():
         if before.get(key) != after.get(key) and key not in may_change:
             raise ValueError(
@@ -92,17 +93,17 @@ def check_unchanged(
 
 
 def bring_back(directory: Path, counts: Counts, file: Path | None) -> None:
-    """Bring the checkpoints of a run directory back to where it goes on from.
+    """Restore the checkpoints of a run directory to the point where the run resumes.
 
     **Arguments:**
 
     - `directory`: the run directory.
-    - `counts`: those in the checkpoint.
-    - `file`: the checkpoint; `None` if the run begins again.
+    - `counts`: the counts in the checkpoint.
+    - `file`: the checkpoint; `None` if the run starts again from the beginning.
     """
     done = counts.num_updates
     (directory / DIRECTORY).mkdir(exist_ok=True)
-    if file is not None:  # it may be the best one, and later ones are set aside next
+    if file is not None:  # the best one may no longer have a file by its update
         keep_as_own(file, directory, done)
     for later in checkpoint_files(directory):
         if update_of(later) > done:
@@ -110,14 +111,5 @@ def bring_back(directory: Path, counts: Counts, file: Path | None) -> None:
     if done == 0:
         for name in METRICS_FILES:
             (directory / name).unlink(missing_ok=True)
-    elif done == counts.best_update:  # the process may have been killed before it was marked
+    elif done == counts.best_update:  # the process may have been killed before marking it
         mark_best(directory, done)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        is_group = isinstance(value, dict) and value
-        flat |= _flat(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
-    return flat

@@ -300,7 +300,7 @@ def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
     steps = dataclasses.replace(trajectory, final=None, initial_policy_state=())
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
     at_once = rlscan.replay(policy, trajectory)
-    monkeypatch.setattr("rlscan._rollout.blocks._BLOCK", block)
+    monkeypatch.setattr("rlscan._rollout.blocks.BLOCK", block)
     text = str(eqx.filter_make_jaxpr(rlscan.replay)(policy, trajectory)[0])
     assert " scan[" in text
     for part, shape in ((trajectory, (6, 5)), (flat, (30,))):
@@ -324,7 +324,7 @@ def test_a_gradient_is_not_taken_through_blocks(policy, monkeypatch):
             context.setattr("rlscan._rollout.blocks._over_steps", _in_blocks)
             return replay(policy, trajectory)
 
-    monkeypatch.setattr("rlscan._rollout.blocks._BLOCK", 21)
+    monkeypatch.setattr("rlscan._rollout.blocks.BLOCK", 21)
     text = str(eqx.filter_make_jaxpr(gradient)(policy, replay)[0])
     assert " scan[" not in text
     assert " scan[" in str(eqx.filter_make_jaxpr(gradient)(policy, by_blocks)[0])

@@ -1,4 +1,4 @@
-"""What a run takes: said beforehand, and held against what it then takes."""
+"""`footprint`: the memory that a run takes, estimated and compared with measurements."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_sizes_are_those_of_the_arrays(name: str):
     assert found.rollout == 2 * (num_bytes(trajectory) + 12 * 32)
 
 
-def test_runs_side_by_side_take_their_number():
+def test_runs_side_by_side_multiply_the_footprint():
     one = footprint(Config())
     many = footprint(Config(num_seeds=3, sweep=("ppo.gamma=0.9,0.99",)))
     assert (many.num_parameters, many.num_updates) == (one.num_parameters, one.num_updates)
@@ -63,7 +63,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture)
         "updates",
         "bytes per transition",
         "estimated memory",
-        "memory there",
+        "available memory",
     ]
     assert lines[0].endswith(" 107") and "976 of 512 steps, 16 gradient steps each" in lines[1]
     assert os.listdir(tmp_path) == []
@@ -71,7 +71,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["--dry-run"], []])
-def test_what_cannot_fit_is_refused(options: list[str], tmp_path: Path, capsys):
+def test_a_run_that_cannot_fit_is_refused(options: list[str], tmp_path: Path, capsys):
     sizes = [
         "--ppo.num-envs",
         "500000",
@@ -98,10 +98,8 @@ def test_what_cannot_fit_is_refused(options: list[str], tmp_path: Path, capsys):
     ],
     ids=lambda policy: policy.kind,
 )
-def test_what_a_policy_keeps_is_looked_at(
-    policy: PolicyConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """512 environments of 128 steps: the cache of that transformer alone takes gigabytes."""
+def test_stored_policy_states_count(policy: PolicyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For 512 environments of 128 steps, the transformer's cache alone takes gigabytes."""
     monkeypatch.setattr(_footprint, "device_memory", lambda: 2**20)
     ppo = rlscan.PPOConfig(num_envs=512, num_steps=128)
     with pytest.raises(ValueError, match="needs about .* GB of memory"):
@@ -109,13 +107,13 @@ def test_what_a_policy_keeps_is_looked_at(
     _footprint.check_memory(Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.PPOConfig()))
 
 
-def test_what_is_small_at_a_glance_costs_nothing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_footprint, "footprint", lambda config: pytest.fail("looked at"))
+def test_an_obviously_small_run_is_not_traced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_footprint, "footprint", lambda config: pytest.fail("traced"))
     for file in Path("configs").glob("*.yaml"):
         _footprint.check_memory(parse(["--config", str(file)]))
 
 
-def test_the_memory_that_is_there():
+def test_the_available_memory_is_plausible():
     there = device_memory()
     assert there is not None and 2**28 < there < 2**50
 
@@ -129,32 +127,32 @@ def test_bytes_are_easy_to_read():
     ]
 
 
-# Measured, by processes of their own.
+# Measurements, each in a process of its own.
 
 PROGRAM = """
 import resource, sys
-from rlscan import _log
+from rlscan.runs import _log
 from rlscan._cli.main import main
 
 PAGE = resource.getpagesize()
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * PAGE
 seen, write = [], _log.Log.write
 
-def measured(self, metrics):
-    counts = write(self, metrics)
+def measured(self):
+    counts = write(self)
     seen.append(resident())
     return counts
 
 _log.Log.write = measured
 assert main(sys.argv[1:]) == 0
-# Not ru_maxrss, which a process inherits: beside a large parent it says nothing.
+# Not ru_maxrss, which a process inherits from its parent.
 (peak,) = [int(s.split()[1]) * 1024 for s in open("/proc/self/status") if s.startswith("VmHWM")]
 print("measured", seen[len(seen) // 4], seen[-1], peak)
 """
 
 
 def measured(tmp_path: Path, *arguments: str) -> tuple[int, int, int]:
-    """Bytes in memory: after a quarter of the calls, after the last one, and at the peak."""
+    """Measure bytes in memory: after a quarter of the calls, after the last one, at the peak."""
     argv = ["train", *arguments, "--output", str(tmp_path / "run"), "--num-devices", "1"]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, "-c", PROGRAM, *argv]
@@ -171,9 +169,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_the_estimate_is_the_peak_within_a_quarter(tmp_path: Path):
-    """The difference of two runs, so that the program itself does not count."""
+    """Two runs are subtracted, so that the program itself does not count."""
     units = ["--policy.hidden-sizes", "[256, 256]", "--ppo.num-steps", "128"]
-    units += ["--ppo.num-epochs", "1"]  # all of them take the same memory
+    units += ["--ppo.num-epochs", "1"]  # every epoch takes the same memory
     steps = ["--ppo.num-envs", "1536", "--total-steps", str(2 * 1536 * 128)]
     less = ["--ppo.num-envs", "64", "--total-steps", str(2 * 64 * 128)]
     peaks = [measured(tmp_path / str(i), *units, *o)[2] for i, o in enumerate((steps, less))]
@@ -185,7 +183,7 @@ def test_the_estimate_is_the_peak_within_a_quarter(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_long_run_takes_no_more_than_a_short_one(tmp_path: Path):
-    """Of 20,000 rows and some hundred checkpoints none stays in memory."""
+    """A run keeps neither its 20,000 rows nor its hundreds of checkpoints in memory."""
     small = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
     length = ["--total-steps", str(20_000 * 32), "--checkpoint-interval", "0.1"]
     early, late, _ = measured(tmp_path, *small, *length)

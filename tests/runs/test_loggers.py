@@ -22,7 +22,7 @@ ROW = {"update": 1, "step": 128, "episode_return": 3.0, "loss": math.nan}
 
 
 class Kept:
-    """A logger of a user."""
+    """A logger that a user might write."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ def test_a_logger_that_fails_when_it_is_closed():
     assert said[0].startswith("Failing failed to close and is dropped (ConnectionError)")
 
 
-def test_warnings_are_those_of_python_by_default():
+def test_by_default_a_failure_is_a_python_warning():
     with pytest.warns(UserWarning, match="Failing failed to log and is dropped"):
         rlscan.Loggers([Failing(RuntimeError("lost"), at=1)]).log(ROW)
 
@@ -119,7 +119,7 @@ def test_a_missing_package_names_its_extra(
     message = rf"the logger {name} needs {package}: pip install 'rlscan\[{name}\]'"
     with pytest.raises(ValueError, match=message):
         make_loggers([name], "run")
-    parse(["--loggers", f"[{name}]"])  # a config can be read without them, as to evaluate
+    parse(["--loggers", f"[{name}]"])  # a config can be read without them, for example to evaluate
 
 
 def test_other_mistakes_in_the_list(monkeypatch: pytest.MonkeyPatch):
@@ -140,7 +140,7 @@ def test_a_list_of_loggers_goes_to_a_file_and_back(tmp_path: Path):
     assert from_dict(json.loads(json.dumps(to_dict(config)))).loggers == config.loggers
 
 
-def test_wandb_is_not_asked_for_a_key_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
+def test_wandb_never_prompts_for_a_key(monkeypatch: pytest.MonkeyPatch):
     """On a terminal, `wandb.init` would ask for a key, and the run would wait."""
 
     class Fake(ModuleType):
@@ -172,5 +172,5 @@ def test_scalars_are_where_tensorboard_looks_for_them(tmp_path: Path):
     (alone,) = (tmp_path / "tensorboard").glob("events*")
     content = alone.read_bytes()
     assert b"episode_return" in content
-    assert b"loss" not in content and b"update" not in content  # NaN, and no metric
+    assert b"loss" not in content and b"update" not in content  # a NaN, and not a metric
     assert len(list((tmp_path / "tensorboard").glob("run-[01]/events*"))) == 2
