@@ -25,6 +25,7 @@ from ._losses import Loss, ppo_loss
 from ._metrics import Metrics, until_diverged
 from ._pace import Pace
 from ._program import Program
+from ._runs_axis import over_runs
 from ._update import TrainState, check_mesh, init_train, state_specs, update
 from ._verdicts import check_audit, check_divergences
 
@@ -212,7 +213,17 @@ def _start(
     policy: Any,
     keys: Key[Array, "*R"],
 ) -> tuple[TrainState, PyTree]:
-    """Make the state before the first update, `[R, …]` for keys `[R]`, and its place on a mesh."""
+    """Make the state before the first update, and its place on a mesh."""
+    state = first_state(policy, env, config, keys)
+    if mesh is not None and not keys.ndim:
+        check_mesh(mesh, state.policy, config)
+    return state, _specs(state)
+
+
+def first_state(
+    policy: Any, env: Environment, config: PPOConfig, keys: Key[Array, "*R"]
+) -> TrainState:
+    """Make the state before the first update, from a policy or a function that makes one."""
 
     def one(policy: Any, key: PRNGKeyArray) -> TrainState:
         if _is_factory(policy):
@@ -220,13 +231,12 @@ def _start(
             policy = policy(key=policy_key)
         return init_train(policy, env, config, key=key)
 
-    if keys.ndim:
-        states = eqx.filter_vmap(one, in_axes=(eqx.if_array(0), 0))(policy, keys)
-        return states, map_arrays(lambda _: FIRST, states)
-    state = one(policy, keys)
-    if mesh is not None:
-        check_mesh(mesh, state.policy, config)
-    return state, state_specs(state)
+    return over_runs(one, keys.shape)(policy, keys)
+
+
+def _specs(state: TrainState) -> PyTree:
+    """Where the arrays of a state are on a mesh: several runs are split as they are."""
+    return map_arrays(lambda _: FIRST, state) if state.num_updates.ndim else state_specs(state)
 
 
 def _is_factory(policy: Any) -> bool:
@@ -251,10 +261,9 @@ def _placed(state: TrainState, mesh: Mesh | None, config: PPOConfig) -> TrainSta
     check_config(config, recurrent=is_recurrent(state.policy))
     if mesh is None:
         return state
-    if state.num_updates.ndim:
-        return place(state, mesh, map_arrays(lambda _: FIRST, state))
-    check_mesh(mesh, state.policy, config)
-    return place(state, mesh, state_specs(state))
+    if not state.num_updates.ndim:
+        check_mesh(mesh, state.policy, config)
+    return place(state, mesh, _specs(state))
 
 
 def _arguments(

@@ -5,11 +5,9 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from .._core.tree import map_arrays
 from .._core.types import Environment
 from .._rollout.audit import (
     LEAST_TOLERANCE,
@@ -23,6 +21,7 @@ from ._config import PPOConfig
 from ._divergence import explain_divergence
 from ._finite import DivergenceError, place_of
 from ._losses import Loss
+from ._runs_axis import numbers_of, run_of
 from ._update import TrainState, collect, flatten_steps, update
 
 
@@ -111,7 +110,6 @@ def _run(
     settings: Settings, state: TrainState, i: int
 ) -> tuple[TrainState, PPOConfig, Mesh | None]:
     """The state, the numbers and the mesh of run i."""
-    if state.num_updates.ndim == 0:
-        return state, settings.config.as_arrays(), settings.mesh
-    own = jax.tree.map(lambda x: x[i] if np.ndim(x) else x, settings.config)
-    return map_arrays(lambda x: x[i], state), own.as_arrays(), None
+    axis = state.num_updates.shape
+    config = numbers_of(settings.config, i).as_arrays()
+    return run_of(state, i, axis), config, None if axis else settings.mesh

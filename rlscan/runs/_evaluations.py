@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from jaxtyping import PRNGKeyArray
 from .._core.files import append, write_whole
 from .._core.types import Environment, Policy
 from .._rollout.evaluate import Evaluation, evaluate
+from ..ppo._runs_axis import over_runs, run_of
 from ..random._keys import key as make_key
 from ._scores import bootstrap_interval, iqm
 
@@ -94,20 +95,17 @@ def make_evaluator(
 
     **Returns:** a function from the policy to the figures of each run, see `summarize`.
     """
-    is_single = len(seeds) == 1
+    make = partial(evaluation_key, when="during", generator=generator)
+    keys = make(seeds[0]) if len(seeds) == 1 else jnp.stack([make(seed) for seed in seeds])
 
     def one(policy: Policy, key: PRNGKeyArray) -> Evaluation:
         return evaluate(policy, env, num_episodes=num_episodes, action="mode", key=key)
 
-    mapped = eqx.filter_vmap(one, in_axes=(eqx.if_array(0), 0))
-    compiled: Any = eqx.filter_jit(one if is_single else mapped)
+    compiled: Any = eqx.filter_jit(over_runs(one, keys.shape))
 
     def evaluate_all(policy: Policy) -> list[dict[str, float | int]]:
-        keys = [evaluation_key(seed, "during", generator=generator) for seed in seeds]
-        result = jax.device_get(compiled(policy, keys[0] if is_single else jnp.stack(keys)))
-        if is_single:
-            return [summarize(result)]
-        return [summarize(jax.tree.map(itemgetter(i), result)) for i in range(len(seeds))]
+        result = jax.device_get(compiled(policy, keys))
+        return [summarize(run_of(result, i, keys.shape)) for i in range(len(seeds))]
 
     return evaluate_all
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from .._core.files import encode, read, write_whole
 from .._core.tree import map_arrays
 from .._core.types import Policy
+from ..ppo._runs_axis import over_runs
 from ..random._keys import key as make_key
 from ._build import build_env, build_policy, members
 from ._checkpoint import (
@@ -131,7 +132,6 @@ def _file_of(path: Path) -> Path:
 def _skeleton(config: Config) -> Any:
     """The policy that a config describes, with shapes for arrays; `[R, …]` for several runs."""
     env, num_runs = build_env(config.env), len(members(config))
+    axis = () if num_runs == 1 else (num_runs,)
     build = lambda seed: build_policy(config, env, key=make_key(seed))  # noqa: E731
-    if num_runs == 1:
-        return eqx.filter_eval_shape(build, 0)
-    return eqx.filter_eval_shape(eqx.filter_vmap(build), jnp.zeros(num_runs, jnp.int32))
+    return eqx.filter_eval_shape(over_runs(build, axis), jnp.zeros(axis, jnp.int32))

@@ -25,6 +25,7 @@ from .._core.types import Policy, PyTree
 from ..ppo._train import Training
 from ..random._keys import impl_of
 from ._checkpoint import checkpoint_content, keep_checkpoint, restore
+from ._config import Config
 from ._counts import Counts, counts_from_dict, new_counts, no_episodes
 from ._directory import CONFIG_FILE, claim, holds_run, locked, reserved
 from ._evaluations import EvaluationsFile
@@ -88,7 +89,6 @@ class Run(Generic[State]):
         resume: bool | str | os.PathLike = True,
         policy: Callable[[State], Policy] | None = None,
         title: str | None = None,
-        signals: Sequence[int] = (),
         setup: "Setup | None" = None,
     ):
         """
@@ -113,8 +113,7 @@ class Run(Generic[State]):
         - `policy`: takes the policy out of a state. It is saved when the run has finished, for
             `rlscan.load_policy(directory, like=…)`.
         - `title`: the name of the run on the screen; by default that of the directory.
-        - `signals`: a list in which signals are noted that ask the run to stop.
-        - `setup`: details of the command `rlscan train`.
+        - `setup`: for the command `rlscan train`.
 
         **Raises:** when the context is entered, `ValueError` if the directory cannot be written,
         holds a run that must not go on, or belongs to another process.
@@ -127,7 +126,7 @@ class Run(Generic[State]):
         self._steps_per_update, self._labels = steps_per_update, labels
         self._log_interval, self._loggers = log_interval, loggers
         self._checkpoint_interval, self._keep = checkpoint_interval, keep_checkpoints
-        self._resume, self._policy, self._signals = resume, policy, signals
+        self._resume, self._policy = resume, policy
         self._title = title or self.directory.name
         self._setup = setup or Setup()
         self._has_failed = False
@@ -225,7 +224,7 @@ class Run(Generic[State]):
             with self._log.paused():
                 yield state, metrics
             self._save_if_due()
-            if self._signals:
+            if self._setup.signals:
                 return
 
     def _introduce(self, updates: Any) -> None:
@@ -238,7 +237,7 @@ class Run(Generic[State]):
             self.say(f"warning: {what} since the run was stopped: rounding may differ")
         if is_training:
             self._log.compiled(updates.compile())
-        if self._signals:
+        if self._setup.signals:
             raise KeyboardInterrupt
 
     def add_evaluation(self, figures: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
@@ -361,13 +360,19 @@ class Run(Generic[State]):
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What `rlscan train` adds to a `Run`."""
+    """What the command `rlscan train` adds to a `Run`."""
 
     command: Sequence[str] = dataclasses.field(default_factory=lambda: tuple(sys.argv))
-    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for `run.json`
-    policy_config: Any = None  # the `Config` that `load_policy` builds the policy from
-    check: Callable[[Any], None] | None = None  # of the config in a checkpoint, not to be equal
-    total: str = "num_updates"  # how the length of the run was asked for
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further entries of `run.json`."""
+    policy_config: Config | None = None
+    """The config from which `load_policy` builds the policy again."""
+    check: Callable[[Any], None] | None = None
+    """Raises `ValueError` if the run must not go on from a checkpoint with that config."""
+    total: str = "num_updates"
+    """The setting that gave the length of the run, for errors."""
+    signals: Sequence[int] = ()
+    """A list in which signals are noted that ask the run to stop."""
 
 
 def _updates_in(state: Any) -> int:

@@ -10,12 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PRNGKeyArray
+from jaxtyping import Array, Key
 
 from .._core.mesh import make_mesh
 from ..ppo._config import PPOConfig
-from ..ppo._train import Training, count_updates, train
-from ..ppo._update import TrainState, init_train
+from ..ppo._train import Training, count_updates, first_state, train
+from ..ppo._update import TrainState
 from ..ppo._verdicts import check_divergences
 from ..random._keys import key as make_key
 from ._build import build_env, build_policy, members
@@ -56,8 +56,8 @@ def open_run(
     if resume is None:
         check_output(str(config.output))
         check_memory(config)
-    env, runs = build_env(config.env), members(config)
-    start = partial(build_policy, config, env)
+    env, keys = build_env(config.env), _keys_of(config)
+    make_policy = partial(build_policy, config, env)
     begin = partial(
         train,
         env=env,
@@ -67,37 +67,51 @@ def open_run(
         strict=config.strict,
         mesh=None if config.num_devices in (None, 1) else make_mesh(config.num_devices),
     )
-    keys = _keys_of(config)
-    training = begin(start, key=keys) if resume is None else None
-    labels = [{"run": i, "seed": m.seed, **m.swept} for i, m in enumerate(runs)]
-    run = Run(
+    setup = Setup(
+        command=command,
+        about={"seed": config.seed, "runs": _labels(config)},
+        policy_config=config,
+        check=partial(_check_resumed, config),
+        total=f"total_steps = {config.total_steps}",
+        signals=signals,
+    )
+    if resume is None:
+        training = begin(make_policy, key=keys)
+        with _directory(config, training.state, False, setup) as run:
+            yield run, training
+        return
+    # The shapes of the first state are enough to read a checkpoint.
+    shapes = eqx.filter_eval_shape(first_state, make_policy, env, config.ppo, keys)
+    with _directory(config, shapes, resume, setup) as run:
+        is_new = run.num_updates_done == 0  # it was stopped before its first checkpoint
+        yield run, begin(make_policy, key=keys) if is_new else begin(None, state=run.state)
+
+
+def _directory(
+    config: Config, state: TrainState, resume: bool | str, setup: Setup
+) -> Run[TrainState]:
+    tree, labels = to_dict(config), _labels(config)
+    return Run(
         str(config.output),
-        eqx.filter_eval_shape(_first_state, config, env) if training is None else training.state,
+        state,
         num_updates=count_updates(config.total_steps, config.ppo),
         steps_per_update=config.ppo.num_envs * config.ppo.num_steps,
-        config=to_dict(config),
-        labels=labels if len(runs) > 1 else ({},),
+        config=tree,
+        labels=labels if len(labels) > 1 else ({},),
         log_interval=config.log_interval,
-        loggers=make_loggers(config.loggers, str(config.output), config=to_dict(config)),
+        loggers=make_loggers(config.loggers, str(config.output), config=tree),
         checkpoint_interval=config.checkpoint_interval,
         keep_checkpoints=config.keep_checkpoints,
-        resume=False if resume is None else resume,
+        resume=resume,
         policy=lambda state: state.policy,
         title=config.env.name,
-        signals=signals,
-        setup=Setup(
-            command=command,
-            about={"seed": config.seed, "runs": labels},
-            policy_config=config,
-            check=partial(_check_resumed, config),
-            total=f"total_steps = {config.total_steps}",
-        ),
+        setup=setup,
     )
-    with run:
-        if training is None:
-            is_new = run.num_updates_done == 0
-            training = begin(start, key=keys) if is_new else begin(None, state=run.state)
-        yield run, training
+
+
+def _labels(config: Config) -> list[dict[str, Any]]:
+    """The number, seed and swept settings of each run."""
+    return [{"run": i, "seed": m.seed, **m.swept} for i, m in enumerate(members(config))]
 
 
 def follow(
@@ -120,14 +134,16 @@ def follow(
     if signals:
         raise KeyboardInterrupt
     raise_verdicts(config, training, training.state)  # it may have diverged before it was stopped
-    evaluate = make_evaluator(
-        training.env,
-        [member.seed for member in members(config)],
-        num_episodes=config.eval_episodes,
-        generator=config.generator,
-    )
+    evaluate = None
+    if config.eval_interval:
+        evaluate = make_evaluator(
+            training.env,
+            [member.seed for member in members(config)],
+            num_episodes=config.eval_episodes,
+            generator=config.generator,
+        )
     for state, _ in run.record(training):
-        if config.eval_interval and run.num_updates_done % config.eval_interval == 0:
+        if evaluate is not None and run.num_updates_done % config.eval_interval == 0:
             run.add_evaluation(evaluate(state.policy))
     raise_verdicts(config, training, training.state)
     return run.num_updates_done == run.num_updates
@@ -157,17 +173,6 @@ def _keys_of(config: Config) -> Key[Array, "*R"]:
     seeds = np.asarray([member.seed for member in members(config)], np.uint32)
     make = jax.jit(jax.vmap(partial(make_key, generator=config.generator)))
     return make(seeds) if len(seeds) > 1 else make(seeds)[0]
-
-
-def _first_state(config: Config, env: Any) -> TrainState:
-    """The state that a run starts from, `[R, …]` of several."""
-
-    def one(key: PRNGKeyArray) -> TrainState:
-        policy_key, train_key = jax.random.split(key)
-        return init_train(build_policy(config, env, key=policy_key), env, config.ppo, key=train_key)
-
-    keys = _keys_of(config)
-    return eqx.filter_vmap(one)(keys) if keys.ndim else one(keys)
 
 
 def _check_resumed(config: Config, saved_tree: Any) -> None:
