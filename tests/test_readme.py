@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""Tests that what the README shows is what happens."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 def test_python_blocks_run(block, capsys):
     names = {}
     exec(compile(block, "README.md", "exec"), names)
-    if "log_prob" in names:  # the block says what it prints
+    if "log_prob" in names:  # the block replays a trajectory
         assert abs(names["log_prob"] - names["trajectory"].log_prob).max() < 1e-5
     printed = capsys.readouterr().out
     for shape in re.findall(r"print\(.*shape\)  # (\([\d, ]+\))", block):
@@ -31,7 +31,7 @@ def test_the_rollout_takes_at_most_15_lines():
     assert len(block.strip().splitlines()) <= 15
 
 
-def test_the_training_command_is_one_that_parses(monkeypatch):
+def test_the_training_commands_parse(monkeypatch):
     monkeypatch.chdir(ROOT)
     commands = [line for block in SHELL for line in block.splitlines() if "train.py" in line]
     assert len(commands) == 2
@@ -39,6 +39,13 @@ def test_the_training_command_is_one_that_parses(monkeypatch):
     assert plain.env.name == overridden.env.name == "CartPole-v1"
     assert overridden.ppo.learning_rate == 5e-4
     assert (overridden.policy.dropout, overridden.seed) == (0.25, 3)
+
+
+def test_files_that_the_readme_names_exist():
+    links = re.findall(r"\]\((?!https:|#)([^)]+)\)", README)
+    names = re.findall(r"`((?:rlscan|scripts|configs|benchmarks)/[\w/.]+)", README)
+    assert len(links) > 5 and len(names) > 5
+    assert [file for file in (*links, *names) if not (ROOT / file).exists()] == []
 
 
 def test_every_public_name_has_a_docstring():
