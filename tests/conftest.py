@@ -1,4 +1,4 @@
-"""Settings of the whole suite."""
+"""Settings for the whole suite."""
 
 import gc
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-# Tests compile much and run little: without these passes the suite takes half as long.
+# Tests compile a lot and run little: without these passes the suite takes half as long.
 FLAGS = (
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_backend_optimization_level=0",
@@ -16,22 +16,21 @@ FLAGS = (
 )
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
-# Nothing is left in the user's cache; tests of the cache have one of their own.
+# Keep out of the user's cache; tests of the cache use their own directories.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 jax.config.update("jax_enable_compilation_cache", False)
 
-# Two devices, of which all but the tests of several use the first.
+# Two devices for the tests of several; all other tests use only the first.
 jax.config.update("jax_num_cpu_devices", 2)
 
-# A shell lets its background jobs ignore Ctrl-C, and they pass that on to what they start.
+# A shell starts background jobs with SIGINT ignored, and subprocesses inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a slow test with several cases the first is enough to land a change, where the mark does
-    not say otherwise."""
+    """Mark all but the first case of a slow test `exhaustive`, unless marked `cases="all"`."""
     seen = set()
     for item in items:
         function, marker = item.nodeid.partition("[")[0], item.get_closest_marker("slow")
@@ -42,13 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Else each full collection goes through all that was imported.
+    # Otherwise each full garbage collection traverses everything that was imported.
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _small_layers_are_turned_too() -> Iterator[None]:
-    """As a user's wide ones. From the start: fixtures of modules trace programs, too."""
+def _small_layers_are_transposed_too() -> Iterator[None]:
+    """Lower the threshold, for the whole session because module fixtures trace programs too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlscan._rollout.layout._FEW", 1)
         yield

@@ -1,4 +1,4 @@
-"""Updates that cost nothing, for tests of what is around them."""
+"""A fake update that costs nothing, for tests of the code around it."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import rlscan
 
 
 def fake_update(state, env, config, *, num_updates, loss=None, mesh=None):
-    """Update u ends u mod 3 episodes, each with return 10 u, and adds 1 to the actor's bias."""
+    """End u mod 3 episodes in update u, each with return 10 u, and add 1 to the actor's bias."""
     u = state.num_gradient_steps + 1
     count = u % 3
     episode = {"episode_return": 10.0 * u, "episode_length": 1.0 * u}

@@ -1,6 +1,6 @@
-"""Environments, and small policies with noise of every kind; those of `rlscan.testing` as well.
+"""Environments and small policies with every kind of noise, including those of `rlscan.testing`.
 
-Everything here keeps rlscan's contracts and takes nothing from a suite of environments.
+Everything here follows rlscan's contracts and is independent of any suite of environments.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ from rlscan.testing._policies import linear_of_gain_3
 
 
 class Wander(eqx.Module):
-    """A random walk of four numbers that ends in both ways, at times at once. No known value.
+    """A random walk of four numbers that terminates and truncates, sometimes in the same step.
 
-    Resets to a Python number, which its step turns into an array.
+    Its reset returns a Python number, which its step turns into an array.
     """
 
     limit: int = eqx.field(static=True, default=7)
-    time_limit: int | None = eqx.field(static=True, default=7)  # what it declares
+    time_limit: int | None = eqx.field(static=True, default=7)  # the declared limit
     end_above: float = eqx.field(static=True, default=0.7)
     is_continuous: bool = eqx.field(static=True, default=False)
 
@@ -67,9 +67,9 @@ class Wander(eqx.Module):
 
 
 class WhatWasSent(eqx.Module):
-    """Gives the action that it got as a reward. Observations are a dict, and rewards integers.
+    """An environment whose integer reward is the action it received. Observations are a dict.
 
-    Its state resets to the Python integer 0 where it steps to a float.
+    Its state resets to the Python integer 0, and becomes a float in a step.
     """
 
     def reset(self, key: Any) -> tuple:
@@ -90,9 +90,9 @@ class WhatWasSent(eqx.Module):
 
 
 class Feedforward(eqx.Module):
-    """A body with noise of any kind, and two linear heads of gain about 1.
+    """A body with any kind of noise, and two linear heads with a gain of about 1.
 
-    Not the gain of 0.01 that a trained policy starts from: it would hide a wrong mask.
+    A gain of 0.01, from which training starts, would hide a wrong mask.
     """
 
     body: Callable  # (observation, *, key) -> features
@@ -110,12 +110,12 @@ class Feedforward(eqx.Module):
 
 
 def Recurrent(num_inputs: int = 4, num_actions: int = 3, rate: float = 0.25) -> RecurrentPolicy:
-    """For `Wander`, as all here, which shows one number more than `rlscan.testing.Walk`."""
+    """A recurrent policy for `Wander`, which has one number more than `rlscan.testing.Walk`."""
     return RecurrentPolicy(num_inputs, num_actions, rate)
 
 
 class GaussianNoise(eqx.Module):
-    """A layer of a user's own: adds noise of a learnt size."""
+    """A user's own layer, which adds noise with a learned scale."""
 
     scale: Any
 
@@ -135,7 +135,7 @@ class Attention(eqx.Module):
 
 
 class Masks(eqx.Module):
-    """Acts at random; its value is the masks of its two dropout layers, `True` where kept."""
+    """A random policy whose value is the masks of its two dropout layers, `True` if kept."""
 
     rate: float
     is_recurrent: bool = eqx.field(static=True, default=False)
@@ -151,7 +151,7 @@ class Masks(eqx.Module):
 
 
 class OneNumber(eqx.Module):
-    """A Gaussian far wider than the box it acts in; reads a dict."""
+    """A Gaussian far wider than the action box, for dict observations."""
 
     mean: Any
 

@@ -1,4 +1,4 @@
-"""Run directories as a run leaves them, without the run."""
+"""Run directories as a run leaves them, made without training."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ CONFIG = Config(
 
 
 def with_policy(directory: Path, config: Config = CONFIG, **changes: Any) -> Path:
-    """A run with an untrained policy."""
+    """Make a run directory with an untrained policy."""
     config = with_config(directory, config, **changes)
     env = rlscan.make(config.env.name, **config.env.params)
     (directory / POLICY_FILE).parent.mkdir()
@@ -37,7 +37,7 @@ def with_config(directory: Path, config: Config = CONFIG, **changes: Any) -> Con
 def with_metrics(
     directory: Path, rows: list[dict[str, Any]], config: Config = CONFIG, **changes: Any
 ) -> Path:
-    """A run with these metrics; of columns that are not given 0, and of `num_episodes` 1."""
+    """Make a run with these metrics; other columns are 0, and `num_episodes` is 1."""
     with_config(directory, config, **changes)
     extra = [name for name in rows[0] if name not in COLUMNS]
     with open(directory / "metrics.csv", "w", newline="") as file:

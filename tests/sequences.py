@@ -1,4 +1,4 @@
-"""Rollouts of policies with a memory, told again in NumPy, and what must turn a replay red."""
+"""Rollouts of policies with a memory, and planted defects that a replay must not accept."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ jit_replay = eqx.filter_jit(rlscan.replay)
 
 
 def roll(policy: Any, env: Any, num_rollouts: int = 2, num_steps: int = T) -> list[Any]:
-    """`(state before, state after, trajectory)` of rollouts that go on from one another."""
+    """Return `(state before, state after, trajectory)` of consecutive rollouts."""
     state, rolled = rlscan.init_rollout(policy, env, num_envs=N, key=rlscan.key(0)), []
     for _ in range(num_rollouts):
         before = state
@@ -27,7 +27,7 @@ def roll(policy: Any, env: Any, num_rollouts: int = 2, num_steps: int = T) -> li
 
 
 def lively(policy: Any) -> Any:
-    """With an actor of gain about 1: one that has learnt nothing hides a wrong mask or state."""
+    """Give the actor a gain of about 1, because a small one would hide a wrong mask or state."""
     last = lambda p: (p.actor.layers[-1] if hasattr(p.actor, "layers") else p.actor).weight  # noqa: E731
     return eqx.tree_at(last, policy, replace_fn=lambda weight: 100 * weight)
 
@@ -37,7 +37,7 @@ def error(policy: Any, trajectory: Any, acted: Any) -> float:
 
 
 def planted_defects(trajectory: Any) -> dict[str, Any]:
-    """Trajectories that no replay may take for the one that was recorded."""
+    """Make trajectories that a replay must not mistake for the recorded one."""
     keys = trajectory.policy_key
     done = trajectory.terminated | trajectory.truncated
     late, early = (jnp.roll(done, shift, axis=0) for shift in (1, -1))
@@ -63,7 +63,7 @@ def planted_defects(trajectory: Any) -> dict[str, Any]:
 
 
 class StepByStep(eqx.Module):
-    """A policy without its `unroll`, so that replay calls it step by step."""
+    """A policy without its `unroll`, so that `replay` calls it step by step."""
 
     policy: Any
 
@@ -75,7 +75,7 @@ class StepByStep(eqx.Module):
 
 
 def seen_last(env: Any, before: Any, trajectory: Any) -> np.ndarray:
-    """The last observation of each step `[T, N, …]`, before any reset, by acting it all again."""
+    """Replay all actions for the last observation of each step `[T, N, …]`, before any reset."""
 
     @jax.jit
     @jax.vmap
@@ -97,5 +97,5 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def mask(key: Any, rate: float, shape: Any) -> np.ndarray:
-    """What dropout multiplies by: 0, or 1 / (1 − rate)."""
+    """The factors of dropout: 0 or 1 / (1 − rate)."""
     return np.asarray(jax.random.bernoulli(key, 1 - rate, shape)) / (1 - rate)

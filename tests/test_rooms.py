@@ -17,22 +17,22 @@ MODULES = {file.relative_to(PACKAGE).with_suffix("").as_posix(): file for file i
 
 
 def imported(tree: ast.AST) -> list[str]:
-    """Full names of the modules that a module imports, wherever in it, `.`-relative ones so."""
+    """List the modules that a module imports anywhere; relative names keep their dots."""
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
-            # `from . import _rollout` imports a module as well as a name
+            # `from . import _rollout` imports a module too
             names += [base] if node.module else [base + alias.name for alias in node.names]
     return names
 
 
 def siblings(name: str, tree: ast.AST) -> set[str]:
-    """The rlscan modules that a module imports; `__init__` where it imports the package.
+    """The rlscan modules that a module imports, by their paths as in `MODULES`.
 
-    By their paths, as in `MODULES`; a subpackage by that of its `__init__`.
+    A package stands for its `__init__`.
     """
     found = set()
     for target in imported(tree):
@@ -49,7 +49,7 @@ def siblings(name: str, tree: ast.AST) -> set[str]:
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str]:
-    """One cycle of the graph; empty where its nodes can be put in a line."""
+    """Find one cycle of the graph; empty if its nodes can be sorted."""
     done: set[str] = set()
 
     def walk(node: str, path: list[str]) -> list[str]:
@@ -82,7 +82,7 @@ def test_a_subpackage_is_seen_from_both_sides() -> None:
 
 
 def test_imports_form_a_line() -> None:
-    """Also those inside of functions, which is where a cycle hides."""
+    """Imports inside functions count too, because they can hide a cycle."""
     assert {"_core/types", "_core/scan", "_rollout/rollout", "__init__"} <= GRAPH.keys()
     assert GRAPH["__init__"] > {"_rollout/rollout", "_core/scan"}
     assert set().union(*GRAPH.values()) <= GRAPH.keys()
@@ -113,7 +113,7 @@ def test_the_top_holds_rooms_alone() -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_those_below_it_alone(room: str) -> None:
-    """As CONTRIBUTING.md says, neither more nor less."""
+    """The table in CONTRIBUTING.md lists exactly the imports between rooms."""
     found = set()
     for name in (name for name in GRAPH if name.startswith(f"{room}/")):
         found |= {other.split("/")[0] for other in GRAPH[name]} - {room, "_version"}
@@ -135,14 +135,14 @@ def test_a_room_imports_those_below_it_alone(room: str) -> None:
             "policies/_action_head",
             {"_core/types", "_core/spaces", "_core/require", "policies/_distributions"},
         ),
-        # What the author of an agent reads.
+        # The modules that the author of an agent reads.
         ("_rollout/replay", {"_core", "nn", "random", "_rollout"}),
         ("_rollout/next_value", {"_core", "nn", "random", "_rollout"}),
-        # Environments around others, for any agent.
+        # Wrappers of environments, for any agent.
         ("envs/_wrappers", {"_core/types", "_core/spaces", "_core/tree", "_core/require"}),
     ],
 )
-def test_what_stands_below_a_module(module: str, below: set[str]) -> None:
+def test_a_module_depends_on_few_others(module: str, below: set[str]) -> None:
     reached, front = set(), {module}
     while front:
         front = set().union(*(GRAPH[name] for name in front)) - reached
@@ -160,7 +160,7 @@ configure_cpu num_cores make_mesh on_devices __version__
 
 PUBLIC_ROOMS = ["envs", "nn", "policies", "ppo", "random", "runs", "testing"]
 
-# The names of `rlscan` before there were rooms; they are importable as they were.
+# The names of `rlscan` before it had rooms. They must stay importable.
 PROMISED = """
 ActionHead ActorCritic AuditError Distribution Divergence DivergenceError ENVIRONMENTS Encoder
 Environment Evaluation ExportedPolicy FinalObservations FrameStack GENERATORS GymnaxEnvironment
@@ -182,7 +182,7 @@ def test_the_flat_names_are_few() -> None:
 
 
 def test_names_that_were_promised_are_importable() -> None:
-    """By plain imports, which type checkers and editors see: no `__getattr__`."""
+    """Type checkers and editors see plain imports, but not `__getattr__`."""
     assert not hasattr(rlscan, "__getattr__")
     assert [name for name in PROMISED if not hasattr(rlscan, name)] == []
     assert rlscan.testing.DEFECTS
@@ -198,7 +198,7 @@ def test_testing_is_built_on_the_public_names_alone() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_nothing_hides_and_nothing_from_scripts(name: str) -> None:
+def test_no_import_is_hidden_and_none_is_from_scripts(name: str) -> None:
     source = MODULES[name].read_text()
     assert "TYPE_CHECKING" not in source
     tops = {target.split(".")[0] for target in imported(ast.parse(source)) if target[0] != "."}
@@ -207,7 +207,7 @@ def test_nothing_hides_and_nothing_from_scripts(name: str) -> None:
 
 @pytest.mark.parametrize("package", ["rlscan", *(f"rlscan.{room}" for room in PUBLIC_ROOMS)])
 def test_public_names_are_those_of_private_modules(package: str) -> None:
-    """`from ._scan import filter_scan as filter_scan`: each name exported on purpose."""
+    """Each name is exported explicitly: `from ._scan import filter_scan as filter_scan`."""
     path = Path(*package.split(".")[1:], "__init__").as_posix()
     tree = ast.parse(MODULES[path].read_text())
     for node in tree.body:
@@ -227,18 +227,18 @@ def test_types_are_shipped() -> None:
 
 
 def declared(requirements: list[str]) -> set[str]:
-    """The names of packages, without extras and versions."""
+    """The names of declared packages, without extras and versions."""
     return {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
 
 
 def test_core_dependencies_are_those_that_are_imported() -> None:
-    """Nothing is imported that is not declared, lazily or not; and of extras nothing at once."""
+    """Every imported package is declared, and packages of extras are only imported lazily."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = {k: declared(v) for k, v in project["optional-dependencies"].items() if k != "dev"}
     standard = set(sys.stdlib_module_names)
-    # numpy comes with jax, yaml with jsonargparse, both as what they are made of.
+    # jax depends on numpy, and jsonargparse on yaml.
     core = declared(project["dependencies"]) | standard | {"rlscan", "numpy", "yaml"}
-    # Pillow's name to import is another.
+    # Pillow is imported by another name.
     provided = set().union(core, {"PIL"}, *extras.values())
     for name, file in MODULES.items():
         tree = ast.parse(file.read_text())

@@ -1,4 +1,4 @@
-"""The command line, and the run that it starts."""
+"""The command line, and the runs it starts."""
 
 import csv
 import errno
@@ -45,7 +45,7 @@ def rows_of(directory: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
 
 
-# What does not need training.
+# Tests without training.
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_no_such_command(argv: list[str], capsys: pytest.CaptureFixture):
         ("--output dangling", "must be a directory, but dangling is a link to nothing"),
     ],
 )
-def test_bad_input_ends_in_one_line_and_nothing_written(
+def test_bad_input_gives_one_line_and_writes_nothing(
     options: str,
     message: str,
     tmp_path: Path,
@@ -130,7 +130,7 @@ def test_a_directory_that_is_not_writable(tmp_path: Path, capsys: pytest.Capture
 def test_of_two_runs_that_start_together_one_gets_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    # Both looked before either wrote: so that looking must not be all that guards it.
+    # Both check before either writes, so a check alone must not be the only guard.
     monkeypatch.setattr("rlscan.runs._train.check_output", lambda output: None)
     monkeypatch.setattr("rlscan.runs._directory.check_output", lambda output: None)
     (tmp_path / "config.yaml").write_text("the other's")
@@ -139,12 +139,12 @@ def test_of_two_runs_that_start_together_one_gets_the_directory(
     assert (tmp_path / "config.yaml").read_text() == "the other's"
 
 
-# A real run, as a user starts it, and what it leaves behind.
+# A real run, started as a user does, and its files.
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """With a compile cache, so that the second program need not compile again."""
+    """The environment of a process, with a compile cache to save the second compilation."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -161,7 +161,7 @@ def train_argv(output: Path, num_updates: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]):
-    """`(directory, stdout)` of a run through `scripts/train.py`."""
+    """`(directory, stdout)` of a finished run of `scripts/train.py`."""
     directory = tmp_path_factory.mktemp("runs") / "new" / "run"
     argv = train_argv(directory, NUM_UPDATES)
     result = subprocess.run(argv, capture_output=True, text=True, env=environment)
@@ -213,7 +213,7 @@ def test_the_policy_of_the_run_is_what_the_documented_loop_trains(finished: tupl
             assert not jnp.allclose(ours, untrained, rtol=1e-4, atol=1e-5)
 
 
-def test_lines_where_there_is_no_terminal(finished: tuple[Path, str]):
+def test_without_a_terminal_lines_are_printed(finished: tuple[Path, str]):
     directory, output = finished
     first, compiled, *lines, last = output.splitlines()
     assert first.startswith("CartPole-v1: 16 updates of 32 steps, into ")
@@ -237,7 +237,7 @@ def test_a_second_run_there_is_refused_and_the_first_is_untouched(
 def test_ctrl_c_keeps_what_was_learned(
     finished: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
 ):
-    """In a terminal, which shows a bar. Depends on `finished` for the compiled program."""
+    """The run has a terminal and shows a bar. `finished` has compiled its program."""
     directory = tmp_path / "run"
     terminal, inside = pty.openpty()
     argv = train_argv(directory, 16 * 1_000_000)
@@ -246,7 +246,7 @@ def test_ctrl_c_keeps_what_was_learned(
     ) as process:
         os.close(inside)
         screen = b""
-        while b"return" not in screen:  # the first updates are through
+        while b"return" not in screen:  # the first updates are done
             screen += os.read(terminal, 4096)
         process.send_signal(2)
         screen += read_to_end(terminal)
@@ -267,19 +267,19 @@ def test_ctrl_c_keeps_what_was_learned(
 
 
 def read_to_end(terminal: int) -> bytes:
-    """What is left to read of a terminal that its program has closed, or is about to."""
+    """Read the rest of a terminal that its program has closed, or is about to close."""
     content = b""
     while True:
         try:
             content += os.read(terminal, 4096)
-        except OSError:  # EIO: nobody has it open any more
+        except OSError:  # EIO: no process has it open any more
             return content
 
 
-# The loop, with updates that cost nothing.
+# The loop with updates that cost nothing.
 
 
-def test_rows_over_several_updates_weigh_every_episode_alike(
+def test_rows_over_several_updates_weigh_all_episodes_equally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(_train, "update", fake_update)
@@ -293,7 +293,8 @@ def test_rows_over_several_updates_weigh_every_episode_alike(
     )
     assert [float(row["episode_length"]) for row in rows] == pytest.approx([5 / 3, 14 / 3, 23 / 3])
     assert [float(row["num_episodes"]) for row in rows] == [3, 3, 3]
-    assert [float(row["learning_rate"]) for row in rows] == [3, 6, 8]  # of the row's own update
+    # The learning rate is that of the row's own update.
+    assert [float(row["learning_rate"]) for row in rows] == [3, 6, 8]
 
 
 def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch):
@@ -346,7 +347,7 @@ def test_a_full_disk_ends_the_run_in_one_line(
     rlscan.load_policy(tmp_path / "run")
 
 
-def test_a_full_disk_has_room_for_the_policy(
+def test_space_for_the_policy_is_reserved_on_a_full_disk(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     def write(self, rows):
@@ -363,10 +364,10 @@ def test_a_full_disk_has_room_for_the_policy(
     assert main(["train", *argv]) == 1
     assert f"cannot write {run}/metrics." in capsys.readouterr().err
     num_rows = len(rows_of(run))
-    assert 32 <= num_rows < 64  # a block of the disk that was begun takes some more
+    assert 32 <= num_rows < 64  # a partly filled disk block takes more
     assert num_rows == len((run / "metrics.jsonl").read_text().splitlines())
     bias = rlscan.load_policy(run).actor.layers[-1].bias  # pyright: ignore
-    assert bias[0] == num_rows  # all the updates that are in the metrics, and no more
+    assert bias[0] == num_rows  # exactly the updates that are in the metrics
 
 
 @pytest.mark.slow(cases="all")
@@ -377,7 +378,7 @@ def test_a_disk_too_full_to_start_is_left_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ):
-    """With room for none of the files, or for the first, or the first two."""
+    """The disk has space for none of the files, only the first, or the first two."""
     monkeypatch.setattr(_train, "update", fake_update)
     filler = fill(small_disk)
     os.truncate(filler, filler.stat().st_size - room)
@@ -391,14 +392,14 @@ def test_a_disk_too_full_to_start_is_left_as_it_was(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 128 kB in blocks of 4 kB."""
+    """A separate file system of 128 kB in blocks of 4 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a file system")
     yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # also if a test left a file open
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # even if a test left a file open
 
 
 def fill(disk: Path) -> Path:
@@ -413,7 +414,7 @@ def test_a_full_stdout_is_named_and_leaves_nothing(tmp_path: Path, capsys: pytes
     try:
         with open("/dev/full", "w") as sys.stdout:
             status = main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "new" / "run")])
-            sys.stdout.flush()  # as Python does at its end
+            sys.stdout.flush()  # as Python does on exit
     finally:
         sys.stdout = terminal
     assert status == 1
@@ -430,7 +431,7 @@ def test_a_line_that_does_not_fit_is_not_written_at_all(file: str, tmp_path: Pat
     size = (tmp_path / file).stat().st_size
     assert (tmp_path / "metrics.jsonl").stat().st_size > (tmp_path / "metrics.csv").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # room for ten bytes more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # space for ten more bytes
     try:
         with pytest.raises(OSError, match=file):
             files.write([row])
@@ -443,7 +444,7 @@ def test_a_line_that_does_not_fit_is_not_written_at_all(file: str, tmp_path: Pat
 
 
 def stop_at(event: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends real signals to this process when a function of the run is called."""
+    """Send real signals to this process when a function of the run is called."""
 
     def hook(*args: Any, **kwargs: Any) -> Any:
         for number in numbers:
@@ -491,10 +492,10 @@ def test_a_signal_before_the_first_update_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_garbage_is_seldom_searched_for_while_a_run_is_prepared_and_never_when_python_ends(
+def test_garbage_collection_is_rare_before_a_run_and_absent_at_exit(
     tmp_path: Path,
 ):
-    """A search goes through all that was traced and imported."""
+    """A collection traverses everything that was traced and imported."""
     program = f"""
 import atexit, gc
 searches = []
@@ -513,8 +514,8 @@ print(status, gc.get_threshold() == before)
     assert int(searches) < 40  # hundreds with Python's threshold
 
 
-def test_ctrl_c_while_the_script_imports(tmp_path: Path):
-    """In a callback of the garbage collector, where an exception would be printed and lost."""
+def test_ctrl_c_during_imports(tmp_path: Path):
+    """The signal comes in a callback of the garbage collector, which swallows exceptions."""
     (tmp_path / "rlscan").mkdir()
     program = """
 import gc, os, time
@@ -529,7 +530,7 @@ time.sleep(5)
     assert (result.returncode, result.stderr) == (130, b"error: interrupted\n")
 
 
-def test_too_little_memory_is_said_in_one_line(
+def test_running_out_of_memory_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     init_train = _train.init_train
@@ -539,7 +540,7 @@ def test_too_little_memory_is_said_in_one_line(
         return eqx.tree_at(lambda s: s.opt_state, state, jnp.zeros(2**46))
 
     monkeypatch.setattr(_train, "init_train", too_large)
-    monkeypatch.setattr(_train, "update", fake_update)  # is traced before the memory is taken
+    monkeypatch.setattr(_train, "update", fake_update)  # it is traced before memory is allocated
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: not enough memory, ") and error.count("\n") == 1
@@ -563,7 +564,7 @@ def test_a_bar_in_a_terminal_of_any_width(columns: int, monkeypatch: pytest.Monk
         progress.start()
         progress.update({**ROW, "update": 2})
         progress.stop()
-    shown = read_to_end(terminal).decode()  # one read may come before all is there
+    shown = read_to_end(terminal).decode()  # a single read may not get everything
     os.close(terminal)
     assert "\x1b[" in shown
     assert ("update 2/2" in shown and "1,234 steps/s" in shown) == (columns == 200)

@@ -1,4 +1,4 @@
-"""Compiled programs are cached in the user's cache directory; tested with real processes."""
+"""Compiled programs are cached in the user's cache directory, tested with real processes."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_a_directory_of_the_users_own_stands(tmp_path: Path) -> None:
+def test_the_users_own_directory_is_kept(tmp_path: Path) -> None:
     own = tmp_path / "own"
     end(start(tmp_path / "cache", tmp_path / "run", JAX_COMPILATION_CACHE_DIR=str(own)))
     assert not (tmp_path / "cache" / "rlscan").exists()
@@ -65,7 +65,7 @@ def test_a_directory_of_the_users_own_stands(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_runs_share_it_and_damage_is_compiled_anew(tmp_path: Path) -> None:
+def test_runs_share_it_and_damaged_entries_are_compiled_again(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     both = [start(cache, tmp_path / name) for name in ("a", "b")]
     for process in both:
@@ -79,6 +79,6 @@ def test_runs_share_it_and_damage_is_compiled_anew(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_where_no_cache_can_be_written_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_run_goes_on_if_no_cache_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     end(start(tmp_path / "cache", tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Several devices: the host's cores, two of them (see conftest.py)."""
+"""Several devices: two cores of the host (see conftest.py)."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ CONFIG = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=1, num_epochs
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Equal but for rounding, keys and all other integers to the last bit."""
+    """Compare floats up to rounding; keys and integers must be equal."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
@@ -43,13 +43,13 @@ def rolled_out(policy: Any, schedule: Any, mesh: Any) -> Any:
     state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(1))
     roll = eqx.filter_jit(rlscan.rollout)
     state, _ = roll(policy, env, state, 6, key_schedule=schedule, mesh=mesh)
-    # The second from what the first has left where it is.
+    # The second rollout starts from the first one's state, in place on its devices.
     return roll(policy, env, state, 6, key_schedule=schedule, mesh=mesh)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["step", "episode", "rollout"])
-def test_a_rollout_is_that_of_one_device(schedule: str) -> None:
+def test_a_rollout_equals_that_of_one_device(schedule: str) -> None:
     policy = probes.dropout_policy()
     on_two, on_one = (rolled_out(policy, schedule, mesh) for mesh in (MESH, None))
     assert_same(on_two, on_one)
@@ -59,7 +59,7 @@ def test_a_rollout_is_that_of_one_device(schedule: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_recurrent_rollout_is_that_of_one_device() -> None:
+def test_a_recurrent_rollout_equals_that_of_one_device() -> None:
     policy = probes.Recurrent()
     on_two, on_one = (rolled_out(policy, "step", mesh) for mesh in (MESH, None))
     assert_same(on_two, on_one)
@@ -74,9 +74,11 @@ def trained(mesh: Any, **changes: Any) -> tuple:
 
 
 @pytest.mark.slow
-def test_an_update_is_that_of_the_mean_gradient_and_the_metrics_of_all() -> None:
-    """One minibatch: what each device has, in whatever order. The reference is one device's, which
-    takes the gradients of the two halves by hand."""
+def test_an_update_uses_the_mean_gradient_and_reports_mean_metrics() -> None:
+    """The reference runs on one device and averages the gradients of the two halves by hand.
+
+    There is one minibatch, so the order of samples on each device does not matter.
+    """
     config, state, (after, metrics) = trained(MESH, num_steps=32)
     _, start, (_, on_one) = trained(None, num_steps=32)
     numbers = config.as_arrays()
@@ -115,7 +117,7 @@ def test_an_update_is_that_of_the_mean_gradient_and_the_metrics_of_all() -> None
 
 @pytest.mark.slow
 def test_the_audit_reports_the_device_that_is_off() -> None:
-    """A loss whose log-ratios are off for one environment alone, which one of the devices has."""
+    """The loss's log-ratios are wrong for a single environment, which is on one device."""
 
     def off(policy: Any, minibatch: Any, config: Any) -> Any:
         loss, (log_ratio, metrics) = rlscan.ppo_loss(policy, minibatch, config)
@@ -132,7 +134,7 @@ def test_the_audit_reports_the_device_that_is_off() -> None:
     assert metrics["audit_log_ratio"] >= 0.9
 
 
-def test_each_device_shuffles_by_a_key_of_its_own() -> None:
+def test_each_device_shuffles_with_its_own_key() -> None:
     f = sharded(lambda key, _: device_key(key)[None], MESH, (WHOLE, FIRST), FIRST)
     first, second = jax.random.key_data(jax.jit(f)(rlscan.key(0), jnp.zeros(2)))
     assert (first != second).any()
@@ -150,7 +152,7 @@ def test_training_on_two_devices_learns_at_a_ratio_of_1() -> None:
     assert np.mean(returns[-5:]) > 150
 
 
-def test_what_is_mapped_is_split() -> None:
+def test_mapped_leaves_are_split() -> None:
     double = rlscan.on_devices(jax.vmap(lambda key, x: (2 * x, jax.random.normal(key))), MESH)
     keys, x = jax.random.split(rlscan.key(0), 6), jnp.arange(6.0)
     doubled, noise = jax.jit(double)(keys, x)
@@ -162,7 +164,7 @@ def test_what_is_mapped_is_split() -> None:
 @pytest.mark.slow
 def test_a_strict_run_on_two_devices_stops_with_its_cause() -> None:
     def fresh(policy: Any, minibatch: Any, config: Any) -> Any:
-        """With other masks than those of the rollout."""
+        """A loss with masks that differ from the rollout's."""
         keys = jax.random.split(rlscan.key(9), minibatch.trajectory.policy_key.shape)
         trajectory = dataclasses.replace(minibatch.trajectory, policy_key=keys)
         return rlscan.ppo_loss(
@@ -186,7 +188,7 @@ def test_too_many_devices_are_refused() -> None:
             rlscan.make_mesh(number)
 
 
-def test_what_the_devices_do_not_divide_is_refused() -> None:
+def test_sizes_not_divisible_by_the_devices_are_refused() -> None:
     policy, env = probes.dropout_policy(), probes.Wander()
     state = rlscan.init_rollout(policy, env, num_envs=3, key=rlscan.key(1))
     with pytest.raises(ValueError, match="number of environments .* got 3; use 4, or fewer"):
@@ -205,7 +207,7 @@ def test_statistics_are_refused() -> None:
         rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
 
 
-# How many are worth their while.
+# How many devices are worthwhile.
 
 
 @pytest.mark.parametrize(
@@ -213,17 +215,17 @@ def test_statistics_are_refused() -> None:
     [
         (1, 1024, 32, 8, False, 1),
         (2, 1024, 32, 8, False, 2),
-        (2, 16, 2048, 8, False, 1),  # too few environments for each
-        (2, 1024, 7, 8, False, 1),  # too few steps for each
+        (2, 16, 2048, 8, False, 1),  # too few environments per device
+        (2, 1024, 7, 8, False, 1),  # too few steps per device
         (3, 1024, 32, 8, False, 2),  # 3 does not divide
         (16, 1024, 32, 8, False, 8),
         (0, 64, 512, 8, False, 1),
         (2, 100, 128, 4, False, 2),
-        (2, 100, 128, 4, True, 1),  # 50 environments of each are not divided by 4
+        (2, 100, 128, 4, True, 1),  # 50 environments per device are not divisible by 4
         (2, 104, 128, 4, True, 2),
     ],
 )
-def test_as_many_devices_as_have_enough_to_do(
+def test_only_devices_with_enough_work_are_used(
     cores: int, num_envs: int, num_steps: int, num_minibatches: int, recurrent: bool, found: int
 ) -> None:
     ppo = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=num_minibatches)
@@ -242,7 +244,7 @@ def test_a_run_is_split_unless_told_otherwise(
     assert on_this_machine(Config(num_devices=given)).num_devices == 1  # 8 environments
     ppo = rlscan.PPOConfig(num_envs=100, num_steps=128, num_minibatches=4)
     with_memory = on_this_machine(Config(policy=PolicyConfig(kind="gru"), ppo=ppo))
-    assert with_memory.num_devices == 1  # of two each has 50, which 4 minibatches do not divide
+    assert with_memory.num_devices == 1  # two would have 50 each, not divisible by 4 minibatches
 
 
 def test_a_scalar_cannot_be_split():
@@ -251,7 +253,7 @@ def test_a_scalar_cannot_be_split():
 
 
 @pytest.mark.slow
-def test_devices_that_were_asked_for_otherwise_stay():
+def test_a_number_of_devices_set_by_the_user_is_kept():
     program = "import jax, rlscan; rlscan.configure_cpu(); print(len(jax.devices()))"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = subprocess.run(
@@ -277,7 +279,7 @@ def test_devices_that_were_asked_for_otherwise_stay():
         ),
     ],
 )
-def test_flags_that_are_given_stand(
+def test_flags_set_by_the_user_are_kept(
     num_devices: int | None, given: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", given)
@@ -285,10 +287,10 @@ def test_flags_that_are_given_stand(
     assert os.environ["XLA_FLAGS"] == expected
 
 
-def test_a_jaxlib_that_may_not_know_the_flags_is_given_none(
+def test_a_jaxlib_that_may_not_know_the_flags_gets_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It would end the process."""
+    """An unknown flag ends the process."""
     monkeypatch.setenv("XLA_FLAGS", "--given=1")
     monkeypatch.setattr("rlscan._core.cpu.version", lambda name: {"jaxlib": "0.11.0"}[name])
     rlscan.configure_cpu(2)
@@ -296,14 +298,14 @@ def test_a_jaxlib_that_may_not_know_the_flags_is_given_none(
 
 
 def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NPROC", "2")  # so that it is taken back afterwards
+    monkeypatch.setenv("NPROC", "2")  # so that monkeypatch restores it
     monkeypatch.delenv("NPROC")
 
 
 @pytest.mark.parametrize(
     "policy, num_envs, num_runs, are_split",
     [
-        (PolicyConfig(), 4, 1, False),  # minibatches of 128 steps, of 64 units
+        (PolicyConfig(), 4, 1, False),  # minibatches of 128 steps, layers of 64 units
         (PolicyConfig(), 8, 1, False),
         (PolicyConfig(), 16, 1, False),
         (PolicyConfig(), 32, 1, True),
@@ -317,7 +319,7 @@ def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         (PolicyConfig(kind="transformer", embed_size=32), 16, 1, False),
     ],
 )
-def test_loops_are_split_where_they_are_long(
+def test_only_long_loops_are_split(
     policy: PolicyConfig,
     num_envs: int,
     num_runs: int,
@@ -331,7 +333,7 @@ def test_loops_are_split_where_they_are_long(
 
 
 @pytest.mark.parametrize("num_devices, given, expected", [(1, "3", "3"), (2, None, None)])
-def test_threads_that_are_given_stand_and_devices_have_theirs(
+def test_threads_set_by_the_user_are_kept_and_devices_have_theirs(
     num_devices: int, given: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_threads(monkeypatch)
@@ -342,7 +344,7 @@ def test_threads_that_are_given_stand_and_devices_have_theirs(
     assert os.environ.get("NPROC") == expected
 
 
-def test_threads_are_left_alone_beside_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_left_alone_with_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     without_threads(monkeypatch)
     monkeypatch.setattr("rlscan._core.cpu.entry_points", lambda *, group: ["cuda"])
     rlscan.configure_cpu(1, one_thread=True)
@@ -353,7 +355,7 @@ def test_threads_are_left_alone_beside_an_accelerator(monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system names no threads")
 @pytest.mark.parametrize("one_thread", [True, False])
 def test_one_thread_computes(one_thread: bool) -> None:
-    """JAX says nothing of a variable that it does not know."""
+    """JAX ignores unknown variables silently, so the number of threads is checked."""
     program = f"""
 from pathlib import Path
 import jax.numpy as jnp, rlscan
@@ -369,7 +371,7 @@ print(sum("XLAEigen" in name for name in names))
 
 
 def test_loops_are_whole() -> None:
-    """XLA says nothing of the name of a pass that it does not have."""
+    """XLA ignores unknown pass names silently, so the compiled program is checked."""
     x = jnp.ones((1024, 1024))
 
     def program(options: dict[str, str]) -> str:

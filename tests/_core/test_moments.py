@@ -15,7 +15,7 @@ MESH = rlscan.make_mesh(2)
 
 
 def merged(batches: Any, dtype: Any = jnp.float32) -> Moments:
-    """Of batches `[K, B, …]`, one after another, in one compiled loop."""
+    """Merge batches `[K, B, …]` one after another, in one compiled loop."""
 
     @jax.jit
     def run(batches: Any) -> Moments:
@@ -29,7 +29,7 @@ def total(s: Sum) -> np.ndarray:
     return np.asarray(s.value, np.float64) + np.asarray(s.lost, np.float64)
 
 
-def test_they_are_those_of_all_samples_together() -> None:
+def test_moments_equal_those_of_all_samples_together() -> None:
     samples = np.random.default_rng(0).normal([0, -3, 1e4], [1, 1e-2, 30], (7, 64, 3))
     samples = samples.astype(np.float32)
     moments, exact = merged(samples), samples.astype(np.float64).reshape(-1, 3)
@@ -39,7 +39,7 @@ def test_they_are_those_of_all_samples_together() -> None:
     np.testing.assert_allclose(total(moments.squares), exact.var(axis=0) * len(exact), rtol=1e-5)
 
 
-def test_none_of_it_depends_on_the_batches() -> None:
+def test_moments_do_not_depend_on_the_batches() -> None:
     samples = np.random.default_rng(1).normal(5, 2, (64, 2))
     one, many = merged(samples[None]), merged(samples.reshape(16, 4, 2))
     single = merged(samples.reshape(64, 1, 2))
@@ -51,10 +51,10 @@ def test_none_of_it_depends_on_the_batches() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 4096])
 def test_after_a_hundred_million_samples(offset: int) -> None:
-    """Also for a mean that is a thousand deviations from 0, and moves for the whole time.
+    """The mean is a thousand deviations from 0, and moves all the time.
 
-    All numbers are multiples of 1/128 below 2^13, exact in float32, and so is what float64 makes of
-    them: a pattern that is the same in each batch, on a mean of each batch's own.
+    All numbers are multiples of 1/128 below 2^13, so they are exact in float32, and float64 sums
+    them exactly. Each batch is the same pattern around its own mean.
     """
     rng = np.random.default_rng(2)
     pattern = np.round(128 * rng.normal(size=1000)) / 128
@@ -75,7 +75,7 @@ def test_after_a_hundred_million_samples(offset: int) -> None:
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-5)
 
 
-def test_a_count_goes_on_where_float32_would_stand_still() -> None:
+def test_counting_continues_where_float32_would_saturate() -> None:
     ones = jnp.ones(1000)
     start = Sum(jnp.asarray(2.0**24), jnp.zeros(()))
     end = jax.jit(lambda s: jax.lax.scan(lambda s, x: (s.plus(x), None), s, ones)[0])(start)
@@ -84,7 +84,7 @@ def test_a_count_goes_on_where_float32_would_stand_still() -> None:
     assert naive == 2**24
 
 
-def test_a_batch_that_is_far_from_the_first_is_merged_as_well() -> None:
+def test_a_batch_far_from_the_first_is_merged_accurately() -> None:
     batches = np.stack([np.zeros((8, 1)), np.full((8, 1), 1e3), np.arange(8.0)[:, None]])
     moments = merged(batches)
     np.testing.assert_allclose(total(moments.mean), batches.mean(), rtol=1e-6)
@@ -92,7 +92,7 @@ def test_a_batch_that_is_far_from_the_first_is_merged_as_well() -> None:
 
 
 def test_the_first_batch_costs_no_digits_either() -> None:
-    """The mean is known to a ten-thousandth of a deviation, which is 1e-10 of the mean."""
+    """The mean is accurate to 1e-4 of a deviation, which is 1e-10 of the mean."""
     samples = np.random.default_rng(6).normal(1e6, 1, (1, 1000, 1)).astype(np.float32)
     moments, exact = merged(samples), samples.astype(np.float64)
     np.testing.assert_allclose(total(moments.mean), exact.mean(), rtol=0, atol=1e-4)
@@ -105,7 +105,7 @@ def test_equal_samples_have_no_variance() -> None:
     assert total(moments.mean) == np.float32(0.1)
 
 
-def test_those_of_nothing() -> None:
+def test_moments_of_no_samples() -> None:
     moments = no_moments((2,))
     assert moments.count.value == 0
     np.testing.assert_array_equal(moments.variance, [0, 0])
@@ -120,7 +120,7 @@ def test_16_bits_are_merged_in_float32() -> None:
     np.testing.assert_allclose(moments.variance, exact.var(axis=0), rtol=1e-5)
 
 
-def test_a_mesh_merges_what_its_devices_have() -> None:
+def test_a_mesh_merges_the_batches_of_its_devices() -> None:
     batches = np.random.default_rng(4).normal(50, 2, (3, 16, 2)).astype(np.float32)
     on_two = sharded(merge, MESH, (WHOLE, FIRST), WHOLE)
     split, whole = no_moments((2,)), no_moments((2,))
@@ -132,7 +132,7 @@ def test_a_mesh_merges_what_its_devices_have() -> None:
 
 
 @pytest.mark.slow
-def test_mapped_moments_are_single_ones() -> None:
+def test_mapped_moments_equal_single_ones() -> None:
     batches = np.random.default_rng(5).normal(2, 1, (3, 16, 2)).astype(np.float32)
     mapped = jax.vmap(merge, (None, 0))(no_moments((2,)), jnp.asarray(batches))
     variances = jax.vmap(lambda moments: moments.variance)(mapped)

@@ -1,4 +1,4 @@
-"""`filter_repeat` against `filter_scan`, for numbers of steps that are traced."""
+"""`filter_repeat` against `filter_scan`, for traced numbers of steps."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def start() -> Any:
 
 
 @pytest.mark.parametrize("times", [0, 1, 4, 7])
-def test_it_is_a_scan_of_as_many_steps(times: int):
+def test_it_equals_a_scan_of_as_many_steps(times: int):
     repeat = eqx.filter_jit(lambda init, times: filter_repeat(step, init, times, most=7))
     (model, key, total), ys = repeat(start(), jnp.asarray(times))
     assert model.p == 0.5 and ys["name"] == "static"
@@ -51,13 +51,13 @@ def test_one_program_serves_all_numbers_and_its_body_is_traced_once():
     assert num_traces == 1
 
 
-def test_it_can_be_mapped_over_what_is_carried():
+def test_it_can_be_mapped_over_the_carry():
     one = lambda x: filter_repeat(lambda x: (2 * x, x), x, 3, most=4)  # noqa: E731
     last, ys = jax.jit(jax.vmap(one))(jnp.asarray([1, 5]))
     assert last.tolist() == [8, 40]
     assert ys.tolist() == [[1, 2, 4, 0], [5, 10, 20, 0]]
 
 
-def test_what_is_no_array_must_stay():
+def test_other_leaves_must_not_change():
     with pytest.raises(TypeError, match=r"carry\[1\] changed .* start from an array"):
         filter_repeat(lambda carry: ((carry[0], carry[1] + 1), None), (jnp.ones(2), 1), 2, most=2)

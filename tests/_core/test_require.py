@@ -1,4 +1,4 @@
-"""Checks of arguments, and the words of their errors."""
+"""Checks of arguments, and the wording of their errors."""
 
 import math
 

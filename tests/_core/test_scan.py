@@ -116,7 +116,7 @@ def test_module_with_functions_updated_by_tree_at() -> None:
     assert_equal(module, eqx.tree_at(lambda m: m.x, init, jnp.asarray(16.0)))
 
 
-def test_functions_built_anew_in_each_step_are_refused() -> None:
+def test_functions_made_again_in_each_step_are_refused() -> None:
     """The code of equinox#709."""
 
     def step(carry: dict, _: None) -> tuple[dict, None]:
@@ -141,10 +141,10 @@ def test_modules_in_xs_are_modules_at_each_step() -> None:
     for i in range(3):
         x_ref = jax.tree.map(lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf, layers)(x_ref)  # noqa: B023
     np.testing.assert_allclose(x, x_ref, rtol=1e-5)
-    assert_equal(ys, layers)  # modules in ys: arrays stacked, functions once
+    assert_equal(ys, layers)  # modules in ys have stacked arrays and one function
 
 
-def test_outputs_that_are_no_arrays_come_back_once() -> None:
+def test_outputs_that_are_not_arrays_are_returned_once() -> None:
     def step(carry: Array, x: Array) -> tuple[Array, dict]:
         return carry, {"f": jnp.sin, "name": "a", "rate": 0.5, "flag": True, "none": None, "x": x}
 
@@ -154,7 +154,7 @@ def test_outputs_that_are_no_arrays_come_back_once() -> None:
     assert type(ys["rate"]) is float and type(ys["flag"]) is bool
 
 
-def test_what_is_no_array_in_xs_is_handed_to_each_step() -> None:
+def test_other_leaves_of_xs_are_passed_to_each_step() -> None:
     xs = {"x": jnp.arange(3.0), "power": 2, "f": jnp.sqrt}
     _, ys = filter_scan(lambda c, x: (c, x["f"](x["x"] ** x["power"])), None, xs)
     np.testing.assert_allclose(ys, jnp.arange(3.0), rtol=1e-6)
@@ -442,7 +442,7 @@ def test_length_alone_and_length_zero() -> None:
     assert_equal((carry, ys), (jnp.ones(()), jnp.zeros(0)))
 
 
-# What else may be carried.
+# Other carries.
 
 
 def test_typed_keys_in_the_carry() -> None:
@@ -512,7 +512,7 @@ def test_stateful_layers_in_the_carry() -> None:
 
 @st.composite
 def array_trees(draw: st.DrawFn) -> tuple[Any, Any]:
-    """A carry and xs with the same structure, made of arrays alone."""
+    """Draw a carry and xs of the same structure, made only of arrays."""
     shapes = st.sampled_from([(), (2,), (1, 2)])
     leaves = st.integers(0, 100).flatmap(lambda seed: shapes.map(lambda shape: (seed, shape)))
     spec = draw(
@@ -553,10 +553,10 @@ def test_on_arrays_alone_it_is_lax_scan(trees: tuple[Any, Any], reverse: bool) -
     )
 
 
-# The program of an article.
+# A program from an article.
 
 
-def test_the_articles_pattern_wants_a_key() -> None:
+def test_the_articles_pattern_needs_a_key() -> None:
     """Taken literally, it passes no key to the model, so it runs in inference mode only."""
 
     def scan_with_dropout(model: Any, initial_state: Array, inputs: Array) -> Array:
@@ -596,4 +596,4 @@ def test_the_example_in_the_docstring() -> None:
         return names["scan_with_dropout"](names["model"], jnp.zeros(2), inputs, key=key)
 
     dropped = np.asarray(run(jax.random.split(key, 64))) == 0
-    assert 0.2 < dropped.mean() < 0.8  # half, were there more than 128 of them
+    assert 0.2 < dropped.mean() < 0.8  # about half of 128

@@ -51,7 +51,7 @@ def test_each_part_of_an_action_is_made_legal():
     assert legal["b"][1] == 5 and set(legal) == {"a", "b"}
 
 
-def test_a_distributions_own_mapping_comes_first():
+def test_a_distributions_own_legal_takes_precedence():
     class Doubled:
         def legal(self, action):
             return 2 * action
@@ -61,14 +61,14 @@ def test_a_distributions_own_mapping_comes_first():
     np.testing.assert_allclose(legal, [0.6, 1.0])
 
 
-def test_an_action_mask_is_found_where_it_is():
+def test_an_action_mask_is_found():
     mask = jnp.asarray([True, False])
     assert action_mask({"x": jnp.zeros(2), "action_mask": mask}) is mask
     assert action_mask({"inner": ({"action_mask": mask},), "last_reward": jnp.zeros(())}) is mask
     assert action_mask({"x": jnp.zeros(2)}) is action_mask(jnp.zeros(2)) is action_mask(()) is None
 
 
-def test_leaves_stand_as_jax_flattens_what_belongs_to_them():
+def test_leaves_are_in_the_order_of_jax():
     ours = spaces.Dict({"b": spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]), "a": None})
     paths = [path for path, _ in space_leaves(ours)]
     assert paths == [("a",), ("b", 0), ("b", 1)]
@@ -76,7 +76,7 @@ def test_leaves_stand_as_jax_flattens_what_belongs_to_them():
     assert jax.tree.leaves(observation) == [0, 1, 2]
 
 
-def test_the_largest_float_is_no_bound():
+def test_the_largest_float_is_not_a_bound():
     largest = np.finfo(np.float32).max
     low, high = bounds(spaces.Box(jnp.array([-largest, -2.0]), jnp.array([largest, 2.0]), (2,)))
     np.testing.assert_array_equal([low, high], [[-np.inf, -2], [np.inf, 2]])

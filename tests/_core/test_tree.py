@@ -1,4 +1,4 @@
-"""Operations that change the arrays of a tree and leave the rest as it is."""
+"""Operations that change the arrays of a tree and leave the rest unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from rlscan._core.tree import (
 TREE = {"f": len, "flag": True, "x": jnp.arange(3), "y": (np.ones((2, 2)), None)}
 
 
-def test_what_is_no_array_stays():
+def test_other_leaves_are_unchanged():
     mapped = map_arrays(lambda x: x + 1, TREE)
     assert mapped["f"] is len and mapped["flag"] is True and mapped["y"][1] is None
     np.testing.assert_array_equal(mapped["x"], [1, 2, 3])
@@ -50,7 +50,7 @@ def test_weak_types_become_strong():
     assert cast_like(like, tree)["time"].dtype == jnp.int8
 
 
-def test_bytes_are_those_of_arrays_and_of_shapes():
+def test_bytes_of_arrays_and_of_shapes():
     assert tree_bytes(TREE) == 3 * 4 + 4 * 8
     shapes = jax.eval_shape(lambda: {"x": jnp.zeros((5, 2), bool), "key": jax.random.key(0)})
     assert tree_bytes(shapes) == 10 + 8
@@ -58,11 +58,11 @@ def test_bytes_are_those_of_arrays_and_of_shapes():
 
 
 def scale(tree, factor, flag):
-    assert flag is True and tree["f"] is len  # constants, under a trace too
+    assert flag is True and tree["f"] is len  # constants, even under a trace
     return {"x": factor * tree["x"], "f": tree["f"], "count": 3}
 
 
-def test_a_function_of_trees_is_transformed_as_one_of_arrays():
+def test_a_function_of_trees_becomes_one_of_arrays():
     tree = {"x": jnp.arange(3), "f": len}
     function = ArrayFunction(scale, (tree, jnp.asarray(2), True))
     assert [x.shape for x in jax.tree.leaves(function.arrays)] == [(3,), ()]

@@ -1,4 +1,4 @@
-"""`strict` stops a run whose ratio does not begin at 1, and names the cause."""
+"""`strict` stops a run whose ratio does not start at 1, and names the cause."""
 
 import dataclasses
 from functools import partial
@@ -29,7 +29,7 @@ def other(key):
     return jax.random.fold_in(key, 1)
 
 
-# Losses as one finds them, each with the fault that its name says.
+# Losses with common faults, named after the fault.
 
 
 def fresh_masks(policy, minibatch, config):
@@ -61,7 +61,7 @@ FAULTS = {
 
 @pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("cause", FAULTS)
-def test_a_loss_at_fault_stops_the_run_with_its_cause(cause):
+def test_a_faulty_loss_stops_the_run_with_its_cause(cause):
     loss, is_continuous = FAULTS[cause]
     policy = probes.gaussian_dropout_policy() if is_continuous else probes.dropout_policy()
     env = probes.Wander(is_continuous=is_continuous)
@@ -75,9 +75,9 @@ def test_a_loss_at_fault_stops_the_run_with_its_cause(cause):
 
 
 class LateFault(eqx.Module):
-    """Draws fresh masks once the policy has learned: from the third update on."""
+    """Draw fresh masks once the policy has learned, from the third update on."""
 
-    start: Any  # weights of the untrained policy
+    start: Any  # the untrained policy's weights
 
     def __call__(self, policy, minibatch, config):
         moved = jnp.abs(policy.critic.weight - self.start).sum()
@@ -105,7 +105,7 @@ def test_a_fault_among_several_updates_of_one_call():
     assert first > 0
     with pytest.raises(AuditError, match=f"update {first + 1}: .* Likely cause: wrong keys"):
         list(run(updates_per_call=6, strict=True))
-    # What it allows is a setting.
+    # The tolerance.
     assert len(list(run(updates_per_call=6, strict=100.0))) == 6
 
 
@@ -136,7 +136,7 @@ KINDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_update_of_a_whole_run_begins_at_a_ratio_of_1(kind):
-    """For noise of every kind, late in training too, where a mismatch would show."""
+    """This holds for every kind of noise and late in training, when a mismatch would show."""
     policy, env = KINDS[kind](), probes.Wander(is_continuous=kind == "gaussian")
     config = dataclasses.replace(CONFIG, num_envs=8, num_steps=16, num_minibatches=4)
     run = partial(rlscan.train, policy, env, config, total_steps=60 * 128, key=rlscan.key(0))
@@ -145,7 +145,7 @@ def test_every_update_of_a_whole_run_begins_at_a_ratio_of_1(kind):
     assert np.mean([row["approx_kl"] for row in rows]) > 1e-4  # there was something to learn
 
 
-# What a loop of one's own asks: why is the ratio not 1?
+# `explain_ratio`: why the ratio is not 1.
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_dropout_switched_off_after_the_rollout(rolled):
 
 
 class Hidden(eqx.Module):
-    """Noise from NumPy, drawn when it is traced."""
+    """A policy with noise from NumPy, drawn when it is traced."""
 
     inner: Any
 
@@ -188,14 +188,14 @@ class Hidden(eqx.Module):
         return ()
 
 
-def test_randomness_that_is_not_drawn_from_the_key(rolled):
+def test_randomness_not_drawn_from_the_key(rolled):
     policy, env, trajectory = rolled
     cause = explain_ratio(Hidden(policy), env, trajectory)
     assert cause is not None and cause.startswith("randomness that is not drawn from `key`")
 
 
 class Half(eqx.Module):
-    """Computes in bfloat16, as a policy on an accelerator may."""
+    """A policy that computes in bfloat16, as one on an accelerator may."""
 
     inner: Any
 

@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes, and three switches that do not touch each other."""
+"""Evaluation: whole episodes, and three independent switches."""
 
 import inspect
 from typing import Any
@@ -26,7 +26,7 @@ def played(policy, env=None, **settings) -> Any:
 
 
 def test_whole_episodes_against_a_python_loop():
-    """One episode of each environment, the first, step by step from the same keys."""
+    """The first episode of each environment equals a loop of single steps with the same keys."""
     policy, env = probes.dropout_policy(), probes.Wander()
     result = played(policy, network="train", key=rlscan.key(3))
 
@@ -37,14 +37,14 @@ def test_whole_episodes_against_a_python_loop():
     done = np.asarray(trajectory.terminated | trajectory.truncated)
     assert done.any(axis=0).all()
     length = done.argmax(axis=0) + 1
-    assert len(set(length.tolist())) > 1  # short ones and long ones
+    assert len(set(length.tolist())) > 1  # short and long episodes
     np.testing.assert_array_equal(result.episode_length, length)
     expected = [np.asarray(trajectory.reward)[:n, i].sum() for i, n in enumerate(length)]
     np.testing.assert_allclose(result.episode_return, expected, rtol=1e-5)
     assert result.finished.all() and result.spread is None
 
 
-def test_an_episode_that_is_cut_says_so():
+def test_a_cut_episode_is_not_finished():
     result = played(probes.dropout_policy(), max_steps=2)
     assert (result.episode_length <= 2).all()
     assert not result.finished.all()
@@ -52,7 +52,7 @@ def test_an_episode_that_is_cut_says_so():
 
 
 @pytest.mark.parametrize("network, matters", [("train", True), ("inference", False)])
-def test_the_mask_seed_matters_only_where_there_are_masks(network, matters):
+def test_the_noise_key_matters_only_with_noise(network, matters):
     policy = probes.dropout_policy()
     a, b, again = (
         played(policy, network=network, action="mode", noise_key=rlscan.key(seed))
@@ -63,8 +63,8 @@ def test_the_mask_seed_matters_only_where_there_are_masks(network, matters):
 
 
 @pytest.mark.parametrize("action, matters", [("sample", True), ("mode", False)])
-def test_sampling_is_a_switch_of_its_own(action, matters):
-    """In an environment whose reward is the action, and that draws nothing."""
+def test_sampling_is_an_independent_switch(action, matters):
+    """The environment's reward is the action, and it draws nothing itself."""
     policy = probes.OneNumber(jnp.asarray(0.2))
     a, b = (
         played(policy, probes.WhatWasSent(), action=action, key=rlscan.key(seed), max_steps=3)
@@ -75,7 +75,7 @@ def test_sampling_is_a_switch_of_its_own(action, matters):
 
 @pytest.mark.slow
 def test_a_policy_in_either_mode_is_evaluated_as_asked():
-    """`rlscan.load_policy` returns it in inference mode; "train" is with its noise all the same."""
+    """A policy from `load_policy` is in inference mode, but "train" has its noise nevertheless."""
     policy = probes.dropout_policy()
     quiet = eqx.nn.inference_mode(policy)
     for network in ("train", "inference"):
@@ -87,7 +87,7 @@ def test_a_policy_in_either_mode_is_evaluated_as_asked():
 
 
 def test_the_spread_is_that_of_k_networks():
-    """Episodes of one step: what K masks say of the observation, by hand."""
+    """In episodes of one step, it equals the spread of K masks computed by hand."""
     policy, num_masks = probes.dropout_policy(num_inputs=1, num_actions=2), 4
     result = played(
         policy, probes.observation_reward, network="mc-dropout", num_masks=num_masks, max_steps=1
@@ -95,7 +95,7 @@ def test_the_spread_is_that_of_k_networks():
     env_key, own_noise_key = jax.random.split(rlscan.key(0))
     _, masks_key = jax.random.split(own_noise_key)
     masks = jax.random.split(masks_key, num_masks)
-    reward = np.asarray(result.episode_return)  # the observation, +1 or −1
+    reward = np.asarray(result.episode_return)  # equal to the observation, +1 or −1
     assert reward.shape == (num_masks, E // num_masks)
     for row in range(num_masks):
         for column in range(E // num_masks):
@@ -117,8 +117,8 @@ def test_networks_without_noise_agree():
 
 
 @pytest.mark.slow
-def test_of_a_recurrent_policy_each_network_has_a_memory_of_its_own():
-    """Without dropout all memories are one, and with it they part."""
+def test_each_network_of_a_recurrent_policy_has_its_own_memory():
+    """The memories are equal without dropout and diverge with it."""
     for rate, disagree in ((0.0, False), (0.5, True)):
         result = played(probes.Recurrent(rate=rate), network="mc-dropout", num_masks=4)
         assert bool((result.spread.value > 1e-5).all()) == disagree
@@ -126,8 +126,8 @@ def test_of_a_recurrent_policy_each_network_has_a_memory_of_its_own():
 
 
 @pytest.mark.slow
-def test_each_memory_goes_on_from_step_to_step():
-    """Episodes of two steps, whose observations are 0 and ½: the networks by hand."""
+def test_each_memory_is_carried_from_step_to_step():
+    """In episodes of two steps with observations 0 and ½, compare with networks by hand."""
     policy, num_masks = probes.Recurrent(num_inputs=1, num_actions=2, rate=0.5), 3
     result = played(
         policy, probes.two_step, network="mc-dropout", num_masks=num_masks, num_episodes=3,
@@ -152,7 +152,7 @@ def test_the_spread_of_a_gaussian():
     assert (spread.distribution["mean"] > 0).all() and (spread.distribution["stddev"] < 1e-6).all()
 
 
-# In inference mode there are no random bits for dropout in the program.
+# In inference mode the program draws no random bits for dropout.
 
 
 def count_draws(policy, env) -> int:
@@ -176,13 +176,13 @@ def test_the_rollouts_program_draws_nothing_for_dropout_in_inference_mode():
         ({"max_steps": 0}, "max_steps must be a positive integer"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(settings, message):
+def test_invalid_numbers_are_refused(settings, message):
     settings = {"num_episodes": E, "key": rlscan.key(0), **settings}
     with pytest.raises(ValueError, match=message):
         evaluate(probes.dropout_policy(), probes.Wander(), **settings)
 
 
-def test_an_environment_that_might_never_end_wants_a_number_of_steps():
+def test_an_environment_that_might_never_end_needs_max_steps():
     with pytest.raises(ValueError, match="no time_limit.* max_steps=1000"):
         evaluate(
             probes.dropout_policy(),
@@ -192,7 +192,7 @@ def test_an_environment_that_might_never_end_wants_a_number_of_steps():
         )
 
 
-def test_what_was_trained_switched_off_stays_off():
+def test_a_layer_trained_without_noise_stays_without():
     policy = rlscan.ActorCritic(rlscan.make("CartPole-v1"), dropout=0.5, key=rlscan.key(0))
     flags = lambda p: [  # noqa: E731
         x.inference for x in jax.tree.leaves(p, is_leaf=_has_flag) if _has_flag(x)
@@ -215,7 +215,7 @@ def _has_flag(node: Any) -> bool:
 
 def test_an_unknown_key_schedule_is_refused():
     with pytest.raises(ValueError, match="key_schedule must be one of step, episode, rollout"):
-        inspect.unwrap(evaluate)(  # past the type checks of the suite
+        inspect.unwrap(evaluate)(  # bypass the suite's type checks
             probes.dropout_policy(),
             probes.Wander(),
             num_episodes=1,

@@ -1,4 +1,4 @@
-"""Advantages against float64 loops written from the papers, identities, and another library."""
+"""Advantages against float64 loops from the papers, identities and another library."""
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,18 @@ endings = st.lists(one_way, min_size=T, max_size=T)
 
 
 def stream(ends, seed=0):
-    """`(reward, value, next_value, terminated, truncated)` of T steps with these endings."""
+    """Draw `(reward, value, next_value, terminated, truncated)` of T steps with these endings."""
     rng = np.random.default_rng(seed)
     reward, value, final = rng.normal(size=(3, T)).astype(np.float32)
     terminated = np.array([end in ("terminated", "both") for end in ends])
     truncated = np.array([end in ("truncated", "both") for end in ends])
-    # What follows a step is the next step's value, but where an episode ended something else.
+    # The next value is that of the next step, except where an episode ended.
     after = np.append(value[1:], np.float32(rng.normal()))
     return reward, value, np.where(terminated | truncated, final, after), terminated, truncated
 
 
 def advantages(reward, value, next_value, terminated, truncated, gamma, gae_lambda):
-    """Schulman et al. 2016, eq. 14 as it stands: Âₜ = Σₗ (γλ)ˡ δₜ₊ₗ up to the episode's end.
+    """Compute Âₜ = Σₗ (γλ)ˡ δₜ₊ₗ up to the episode's end (Schulman et al. 2016, eq. 14).
 
     δ bootstraps unless the environment terminated (Pardo et al. 2018, eq. 6).
     """
@@ -88,9 +88,9 @@ def test_lambda_0_is_the_td_error(ends):
 @given(endings)
 @settings(max_examples=20, deadline=None)
 def test_lambda_1_is_the_discounted_return(ends):
-    """Backwards through each episode, from the value of what followed it."""
+    """The return is accumulated backwards in each episode, from the value after it."""
     reward, value, next_value, terminated, truncated = steps = stream(ends)
-    # The sum telescopes only where the values agree with one another, inside an episode.
+    # The sum telescopes only if values are consistent, so compare within each episode.
     _, target = jit_gae(*steps, gamma=GAMMA, gae_lambda=1.0)
     following = float(next_value[-1])
     for t in reversed(range(T)):
@@ -113,7 +113,7 @@ def test_agrees_with_rlax_where_nothing_is_truncated():
 
 
 @pytest.mark.parametrize("also_truncated", [False, True])
-def test_what_stands_after_termination_is_not_read(also_truncated):
+def test_the_next_value_after_termination_is_not_read(also_truncated):
     reward, value, next_value, terminated, truncated = stream(MIXED)
     truncated = truncated | (terminated & also_truncated)
     poisoned = np.where(terminated, np.nan, next_value)
@@ -125,13 +125,13 @@ def test_what_stands_after_termination_is_not_read(also_truncated):
     def total(next_value):
         return jit_gae(reward, value, next_value, terminated, truncated, **numbers)[0].sum()
 
-    # A product with 0 would keep the value clean of it, and let NaN into the gradient.
+    # Multiplying by 0 would still let NaN into the gradient.
     gradient = jax.grad(total)(jnp.asarray(poisoned))
     assert np.isfinite(gradient).all() and (gradient[terminated] == 0).all()
 
 
 def test_only_truncation_bootstraps_and_both_ends_cut():
-    """One step into an episode's end, by hand."""
+    """One step that ends an episode, compared with a calculation by hand."""
     reward, value, next_value = np.array([[1, 2, 4], [0, 0, 0], [8, 8, 8]], np.float32)
     no, numbers = np.zeros(3, bool), {"gamma": 0.5, "gae_lambda": 1.0}
     end = np.array([False, True, False])
@@ -169,7 +169,7 @@ def test_explained_variance():
 
 
 def test_arrays_of_unequal_shapes_are_refused():
-    """`[T]` beside `[T, 1]` would give `[T, T]`; past the type checks, as outside of the suite."""
+    """`[T]` and `[T, 1]` would broadcast to `[T, T]`. The suite's type checks are bypassed here."""
     flags, column = jnp.zeros(4, bool), jnp.zeros((4, 1))
     unchecked = getattr(gae, "__wrapped__", gae)
     with pytest.raises(ValueError, match=r"one shape \[T\], got .* value \(4, 1\)"):
@@ -180,6 +180,6 @@ def test_arrays_of_unequal_shapes_are_refused():
 def test_equal_targets_explain_nothing(target: float):
     value = jnp.linspace(0, 1, 128)
     equal = jnp.full(128, target)
-    # As `gae` gives them: A + V, which is not R to the last digit.
+    # `gae` computes them as A + V, which differs from R in the last digit.
     for targets in (equal, (equal - value) + value):
         assert jnp.isnan(explained_variance(value, targets))

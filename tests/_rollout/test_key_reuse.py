@@ -1,5 +1,7 @@
-"""No key is drawn from twice, as JAX's own checker has it. Replay does so on purpose, and says so
-by `jax.random.clone`."""
+"""No key is used twice, according to JAX's own checker.
+
+Replay reuses keys on purpose, and marks this by `jax.random.clone`.
+"""
 
 from typing import Any
 
@@ -21,7 +23,7 @@ def checker():
         yield
 
 
-# The checker compiles slowly: what is not in the quick suite is in `.ci/run`.
+# The checker compiles slowly, so some cases are not in the quick suite.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "policy, schedule",
@@ -78,11 +80,11 @@ def test_evaluation():
     )
 
 
-# The checker bites.
+# The checker finds planted defects.
 
 
 class Twice(eqx.Module):
-    """A policy with one key for two layers."""
+    """A policy that uses one key for two layers."""
 
     inner: Any
 
@@ -103,7 +105,7 @@ def test_a_policy_that_draws_twice_from_its_key_is_found():
 
 
 class ActionByMaskKey(eqx.Module):
-    """Draws an action by the key of its masks: the two are no longer independent."""
+    """Draw an action with the key of the masks, so that the two are not independent."""
 
     inner: Any
 
@@ -116,7 +118,7 @@ class ActionByMaskKey(eqx.Module):
         return ()
 
 
-def test_an_action_that_is_drawn_by_the_key_of_the_masks_is_found():
+def test_an_action_drawn_with_the_key_of_the_masks_is_found():
     with pytest.raises(KeyReuseError):
         rlscan.init_rollout(
             ActionByMaskKey(probes.dropout_policy()), probes.Wander(), num_envs=2, key=rlscan.key(0)

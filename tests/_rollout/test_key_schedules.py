@@ -1,4 +1,4 @@
-"""How long a policy keeps its noise, and with whom it shares it."""
+"""How long a policy keeps its noise, and which environments share it."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ jit_rollout, jit_replay = eqx.filter_jit(rollout), eqx.filter_jit(replay)
 
 
 def two_rollouts(policy, env, schedule, shared, key, noise_key=None) -> tuple:
-    """Two trajectories, one after the other."""
+    """Make two consecutive rollouts, and return their trajectories."""
     state = init_rollout(policy, env, num_envs=N, key=key, noise_key=noise_key, shared_noise=shared)
     state, first = jit_rollout(policy, env, state, T, key_schedule=schedule)
     _, second = jit_rollout(policy, env, state, T, key_schedule=schedule)
@@ -32,7 +32,7 @@ def two_rollouts(policy, env, schedule, shared, key, noise_key=None) -> tuple:
 
 
 def joined(*trajectories) -> tuple[np.ndarray, np.ndarray]:
-    """`(keys [2T, N, words], done [2T, N])`."""
+    """Return `(keys [2T, N, words], done [2T, N])` of consecutive trajectories."""
     keys = [np.asarray(jax.random.key_data(t.policy_key)) for t in trajectories]
     done = [np.asarray(t.terminated | t.truncated) for t in trajectories]
     return np.concatenate(keys), np.concatenate(done)
@@ -40,7 +40,7 @@ def joined(*trajectories) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def rolled():
-    """By schedule and sharing, two rollouts of a recurrent policy in a row."""
+    """Two consecutive rollouts of a recurrent policy, by schedule and sharing."""
     policy, env = probes.Recurrent(), probes.Wander()
     return {
         (schedule, shared): two_rollouts(policy, env, schedule, shared, rlscan.key(0))
@@ -53,7 +53,7 @@ def rolled():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_key_lasts_as_long_as_its_schedule_says(rolled, schedule, shared):
     keys, done = joined(*rolled[schedule, shared])
-    assert done[: T - 1].any() and not done[T - 1].all()  # an episode goes on over the boundary
+    assert done[: T - 1].any() and not done[T - 1].all()  # an episode crosses the boundary
     is_new = (keys[1:] != keys[:-1]).any(axis=-1)
     expected = {
         "step": np.ones_like(is_new),
@@ -61,7 +61,7 @@ def test_a_key_lasts_as_long_as_its_schedule_says(rolled, schedule, shared):
         "rollout": np.arange(1, 2 * T)[:, None] == np.full(N, T),
     }[schedule]
     np.testing.assert_array_equal(is_new, expected)
-    # And no key comes back.
+    # No key returns later.
     for environment in range(N):
         renewals = 1 + is_new[:, environment].sum()
         assert len(np.unique(keys[:, environment], axis=0)) == renewals
@@ -82,7 +82,7 @@ def test_shared_keys_are_those_of_the_same_step_episode_or_rollout(rolled):
     episode = np.concatenate([np.zeros((1, N), int), done.cumsum(axis=0)[:-1]])
     for number in range(episode.max() + 1):
         assert len(np.unique(keys[episode == number], axis=0)) == 1
-    # Environments are in different episodes, so that sharing by step would have shown.
+    # Environments are in different episodes, so sharing by step would be seen.
     assert (episode.max(axis=1) != episode.min(axis=1)).any()
 
 
@@ -93,15 +93,15 @@ def test_every_schedule_is_replayed_exactly(rolled, schedule, shared):
     for trajectory in rolled[schedule, shared]:
         error = jnp.abs(jit_replay(policy, trajectory)[0] - trajectory.log_prob).max()
         assert error <= 1e-5
-    # The masks matter: with those of the other rollout it is not so.
+    # The masks matter: those of the other rollout give another result.
     first, second = rolled[schedule, shared]
     wrong = eqx.tree_at(lambda t: t.policy_key, first, second.policy_key)
     assert jnp.abs(jit_replay(policy, wrong)[0] - first.log_prob).max() > 0.01
 
 
-def test_noise_has_a_stream_of_its_own():
-    """Other masks in the same environments, under the same draws of actions; and the reverse."""
-    policy, env = probes.dropout_policy(rate=0.0), probes.Wander()  # says the same with any mask
+def test_noise_has_its_own_stream():
+    """Another noise key changes only the masks, and another key only everything else."""
+    policy, env = probes.dropout_policy(rate=0.0), probes.Wander()  # the masks change no output
     a, b, other_env = (
         two_rollouts(policy, env, "step", False, rlscan.key(seed), rlscan.key(noise))[0]
         for seed, noise in ((0, 1), (0, 2), (3, 1))
@@ -125,8 +125,8 @@ def test_a_rollout_unrolled_is_the_same():
     assert jnp.abs(error).max() <= 1e-5
 
 
-def test_a_critic_that_sees_the_actors_masks():
-    """Its value is that of the network that acts: a function of the actor's mask alone."""
+def test_a_critic_with_the_actors_masks():
+    """The value belongs to the network that acts: it depends only on the actor's mask."""
     env = rlscan.make("CartPole-v1")
     make = lambda shared: rlscan.ActorCritic(  # noqa: E731
         env, dropout=0.5, critic_dropout=0.5, shared_masks=shared, key=rlscan.key(0)
@@ -140,7 +140,7 @@ def test_a_critic_that_sees_the_actors_masks():
         np.testing.assert_array_equal(policy(x, (), key=key)[1], policy.critic(x, key=used)[0])
     policy = make(True)
     np.testing.assert_array_equal(masks(policy.actor, actor_key), masks(policy.critic, actor_key))
-    for rates in ((0.5, 0.0), (0.5, 0.2), (0.0, 0.0)):  # of which the masks would not be equal
+    for rates in ((0.5, 0.0), (0.5, 0.2), (0.0, 0.0)):  # these rates would give different masks
         with pytest.raises(
             ValueError, match="equal rates above 0.*critic_dropout = .*make them equal"
         ):
@@ -153,8 +153,8 @@ def test_a_critic_that_sees_the_actors_masks():
             )
 
 
-def test_a_schedule_that_is_none_is_refused():
-    """The functions themselves, as the suite's type checks would refuse it before they do."""
+def test_an_unknown_schedule_is_refused():
+    """The functions are unwrapped, because the suite's type checks would refuse it first."""
     with pytest.raises(ValueError, match="key_schedule must be one of step, episode, rollout"):
         require_one_of("key_schedule", "steps", KEY_SCHEDULES)
     config = eqx.tree_at(lambda c: c.gamma, rlscan.PPOConfig(), 0.9)
@@ -165,7 +165,7 @@ def test_a_schedule_that_is_none_is_refused():
 
 @pytest.mark.slow
 def test_training_follows_the_schedule():
-    """Under a key per rollout all steps of an update have one mask, and the ratio is 1."""
+    """With one key per rollout, all steps of an update share a mask and the ratio is 1."""
     config = rlscan.PPOConfig(
         num_envs=4, num_steps=8, num_minibatches=2, key_schedule="rollout", shared_noise=True
     )

@@ -1,4 +1,4 @@
-"""How matrices lie: another order of computing, and the same numbers."""
+"""The memory layout of weights: another order of computation, but the same numbers."""
 
 import re
 
@@ -19,7 +19,7 @@ def make_policy() -> rlscan.ActorCritic:
 
 
 def products(function, *args) -> list[tuple[tuple[str, str], str]]:
-    """Of matrices in an optimised program: the shape in memory, and the axes contracted."""
+    """List the matrix products of a compiled program: shape in memory and contracted axes."""
     arrays, static = eqx.partition(args, eqx.is_array)
     program = jax.jit(
         lambda arrays: function(*eqx.combine(arrays, static)),
@@ -28,12 +28,12 @@ def products(function, *args) -> list[tuple[tuple[str, str], str]]:
     text = program.lower(arrays).compile().as_text() or ""
     axes = r"lhs_contracting_dims={(\d)}, rhs_contracting_dims={(\d)}"
     found = re.findall(rf"f32\[(\d+),(\d+)\]{{(\d),\d}} dot\(.*{axes}", text)
-    # {0,1}: by columns, which is the transposed matrix by rows.
+    # {0,1} means column-major, which is the transposed matrix in row-major order.
     return [((n, m) if first == "0" else (m, n), i + j) for m, n, first, i, j in found]
 
 
 @pytest.fixture(autouse=True)
-def _as_users_have_it(monkeypatch):
+def _small_layers_keep_their_layout(monkeypatch):
     monkeypatch.setattr(_layout, "_FEW", 16)
 
 
@@ -49,15 +49,15 @@ def loss(policy, trajectory):
     return (jnp.arange(log_prob.size).reshape(log_prob.shape) * (log_prob + value) + entropy).sum()
 
 
-def test_turned_twice_is_as_it_was():
+def test_transposing_twice_changes_nothing():
     policy = make_policy()
-    turned = _layout._transposed(policy)
-    assert turned.actor.layers[0].weight.shape == (4, 32)
-    assert eqx.tree_equal(_layout._transposed(turned), policy)
+    once = _layout._transposed(policy)
+    assert once.actor.layers[0].weight.shape == (4, 32)
+    assert eqx.tree_equal(_layout._transposed(once), policy)
 
 
 class LowRank(eqx.nn.Linear):
-    """A layer whose weight is computed, so that there is none to replace."""
+    """A layer whose weight is computed, so that it cannot be replaced."""
 
     left: jax.Array
     right: jax.Array
@@ -90,28 +90,28 @@ LINEAR = eqx.nn.Linear(4, 32, key=jax.random.key(0))
     ],
     ids=["gru", "scalar", "few outputs", "ensemble", "shared", "two weights", "none", "low rank"],
 )
-def test_what_is_no_wide_linear_layer_is_left_alone(layer):
+def test_only_wide_linear_layers_are_transposed(layer):
     assert _layout._transposed(LINEAR).weight.shape == (4, 32)
     assert _layout._transposed(eqx.nn.Linear(4, 17, key=jax.random.key(0))).weight.shape == (4, 17)
     assert eqx.tree_equal(_layout._transposed(layer), layer)
 
 
-of_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads a program of the CPU")
+of_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads a CPU program")
 
 
 @of_cpu
-def test_a_rollout_multiplies_by_weights_that_lie_by_inputs(recorded):
+def test_a_rollout_multiplies_by_input_major_weights(recorded):
     policy, state, _ = recorded
 
     def actions(policy, state):
         return rlscan.rollout(policy, ENV, state, 6)[1].action
 
     found = products(actions, policy, state)
-    # Rows times columns, none of which is turned in the loop; of two outputs, as they are.
+    # The wide layers contract without a transpose in the loop; two outputs are too few to change.
     assert set(found) == {(("4", "32"), "10"), (("4", "48"), "10"), (("4", "2"), "11")}
 
 
-def test_a_rollout_is_the_same_whichever_way_weights_lie(recorded, monkeypatch):
+def test_a_rollout_is_the_same_in_either_layout(recorded, monkeypatch):
     policy, state, trajectory = recorded
     monkeypatch.setattr(_rollout, "stored_input_major", lambda policy: lambda: policy)
     _, plain = eqx.filter_jit(lambda p, s: rlscan.rollout(p, ENV, s, 6))(policy, state)
@@ -119,7 +119,7 @@ def test_a_rollout_is_the_same_whichever_way_weights_lie(recorded, monkeypatch):
     np.testing.assert_allclose(plain.log_prob, trajectory.log_prob, rtol=1e-5)
 
 
-def test_gradients_are_the_same_in_either_order(recorded, monkeypatch):
+def test_gradients_are_the_same_in_either_layout(recorded, monkeypatch):
     policy, _, trajectory = recorded
     ours = eqx.filter_jit(eqx.filter_grad(loss))(policy, trajectory)
     monkeypatch.setattr(_blocks, "shorter_axis_first", lambda tangent: tangent)
@@ -130,7 +130,7 @@ def test_gradients_are_the_same_in_either_order(recorded, monkeypatch):
 
 
 @of_cpu
-def test_the_gradient_of_a_first_layer_is_computed_by_its_inputs(recorded):
+def test_weight_gradients_are_computed_shorter_axis_first(recorded):
     policy, _, trajectory = recorded
     shapes = {shape for shape, _ in products(eqx.filter_grad(loss), policy, trajectory)}
     assert {("4", "32"), ("32", "48")} <= shapes

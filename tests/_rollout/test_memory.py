@@ -1,4 +1,4 @@
-"""Bytes per transition: the formula, what the shapes say, and what real trajectories take."""
+"""Bytes per transition: the formula, `transition_bytes` and real trajectories agree."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ import rlscan
 
 
 def bytes_of(tree: Any) -> int:
-    """Of real arrays, keys by their words."""
+    """The bytes of real arrays. Keys count by their words."""
     words = [
         jax.random.key_data(x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x
         for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array))
@@ -28,7 +28,7 @@ def trajectory_of(policy: Any, env: Any, num_steps: int, num_envs: int, key: Any
 def formula(
     num_steps: int, limit: int | None, *, o: int, a: int, k: int = 8, v: int = 0, s: int = 0
 ) -> float:
-    """As `rlscan.Trajectory` has it."""
+    """The formula in the docstring of `rlscan.Trajectory`."""
     num_slots = math.ceil(num_steps / min(limit or 1, num_steps))
     return o + a + v + k + 18 + (num_slots * (o + s + k + 4) + s) / num_steps
 
@@ -38,8 +38,8 @@ def actor_critic(name: str) -> tuple[Any, Any]:
     return rlscan.ActorCritic(env, dropout=0.5, hidden_sizes=(4,), key=rlscan.key(0)), env
 
 
-# What each of them sees, does and keeps, by hand, in numbers of 4 bytes: but Breakout's image is
-# 10 × 10 × 4 of one byte, and the recurrent policy is a GRU of 16 units with one value.
+# The bytes of an observation, an action, a value and a state, by hand. Numbers take 4 bytes, but
+# Breakout's 10 × 10 × 4 pixels take one each. The recurrent policy is a GRU of 16 units.
 CASES = {
     "CartPole": (lambda: actor_critic("CartPole-v1"), 500, {"o": 16, "a": 4}),
     "Breakout": (lambda: actor_critic("Breakout-MinAtar"), 1000, {"o": 400, "a": 4}),
@@ -59,7 +59,7 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_the_formula_is_what_a_trajectory_takes(name: str) -> None:
+def test_a_trajectory_has_the_size_of_the_formula(name: str) -> None:
     make, limit, sizes = CASES[name]
     policy, env = make()
     num_steps, num_envs, key = 24, 3, rlscan.key(1)
@@ -70,7 +70,7 @@ def test_the_formula_is_what_a_trajectory_takes(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_keys_are_of_the_generator_that_is_given() -> None:
+def test_the_generator_determines_the_size_of_keys() -> None:
     policy, env, key = probes.dropout_policy(), probes.Wander(), rlscan.key(0)
     wide = rlscan.key(0, generator="threefry4x32")
     told = rlscan.transition_bytes(policy, env, 7, key=wide)
@@ -80,8 +80,8 @@ def test_keys_are_of_the_generator_that_is_given() -> None:
 
 
 @pytest.mark.slow
-def test_it_does_not_depend_on_the_network() -> None:
-    """What is stored is the key, and not the masks that it makes."""
+def test_the_size_does_not_depend_on_the_network() -> None:
+    """A trajectory stores keys, not the masks drawn from them."""
     env = rlscan.make("CartPole-v1")
     policies = [
         rlscan.ActorCritic(env, dropout=rate, hidden_sizes=sizes, key=rlscan.key(0))

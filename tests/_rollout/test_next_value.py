@@ -1,4 +1,4 @@
-"""V of what followed each step: as by hand, and no more of them computed than were cut."""
+"""V of what followed each step, by hand; only truncated steps are evaluated."""
 
 import dataclasses
 from typing import Any
@@ -21,13 +21,13 @@ jit_next_value = eqx.filter_jit(rlscan.next_value)
 
 
 def unlimited(limit: int) -> probes.Wander:
-    """Cuts episodes, and does not say after how many steps: a slot for each of T."""
+    """Declare no time limit but truncate episodes, so that each of T steps has a slot."""
     return probes.Wander(limit=limit, time_limit=None)
 
 
 @eqx.filter_jit
 def roll(policy: Any, env: Any, key: Any = None) -> Any:
-    """`(first, after, trajectory)`: T steps of N environments."""
+    """Roll out T steps of N environments: `(first, after, trajectory)`."""
     key = rlscan.key(0) if key is None else key
     first = rlscan.init_rollout(policy, env, num_envs=N, key=key)
     return first, *rlscan.rollout(policy, env, first, T)
@@ -35,7 +35,7 @@ def roll(policy: Any, env: Any, key: Any = None) -> Any:
 
 @pytest.mark.parametrize("time_limit", [7, None])
 def test_next_value_against_a_python_loop(time_limit):
-    """V of what followed each step: of the last observation where cut, else of the next one."""
+    """V is that of the final observation if the step was truncated, else of the next one."""
     env, policy = probes.Wander(time_limit=time_limit), probes.Recurrent()
     first, after, trajectory = roll(policy, env)
     following = jit_next_value(policy, after, trajectory, trajectory.value)
@@ -46,7 +46,7 @@ def test_next_value_against_a_python_loop(time_limit):
         stream, env_state, policy_state = one.key, one.env_state, one.policy_state
         observation = one.observation
         for t in range(T):
-            # Re-enacted, so that not even the final observation is taken from the trajectory.
+            # Replayed, so that not even the final observation is taken from the trajectory.
             stream, _, env_key, _ = jax.random.split(stream, 4)
             policy_key = trajectory.policy_key[t, n]
             _, policy_state = call(observation, policy_state, policy_key)
@@ -69,10 +69,10 @@ def test_next_value_against_a_python_loop(time_limit):
 
 
 class Sum(eqx.Module):
-    """A policy whose value is `scale` times the sum of what it sees."""
+    """A policy whose value is `scale` times the sum of its observation."""
 
     scale: Any
-    when_asked: Any = None  # is called for each value, when the program runs
+    when_asked: Any = None  # called once for each value when the program runs
 
     def initial_state(self) -> tuple:
         return ()
@@ -85,7 +85,7 @@ class Sum(eqx.Module):
 
 
 def num_evaluated(limit: int) -> int:
-    """Values that are computed, beside those of the last observations."""
+    """Count the values computed, except those of the last observations."""
     policy, calls = Sum(jnp.ones(())), []
     _, after, trajectory = roll(policy, unlimited(limit))
     policy = dataclasses.replace(policy, when_asked=lambda _: calls.append(1))
@@ -94,8 +94,8 @@ def num_evaluated(limit: int) -> int:
     return len(calls) - N
 
 
-def test_only_what_was_cut_is_evaluated():
-    """Two slots of each environment at a time, as there are 21 and at most 16 batches."""
+def test_only_truncated_steps_are_evaluated():
+    """Each batch takes two slots per environment, because there are 21 and at most 16 batches."""
     _, _, trajectory = roll(Sum(jnp.ones(())), unlimited(SELDOM))
     cut = (trajectory.truncated & ~trajectory.terminated).sum(axis=0)
     assert 2 < cut.max() < T / 4
@@ -104,7 +104,7 @@ def test_only_what_was_cut_is_evaluated():
 
 
 def expected(policy: Any, after: Any, trajectory: Any) -> np.ndarray:
-    """By hand, of `Sum`."""
+    """Compute the next values of `Sum` by hand."""
     sums = np.asarray(trajectory.observation.sum(-1))
     following = np.concatenate([sums[1:], np.asarray(after.observation.sum(-1))[None]])
     for k, n in np.ndindex(T, N):
@@ -114,7 +114,7 @@ def expected(policy: Any, after: Any, trajectory: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("limit", [SELDOM, EVERY_STEP, NEVER])
-def test_however_many_are_cut(limit):
+def test_any_number_of_truncations(limit):
     policy = Sum(jnp.asarray(2.0))
     _, after, trajectory = roll(policy, unlimited(limit))
     value = 2 * trajectory.observation.sum(-1)
@@ -128,7 +128,7 @@ def test_however_many_are_cut(limit):
 
 
 class Until(eqx.Module):
-    """An environment that is cut in every step if `limit` says so, which may be mapped over."""
+    """An environment truncated at every step if `limit`, which may be mapped, is `EVERY_STEP`."""
 
     limit: Any
     env: probes.Wander = probes.Wander(limit=NEVER, time_limit=None)
@@ -149,7 +149,7 @@ class Until(eqx.Module):
 
 
 def test_seeds_side_by_side_are_as_each_alone():
-    """One of which is cut in every step, and one never."""
+    """One seed is truncated at every step, the other never."""
     policy = Sum(jnp.asarray(2.0))
     limits = jnp.asarray([EVERY_STEP, NEVER])
 
@@ -170,15 +170,15 @@ def weighted(policy: Any, after: Any, trajectory: Any, value: Any) -> Any:
     return (weight * rlscan.next_value(policy, after, trajectory, value)).sum()
 
 
-def test_a_gradient_goes_backward_through_it():
-    """Which it does not through a loop whose number is data."""
+def test_it_has_a_reverse_mode_gradient():
+    """A loop with a traced number of iterations has none by itself."""
     policy = Sum(jnp.asarray(2.0))
     _, after, trajectory = roll(policy, unlimited(SELDOM))
     value = trajectory.observation.sum(-1)
     slope = eqx.filter_jit(eqx.filter_grad(weighted))(policy, after, trajectory, value).scale
     by_hand = expected(dataclasses.replace(policy, scale=jnp.ones(())), after, trajectory)
     is_final = np.array(trajectory.truncated & ~trajectory.terminated)
-    is_final[-1] = True  # and the last observations
+    is_final[-1] = True  # the last observations count too
     weight = np.arange(T * N).reshape(T, N) / T / N
     assert float(slope) == pytest.approx((weight * by_hand)[is_final].sum(), rel=1e-4)
     assert abs(slope) > 0.05
@@ -215,8 +215,8 @@ def test_a_policy_without_values_has_none():
     assert jit_next_value(policy, after, trajectory, None) is None
 
 
-def test_of_a_rollout_on_several_devices():
-    """Where the environments are in parts, outside of the program that rolled out."""
+def test_the_next_value_of_a_rollout_on_several_devices():
+    """The environments are split over devices, and this is a different program."""
     policy, env, mesh = Sum(jnp.asarray(2.0)), unlimited(SELDOM), rlscan.make_mesh(2)
     first = rlscan.init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
     after, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, first, T, mesh=mesh)

@@ -1,4 +1,4 @@
-"""Replay says what acting said, for every kind of noise, and not for a key that is wrong."""
+"""Replay gives what acting gave, for every kind of noise, and something else for wrong keys."""
 
 import dataclasses
 from typing import Any
@@ -41,7 +41,7 @@ rolled: dict[str, Any] = {}
 
 
 def roll(name) -> Any:
-    """`(policy, state, trajectory)`, computed once for each policy."""
+    """A function that returns `(policy, state, trajectory)`, computed once for each policy."""
     if name not in rolled:
         make_policy, env = POLICIES[name]
         policy = make_policy()
@@ -50,7 +50,7 @@ def roll(name) -> Any:
 
 
 def error(log_prob, trajectory):
-    """|Δ log π|, relative where log π is beyond 1."""
+    """|Δ log π|, relative if |log π| exceeds 1."""
     old = trajectory.log_prob
     return float((jnp.abs(log_prob - old) / jnp.maximum(1, jnp.abs(old))).max())
 
@@ -79,17 +79,17 @@ DEFECTS = {
 
 
 def steps(trajectory):
-    """The part that is `[T, N, …]`, flat."""
+    """Flatten the leaves that are `[T, N, …]`."""
     trajectory = dataclasses.replace(trajectory, initial_policy_state=(), final=None)
     return jax.tree.map(lambda leaf: leaf.reshape(T * N, *leaf.shape[2:]), trajectory)
 
 
-# What is compiled for one policy is used in one test, as tests may run in several processes.
+# Each policy is compiled in one test only, because tests may run in several processes.
 
 
 @pytest.mark.parametrize("name", FEEDFORWARD)
 def test_the_ratio_is_1(name):
-    """In the rollout's shape and in shuffled minibatches, and with no other key."""
+    """It is 1 in the rollout's shape and in shuffled minibatches, but not with another key."""
     policy, _, trajectory = roll(name)
     assert (trajectory.terminated | trajectory.truncated).any(axis=0).all()  # across resets
     log_prob, entropy, value = jit_replay(policy, trajectory)
@@ -110,7 +110,7 @@ def test_the_ratio_is_1(name):
 
 
 def test_the_ratio_of_a_recurrent_policy_is_1():
-    """And is not without its keys, its resets, or the state that it began in."""
+    """It is not 1 with other keys, other resets or another initial state."""
     policy, _, trajectory = roll("recurrent")
     done = trajectory.terminated | trajectory.truncated
     assert done.any(axis=0).all()
@@ -144,7 +144,7 @@ def test_whole_environments_of_a_recurrent_policy():
 
 
 class Counts(eqx.Module):
-    """A state that begins as a Python number."""
+    """A policy whose state starts as a Python number."""
 
     weight: Any
 
@@ -187,7 +187,7 @@ def test_under_vmap_over_seeds():
 
 
 def test_under_checkpoint():
-    """Rematerialised on the way back, with the same masks: the gradient does not change."""
+    """Rematerialising draws the same masks again, so the gradient does not change."""
     policy, _, trajectory = roll("dropout")
 
     def total(policy, call):
@@ -203,7 +203,7 @@ def test_under_checkpoint():
 
 
 class TinyNet(eqx.Module):
-    """One hidden layer with dropout, small enough to be written in NumPy."""
+    """A network with one hidden layer and dropout, small enough to rewrite in NumPy."""
 
     hidden: Any
     output: Any
@@ -239,7 +239,7 @@ def test_value_and_gradient_against_a_float64_network():
     hidden, output = np.asarray(policy.hidden, float), np.asarray(policy.output, float)
     hidden_gradient, output_gradient = np.zeros((8, 4)), np.zeros((3, 8))
     for t, n in np.ndindex(T, N):
-        # The same bits as stock Dropout draws from the recorded key, and nothing else of JAX.
+        # `eqx.nn.Dropout` draws these bits from the recorded key; all else is NumPy.
         mask = np.asarray(policy.dropout(jnp.ones(8), key=trajectory.policy_key[t, n]), float)
         x, action = np.asarray(trajectory.observation[t, n], float), trajectory.action[t, n]
         tanh = np.tanh(hidden @ x)
@@ -262,7 +262,7 @@ def test_value_and_gradient_against_a_float64_network():
 
 @pytest.mark.slow
 def test_gradient_through_time_against_finite_differences():
-    """Along a random direction, of a recurrent policy with its resets."""
+    """The derivative of a recurrent policy with resets, along a random direction, agrees."""
     policy, _, trajectory = roll("recurrent")
     arrays, rest = eqx.partition(policy, eqx.is_inexact_array)
 
@@ -283,7 +283,7 @@ def test_gradient_through_time_against_finite_differences():
         float((g * d).sum())
         for g, d in zip(jax.tree.leaves(jax.jit(jax.grad(total))(arrays)), direction, strict=True)
     )
-    # Fourth order in the distance, which may then be large enough for float32.
+    # A fourth-order formula permits a distance large enough for float32.
     h = 0.02
     finite = (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
     assert abs(slope) > 0.05
@@ -293,7 +293,7 @@ def test_gradient_through_time_against_finite_differences():
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [4, 10])
 def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
-    """In blocks of what divides 6 × 5 steps, in either batch shape: as all at once."""
+    """Blocks whose length divides 6 × 5 give the same results in either batch shape."""
     policy, env = probes.dropout_policy(), probes.Wander()
     state = rlscan.init_rollout(policy, env, num_envs=5, key=rlscan.key(0))
     _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 6)
@@ -312,7 +312,7 @@ def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
 
 @pytest.mark.parametrize("policy", [probes.dropout_policy(), probes.conv_policy()])
 def test_a_gradient_is_not_taken_through_blocks(policy, monkeypatch):
-    """It would keep more of each block, and be slower; that of all at once is the same."""
+    """Through blocks it would be slower and store more, but be the same."""
     _, trajectory = start_and_roll(policy, probes.Wander(), rlscan.key(0))
 
     @eqx.filter_grad

@@ -1,4 +1,4 @@
-"""The rollout against a plain Python loop, and what holds of its keys, slots and program."""
+"""The rollout against a plain Python loop; its keys, slots and compiled program."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ def start_and_roll(policy, env, key, num_envs=N, num_steps=T):
 
 
 def assert_equal_trees(a, b, **tolerance):
-    """Same keys and integers; floats to rounding, as programs of other shapes may differ."""
+    """Compare keys and integers exactly, and floats up to the rounding of different programs."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if eqx.is_inexact_array(x):
@@ -36,11 +36,11 @@ def assert_equal_trees(a, b, **tolerance):
             np.testing.assert_array_equal(x, y)
 
 
-# The reference: one environment, one step at a time, with what it knows kept in Python.
+# The reference: one environment, one step at a time, in plain Python.
 
 
 def python_loops(policy, env, state, num_steps):
-    """For each environment the rows of its steps, from the same keys."""
+    """Collect the rows of each environment's steps, with the same keys."""
 
     @jax.jit
     def act(observation, policy_state, policy_key, action_key):
@@ -121,7 +121,7 @@ def test_a_rollout_is_a_python_loop(case):
     np.testing.assert_array_equal(jax.random.key_data(trajectory.policy_key), keys)
 
 
-def test_a_recurrent_policys_values_and_states_are_kept(case):
+def test_a_recurrent_policys_values_and_states_are_recorded(case):
     policy, before, after, trajectory, loops = case
     if not jax.tree.leaves(policy.initial_state()):
         assert trajectory.value is None and trajectory.initial_policy_state == ()
@@ -136,7 +136,7 @@ def test_a_recurrent_policys_values_and_states_are_kept(case):
         np.testing.assert_allclose(after.policy_state[i], carried, atol=1e-5)
 
 
-def test_final_slots_hold_what_was_seen_last(case):
+def test_final_slots_hold_the_final_observations(case):
     _, _, _, trajectory, loops = case
     final = trajectory.final
     assert final.step.shape == (math.ceil(T / 7), N)
@@ -158,7 +158,7 @@ def test_final_slots_hold_what_was_seen_last(case):
 
 
 def test_the_final_observation_is_not_the_one_after_the_reset(case):
-    """Else the test above would pass for a rollout that keeps the wrong one."""
+    """Otherwise the test above would pass for a rollout that keeps the wrong one."""
     _, _, _, _, loops = case
     ends = [
         (row["final_observation"], following["observation"])
@@ -171,12 +171,12 @@ def test_the_final_observation_is_not_the_one_after_the_reset(case):
 
 @pytest.fixture(scope="module")
 def roll():
-    """A second call with another signature, as weak types give it (`time = 0`), is an error."""
+    """A jitted rollout that fails if it is traced twice, for example for a weak `time = 0`."""
     return eqx.filter_jit(eqx.debug.assert_max_traces(rollout, max_traces=1))
 
 
-def test_two_rollouts_are_one_of_twice_the_length(roll):
-    """And the second one does not retrace."""
+def test_two_rollouts_equal_one_of_twice_the_length(roll):
+    """The second rollout does not retrace."""
     policy, env = CASES["recurrent"]
     before, after, trajectory = start_and_roll(policy, env, rlscan.key(0))
     middle, first = roll(policy, env, before, T // 2)
@@ -185,7 +185,7 @@ def test_two_rollouts_are_one_of_twice_the_length(roll):
     joined = jax.tree.map(lambda *halves: jnp.concatenate(halves), first, second)
     whole = dataclasses.replace(trajectory, initial_policy_state=None, final=None)
     joined = dataclasses.replace(joined, initial_policy_state=None, final=None)
-    # An episode's return and the recurrent state run on across the boundary.
+    # The episode's return and the recurrent state continue across the boundary.
     assert_equal_trees((end, joined), (after, whole), rtol=0, atol=0)
 
 
@@ -216,7 +216,7 @@ def test_no_key_is_used_twice(case):
 
 @pytest.fixture(scope="module")
 def masks():
-    """`[update, T, N, layer, unit]`, as recorded in the scan: over a million bits."""
+    """Masks `[update, T, N, layer, unit]` recorded in the scan: over a million bits."""
     policy, env = probes.Masks(0.3, is_recurrent=True), probes.leak
     state, values = init_rollout(policy, env, num_envs=128, key=rlscan.key(3)), []
     roll = eqx.filter_jit(rollout)
@@ -230,7 +230,7 @@ def test_keep_rate_is_binomial(masks):
     n, p = masks.size, 0.7
     assert n >= 1_000_000
     assert abs(masks.mean() - p) < 4.5 * math.sqrt(p * (1 - p) / n)
-    # And of every unit, of every step and of every environment.
+    # It also holds for every unit, step and environment.
     for axes in [(0, 1, 2, 3), (0, 2, 3, 4), (0, 1, 3, 4)]:
         rates = masks.mean(axis=axes)
         deviations = np.abs(rates - p) / math.sqrt(p * (1 - p) / (n / rates.size))
@@ -239,14 +239,14 @@ def test_keep_rate_is_binomial(masks):
 
 @pytest.mark.parametrize("axis", ["update", "step", "environment", "layer", "unit"])
 def test_masks_are_not_correlated(masks, axis):
-    """Between any two steps, environments and so on: a frozen or shared mask would give 1."""
+    """A frozen or shared mask would have a correlation of 1 between steps or environments."""
     where = ["update", "step", "environment", "layer", "unit"].index(axis)
     rows = np.moveaxis(masks, where, 0).reshape(masks.shape[where], -1).astype(np.float32)
     correlation = np.corrcoef(rows)[np.triu_indices(len(rows), 1)]
     assert np.abs(correlation).max() < 6 / math.sqrt(rows.shape[1])
 
 
-def test_no_mask_comes_twice(masks):
+def test_no_mask_repeats(masks):
     flat = masks.reshape(-1, masks.shape[-1])
     assert len(np.unique(flat, axis=0)) == len(flat)
 
@@ -284,7 +284,7 @@ def test_the_critic_of_a_feedforward_policy_is_dead_code(is_recurrent):
     roll: Any = eqx.filter_jit(rollout)
     program = roll.lower(policy, env, state, 8).compile().compiled.as_text()
     matmuls = re.findall(r"= .* (?:dot|custom-call)\(.*", program)
-    # A recurrent policy's values are recorded, so there the critic must be found.
+    # A recurrent policy's values are recorded, so its critic must be in the program.
     assert len(matmuls) == (3 if is_recurrent else 1)
     assert ("37" in "".join(re.findall(r"f32\[([\d,]*)\]", program))) == is_recurrent
 
@@ -316,7 +316,7 @@ def test_mapped_over_seeds():
 
 
 def test_what_was_sampled_is_recorded_and_what_is_legal_is_sent():
-    """The environment's reward is the action that it got, in thousandths, as an integer."""
+    """The environment's reward is the action it received, in thousandths, as an integer."""
     policy = probes.OneNumber(jnp.zeros(()))
     _, _, trajectory = start_and_roll(policy, probes.WhatWasSent(), rlscan.key(0), 8)
     sampled = np.asarray(trajectory.action, np.float64)[..., 0]
@@ -338,7 +338,7 @@ def test_observations_are_pytrees():
     np.testing.assert_array_equal(
         trajectory.observation["count"], np.tile(np.arange(T)[:, None] % 3, (1, 8))
     )
-    # The reset's count is a Python number; in the state it is the array that `step` makes of it.
+    # The reset's count is a Python number; in the state it is an array, as `step` returns it.
     assert before.env_state["count"].dtype == after.env_state["count"].dtype == jnp.int32
     assert before.env_state["sum"].dtype == after.env_state["sum"].dtype == jnp.float32
 
@@ -354,42 +354,42 @@ def probe_with(time_limit):
 
 @pytest.mark.parametrize("time_limit, used", [(5, [4, 9, 12]), (99, [9])])
 def test_slots_by_the_declared_time_limit(time_limit, used):
-    """⌈12 / L⌉ of them. The second declares too much, and loses the step that shares a slot."""
+    """There are ⌈12 / L⌉ slots. The second environment declares too long a limit and loses one."""
     _, _, _, trajectory = roll_probe(probe_with(time_limit))
     np.testing.assert_array_equal(trajectory.final.step, np.transpose([used, used]))
 
 
-def test_a_slot_per_step_where_no_time_limit_is_declared():
+def test_without_a_time_limit_there_is_a_slot_per_step():
     _, _, _, trajectory = roll_probe(probe_with(None))
     expected = np.where(np.isin(np.arange(12), [4, 9]), np.arange(12), 12)
     np.testing.assert_array_equal(trajectory.final.step, np.transpose([expected, expected]))
 
 
-def test_a_truncation_too_many_is_nan_and_never_a_wrong_value():
-    """Declares that episodes last 6 steps, and cuts them at 5: in the end two share a slot."""
+def test_a_lost_truncation_is_nan_and_never_a_wrong_value():
+    """The declared limit is 6 steps, but episodes are cut at 5, so finally two share a slot."""
     policy, _, after, trajectory = roll_probe(probe_with(6), 30)
     value = jnp.ones((30, 2))
     following = rlscan.next_value(policy, after, trajectory, value)
     np.testing.assert_array_equal(np.argwhere(trajectory.truncated[:, 0])[:, 0], range(4, 30, 5))
-    # Blocks of 6 steps: 0–5, 6–11, 12–17, 18–23, 24–29. The last one was cut at 24 and at 29.
+    # The slots cover steps 0–5, 6–11, 12–17, 18–23 and 24–29. The last has cuts at 24 and 29.
     np.testing.assert_array_equal(np.argwhere(np.isnan(following[:, 0]))[:, 0], [24])
     assert (np.delete(following, 24, axis=0) == 1).all()
 
 
-def test_termination_wins_where_both_flags_are_set():
+def test_termination_wins_if_both_flags_are_set():
     policy, _, after, trajectory = roll_probe(probes.both_flags)
     assert (trajectory.terminated[1::2] & trajectory.truncated[1::2]).all()
-    assert (trajectory.final.step == 12).all()  # nothing is kept to bootstrap from
+    assert (trajectory.final.step == 12).all()  # no slot is used, so nothing is bootstrapped
     following = rlscan.next_value(policy, after, trajectory, jnp.ones((12, 2)))
     assert np.isfinite(following).all()
     np.testing.assert_array_equal(trajectory.episode_length[:4, 0], [1, 2, 1, 2])
 
 
-# Keys and numbers that are taken, and those that are not.
+# Valid and invalid keys and numbers.
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.mix32], ids=str)
-def test_a_keys_generator_is_kept(impl):
+def test_the_generator_of_a_key_is_kept(impl):
     policy, env = probes.Coin(jnp.zeros(()), jnp.zeros(())), probes.leak
     key = jax.random.key(0, impl=impl)
     _, after, trajectory = eqx.filter_eval_shape(start_and_roll, policy, env, key)
@@ -419,7 +419,7 @@ def test_bad_counts_are_refused(number):
         (lambda: init_rollout(policy, env, num_envs=number, key=rlscan.key(0)), "num_envs"),
         (lambda: rollout(policy, env, state, number), "num_steps"),
     ):
-        # Under the test suite's type checks a wrong type is met by them first.
+        # The suite's type checks find a wrong type first.
         expected = ValueError if isinstance(number, int) else Exception
         with pytest.raises(expected, match=name):
             call()

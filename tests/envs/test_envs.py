@@ -100,7 +100,7 @@ def test_a_value_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, True, 10**400])
-def test_a_number_that_is_none_to_the_environment_is_refused(value: Any) -> None:
+def test_an_invalid_number_of_a_parameter_is_refused(value: Any) -> None:
     message = "gravity of CartPole-v1 must be a number, such as 9.8, got "
     with pytest.raises(ValueError) as error:
         make("CartPole-v1", gravity=value)
@@ -115,7 +115,7 @@ def test_a_time_limit_that_no_episode_can_have_is_refused(limit: Any) -> None:
     assert str(error.value) == f"{wanted}, got {limit!r}"
 
 
-def test_flags_are_no_numbers() -> None:
+def test_flags_are_not_numbers() -> None:
     made: Any = make("FourRooms-misc", resample_init_pos=True)
     assert made.params.resample_init_pos is True
     with pytest.raises(ValueError, match="resample_init_pos of .* must be true or false, .* 0.5"):

@@ -244,7 +244,7 @@ class Sent(eqx.Module):
         return ()
 
 
-def test_the_action_that_is_seen_is_the_one_that_was_sent() -> None:
+def test_the_observed_action_is_the_one_that_was_sent() -> None:
     env: Any = rlscan.LastActionReward(probes.Wander(is_continuous=True, end_above=1e9))
     state = rlscan.init_rollout(Sent(), env, num_envs=2, key=rlscan.key(0))
     _, trajectory = rlscan.rollout(Sent(), env, state, 5)
@@ -304,12 +304,12 @@ def test_the_velocities_of_cartpole_are_hidden() -> None:
 
 
 @pytest.mark.parametrize("indices", [[], [0, 4], [-1], [1, 1]])
-def test_indices_that_are_not_there_are_refused(indices: list[int]) -> None:
+def test_indices_out_of_range_are_refused(indices: list[int]) -> None:
     with pytest.raises(ValueError, match=r"indices must be different .* from 0 to 3, got \["):
         rlscan.ObserveOnly(probes.Wander(), indices)
 
 
-def test_indices_of_what_is_no_vector_are_refused() -> None:
+def test_indices_into_another_space_than_a_vector_are_refused() -> None:
     with pytest.raises(ValueError, match=r"an observation that is a vector \(a Box \[d\]\), got"):
         rlscan.ObserveOnly(rlscan.make("Breakout-MinAtar"), [0])
 
@@ -335,7 +335,7 @@ def test_spaces_that_cannot_be_stacked_are_refused() -> None:
         rlscan.FrameStack(strange, 2)
 
 
-def test_what_is_wrapped_already_is_refused() -> None:
+def test_a_second_wrapper_of_the_same_kind_is_refused() -> None:
     env = rlscan.LastActionReward(probes.Wander())
     with pytest.raises(ValueError, match="has last_action and last_reward already"):
         rlscan.LastActionReward(env).reset(jax.random.key(0))
@@ -354,7 +354,7 @@ def test_a_config_wraps_in_order() -> None:
     assert isinstance(build_env(EnvConfig()), rlscan.GymnaxEnvironment)
 
 
-def test_a_config_with_wrappers_comes_back(tmp_path: Any) -> None:
+def test_a_config_with_wrappers_round_trips(tmp_path: Any) -> None:
     config = Config(env=EnvConfig(observe=(0, 2), frame_stack=2))
     assert to_dict(config)["env"]["observe"] == [0, 2]
     assert from_dict(to_dict(config)) == config
@@ -381,7 +381,7 @@ def test_a_config_with_wrappers_comes_back(tmp_path: Any) -> None:
         ("--ppo.scale_rewards 3", "ppo.scale_rewards must be true or false"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_one_line(options: str, message: str) -> None:
+def test_invalid_settings_are_refused_in_one_line(options: str, message: str) -> None:
     with pytest.raises(ValueError, match="^" + message.replace("[", r"\[")) as error:
         parse(options.split())
     assert "\n" not in str(error.value)
@@ -394,7 +394,7 @@ def test_indices_that_the_environment_does_not_have_are_refused_when_it_is_built
         build_env(config)
 
 
-def test_a_policy_of_a_config_fits_a_stack_and_comes_back_from_a_file(tmp_path: Any) -> None:
+def test_a_policy_of_a_config_fits_a_stack_and_is_read_back_from_a_file(tmp_path: Any) -> None:
     config = Config(env=EnvConfig(observe=(0, 2), frame_stack=2))
     env = build_env(config.env)
     policy = build_policy(config, env, key=rlscan.key(0))
@@ -416,7 +416,7 @@ def test_a_mask_of_any_space_is_not_stacked():
     assert stacked["observation"].shape == (4,)
 
 
-def test_what_a_dict_has_beside_its_space_is_not_stacked() -> None:
+def test_undeclared_entries_of_a_dict_are_not_stacked() -> None:
     class Undeclared(rlscan.envs.Wrapper):
         def reset(self, key: Any) -> tuple:
             observation, state = self.env.reset(key)
@@ -442,7 +442,7 @@ class ScaledReward(rlscan.envs.Wrapper):
         return observation, state, reward / self.scale, *rest
 
 
-def test_a_wrapper_changes_what_it_overrides_alone() -> None:
+def test_a_wrapper_changes_only_what_it_overrides() -> None:
     inner = probes.Wander()
     wrapper = ScaledReward(inner, scale=4.0)
     assert isinstance(wrapper, rlscan.Environment)
@@ -470,7 +470,7 @@ def test_an_environment_without_a_time_limit_stays_without_one() -> None:
     assert rlscan.envs.Wrapper(Endless()).time_limit is None
 
 
-def test_a_wrapper_of_ones_own_is_rolled_out_and_replayed() -> None:
+def test_a_users_own_wrapper_is_rolled_out_and_replayed() -> None:
     env = ScaledReward(rlscan.FrameStack(probes.Wander(), 2))
     policy = probes.dropout_policy(num_inputs=8)
     rlscan.check_policy(policy, env)

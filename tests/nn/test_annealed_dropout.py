@@ -1,4 +1,4 @@
-"""Dropout with a rate that is an array, which no gradient step changes."""
+"""Dropout whose rate is an array, which no gradient step changes."""
 
 from typing import Any
 
@@ -103,13 +103,13 @@ def test_actor_critic_takes_a_schedule():
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 2])
-def test_a_rate_that_cannot_be_is_refused(p):
+def test_an_invalid_rate_is_refused(p):
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\)"):
         AnnealedDropout(p)
 
 
 @pytest.mark.parametrize("p", [jnp.float32(1.5), optax.linear_schedule(1.5, 0.0, 10), jnp.nan])
-def test_a_rate_that_cannot_be_is_refused_whatever_its_type(p):
+def test_an_invalid_rate_of_any_type_is_refused(p):
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\)"):
         rlscan.nn.AnnealedDropout(p)
 

@@ -1,4 +1,4 @@
-"""Stochastic layers: noise as in their papers, replayed exactly, and switched off in inference."""
+"""Stochastic layers: noise as in their papers, exact replay, and no noise in inference."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ GRU = eqx.nn.GRUCell(4, HIDDEN, key=jax.random.key(0))
 LSTM = eqx.nn.LSTMCell(4, HIDDEN, key=jax.random.key(1))
 CELLS = {"gru": GRU, "lstm": LSTM}
 
-# Layers that take x and a key, each with an x.
+# Layers that take x and a key, each with an example of x.
 LAYERS = {
     "drop path": (nn.DropPath(0.3), jnp.ones(5)),
     "channels": (nn.ChannelDropout(0.3), jnp.ones((64, 2, 3))),
@@ -38,11 +38,10 @@ RATED = {
 
 
 def call_cell(cell, x, *, key=None, **kwargs):
-    """Call a cell twice, like a layer: its outputs, and the masks that it drew."""
+    """Call a cell twice, like a layer, and return its outputs and the masks it drew."""
     state = cell(x, cell.initial_state(), key=key, **kwargs)
-    state = cell(
-        x, state, key=key, **kwargs
-    )  # in the first call h is zero, so there is nothing to drop
+    # The state is zero in the first call, so dropping it shows only in the second.
+    state = cell(x, state, key=key, **kwargs)
     return state.output, state.input_mask, state.hidden_mask
 
 
@@ -56,7 +55,7 @@ CALLS |= {
 
 
 def assert_mean(samples, mean, variance):
-    """Within 4.5 standard errors; one test in 100,000 fails by chance."""
+    """Assert a mean within 4.5 standard errors; one test in 100,000 fails by chance."""
     samples = np.asarray(samples, float)
     assert abs(samples.mean() - mean) < 4.5 * np.sqrt(variance / samples.size)
 
@@ -74,7 +73,7 @@ class Residual(eqx.Module):
 
 
 def bodies() -> dict[str, Any]:
-    """A linear layer from an observation of four numbers to 16 features."""
+    """Linear layers from an observation of four numbers to 16 features, one per kind of noise."""
     linear = eqx.nn.Linear(4, 16, key=jax.random.key(3))
     tanh = eqx.nn.Lambda(jnp.tanh)
     convolution = [
@@ -96,7 +95,7 @@ BODIES = bodies()
 
 
 class OneOf(eqx.Module):
-    """A policy whose layer is chosen by a traced number, so one rollout is compiled for all."""
+    """A policy whose layer is chosen by a traced number, so that one rollout serves all."""
 
     bodies: tuple
     which: Any
@@ -107,7 +106,7 @@ class OneOf(eqx.Module):
 
 
 class Remembering(eqx.Module):
-    """A policy with a cell of each kind, whose value is the masks that it acted with."""
+    """A policy with a cell of each kind, whose value is the masks it acted with."""
 
     cells: dict
     actor: eqx.nn.Linear
@@ -162,7 +161,7 @@ def test_the_ratio_is_1(name):
     body = OneOf(tuple(BODIES.values()), jnp.asarray(list(BODIES).index(name)))
     policy = probes._feedforward(body, 16, 3)
     trajectory = jax.tree.map(lambda leaf: leaf[0], roll(policy, 1))
-    assert ended(trajectory).any(axis=0).all()  # across resets
+    assert ended(trajectory).any(axis=0).all()  # the rollout crosses resets
     assert error(jit_replay(policy, trajectory)[0], trajectory) <= 1e-5
     assert error(jit_replay(policy, permuted(trajectory))[0], trajectory) > 0.01
 
@@ -195,8 +194,9 @@ def test_masks_last_for_an_episode_and_come_back_in_replay():
             assert same[~done[:-1]].all()
             # Two masks of 4 entries may be equal by chance; two of 16 are not.
             assert same[done[:-1]].mean() < (0.3 if size == 4 else 0.05)
-            pairs = (masks[:, :, None] == masks[:, None]).all(axis=-1)  # of environments
-            assert pairs.mean() - 1 / N < (0.15 if size == 4 else 0.05)  # 1 / N with themselves
+            pairs = (masks[:, :, None] == masks[:, None]).all(axis=-1)  # for pairs of environments
+            # Each environment equals itself, which contributes 1 / N.
+            assert pairs.mean() - 1 / N < (0.15 if size == 4 else 0.05)
 
         # The first call of an episode draws from its own key.
         for n in range(N):
@@ -206,7 +206,7 @@ def test_masks_last_for_an_episode_and_come_back_in_replay():
             np.testing.assert_array_equal(drawn.hidden_mask, first.value[name][1][0, n])
 
 
-# Which noise is drawn.
+# The distribution of the noise.
 
 
 def test_drop_path_drops_all_or_nothing():
@@ -264,7 +264,7 @@ def test_gaussian_dropout_has_the_moments_of_dropout():
 
 
 def test_masks_of_a_cell():
-    """The two masks have rates of their own and are independent."""
+    """The two masks have their own rates and are independent."""
     input_p, hidden_p = 0.2, 0.6
     square = eqx.nn.GRUCell(HIDDEN, HIDDEN, key=jax.random.key(0))
 
@@ -313,7 +313,7 @@ def test_noisy_linear_against_a_float64_network(use_bias):
 
 
 def test_the_noise_of_noisy_linear():
-    """The noise matrix has rank 1, and the moments of the factorised form."""
+    """The noise matrix has rank 1 and the moments of factorised noise."""
     p, q, num_keys = 4, 3, 2**16
     layer = nn.NoisyLinear(p, q, key=rlscan.key(0))
     noise_alone = eqx.tree_at(
@@ -345,7 +345,7 @@ def test_noisy_linear_starts_as_in_its_paper():
         assert_mean(mean, 0.0, bound**2 / 3)
         np.testing.assert_allclose(noise, sigma * bound, rtol=1e-6)
     column: Any = nn.NoisyLinear(1, 512, key=rlscan.key(0))
-    assert (column.weight[:, 0] != column.bias).any()  # not from the same draws
+    assert (column.weight[:, 0] != column.bias).any()  # from different draws
 
 
 def test_the_gradient_reaches_means_and_sigmas():
@@ -404,7 +404,7 @@ def test_a_cell_against_a_float64_one(name, step):
 
 
 def test_a_gru_does_not_overflow():
-    """The state is a mean of numbers in (−1, 1) if the carried-over part is not scaled."""
+    """The state stays a mean of numbers in (−1, 1), because dropout does not scale its old part."""
     bias = jnp.repeat(jnp.array([0.0, 2.0, 0.0]), HIDDEN)  # its update gate carries most of h over
     open_gate = eqx.tree_at(lambda c: c.bias, GRU, bias)
     cell = nn.VariationalDropoutCell(open_gate, 0.5, 0.5)
@@ -414,7 +414,7 @@ def test_a_gru_does_not_overflow():
     assert (jnp.abs(outputs) < 1).all()
 
 
-def test_no_gradient_passes_what_is_dropped():
+def test_no_gradient_passes_dropped_units():
     cell = nn.VariationalDropoutCell(LSTM, 0.5, 0.5)
 
     def total(cell):
@@ -448,7 +448,7 @@ class MyCell(eqx.Module):
         return jnp.ones(3)
 
 
-def test_a_cell_of_ones_own():
+def test_a_users_own_cell():
     cell = nn.VariationalDropoutCell(MyCell(jnp.eye(3), nn.NoisyLinear(4, 3, key=rlscan.key(0))))
     state = cell.initial_state()
     np.testing.assert_array_equal(state.output, 1)
@@ -504,14 +504,14 @@ def test_a_missing_key_is_refused_with_the_remedy(name):
 
 @pytest.mark.parametrize("name", RATED)
 @pytest.mark.parametrize("p", [1.0, -0.1, float("nan")])
-def test_a_rate_outside_of_0_to_1_is_refused(name, p):
+def test_a_rate_outside_0_to_1_is_refused(name, p):
     with pytest.raises(
         ValueError, match=r"(p|input_dropout|hidden_dropout) must be .*\[0, 1\), got"
     ):
         RATED[name](p)
 
 
-def test_what_is_no_linear_layer_is_refused():
+def test_a_layer_that_is_not_linear_is_refused():
     for sigma in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="sigma must be a finite number, 0 or more, got"):
             nn.NoisyLinear(2, 2, sigma=sigma, key=rlscan.key(0))
@@ -527,12 +527,12 @@ def test_keys_of_any_generator(impl):
     for name, (layer, x, call) in CALLS.items():
         y, same, other = (jax.tree.leaves(call(layer, x, key=key)) for key in (one, one, two))
         jax.tree.map(np.testing.assert_array_equal, y, same)
-        if name != "drop path":  # one bit, which may be equal by chance
+        if name != "drop path":  # its one bit may be equal by chance
             assert any((a != b).any() for a, b in zip(y, other, strict=True)), name
 
 
-def test_they_train_in_a_scan_over_a_batch():
-    """All layers in the carry of one `filter_scan`, mapped over a batch, under grad and jit."""
+def test_layers_train_in_a_scan_over_a_batch():
+    """All layers are in the carry of one `filter_scan`, under vmap, grad and jit."""
     model = tuple(layer for layer, _, _ in CALLS.values())
 
     def loss(model, key):

@@ -1,4 +1,4 @@
-"""Running statistics: frozen from the first step of a rollout to the last epoch, then updated."""
+"""Running statistics are frozen from a rollout's first step to the last epoch, then updated."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ CONFIG = rlscan.PPOConfig(
 
 @pytest.fixture(scope="module", params=[False, True], ids=["feedforward", "recurrent"])
 def run(request):
-    """The states before and after each of three updates, and their metrics."""
+    """Make three updates, and return the states before and after each and the metrics."""
     states, metrics = [], []
     policy = make_policy(is_recurrent=request.param)
     state = rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0))
@@ -51,18 +51,18 @@ def statistics_of(policy) -> list[np.ndarray]:
 def test_the_ratio_is_1_and_statistics_move_between_updates(run):
     states, metrics = run
     assert all(row["audit_error"] <= 1e-5 for row in metrics)
-    assert all(row["approx_kl"] > 1e-4 for row in metrics)  # the policy did learn
+    assert all(row["approx_kl"] > 1e-4 for row in metrics)  # the policy has changed
     for before, after in zip(states, states[1:], strict=False):
         moved = [
             (a != b).any()
             for a, b in zip(statistics_of(before.policy), statistics_of(after.policy), strict=True)
         ]
-        assert sum(moved) >= 4  # counter, mean, variance, and a vector of the spectral norm
+        assert sum(moved) >= 4  # the counter, mean, variance and a vector of the spectral norm
 
 
 @pytest.mark.slow
-def test_they_move_by_the_batch_of_the_rollout(run):
-    """The moments of the first layer's output, T · N in one batch, against NumPy in float64."""
+def test_statistics_move_by_the_batch_of_the_rollout(run):
+    """The moments of the first layer's output over T · N samples equal NumPy's in float64."""
     (before, after, *_), _ = run
     _, trajectory = eqx.filter_jit(rlscan.rollout)(
         before.policy, probes.Wander(), before.rollout_state, T
@@ -89,7 +89,7 @@ def test_they_move_by_the_batch_of_the_rollout(run):
 
 
 @pytest.mark.slow
-def test_the_states_that_steps_began_with(run):
+def test_each_step_starts_from_its_recorded_state(run):
     """Each key reproduces the log-probability of its step, across resets."""
     (before, *_), _ = run
     policy = before.policy
@@ -119,7 +119,7 @@ def test_statistics_that_move_early_are_found():
     assert cause is not None and cause.startswith("stale statistics")
 
 
-def test_neither_gradient_nor_optimiser_sees_them():
+def test_neither_gradient_nor_optimiser_sees_statistics():
     policy = make_policy()
     params, rest = rlscan.partition_trainable(policy)
     assert jax.tree.leaves(params.statistics) == []
@@ -140,7 +140,7 @@ def test_dropout_is_on_while_statistics_are_frozen():
     assert len(set(map(float, values))) == 1
 
 
-def test_what_has_no_statistics_is_returned_as_it_is():
+def test_a_policy_without_statistics_is_returned_as_it_is():
     policy = probes.dropout_policy()
     assert move_statistics(policy, small_trajectory()) is policy
 
@@ -165,7 +165,7 @@ def test_a_batch_norm_without_statistics_at_first_is_refused():
         make_policy(mode="ema")
 
 
-def test_layers_must_name_the_batch_alike():
+def test_layers_must_use_one_name_for_the_batch():
     class Two(eqx.Module):
         a: Any
         b: Any
@@ -190,7 +190,7 @@ def test_layers_must_name_the_batch_alike():
         move_statistics(policy, trajectory)
 
 
-def test_they_are_saved_and_loaded_as_leaves(tmp_path):
+def test_statistics_are_saved_and_loaded_as_leaves(tmp_path):
     policy = make_policy()
     moved = dataclasses.replace(policy, statistics=jax.tree.map(lambda x: x + 1, policy.statistics))
     eqx.tree_serialise_leaves(tmp_path / "policy.eqx", moved)

@@ -1,4 +1,4 @@
-"""A seed that diverges is frozen where it was finite last; the others never hear of it."""
+"""A seed that diverges is frozen at its last finite state; the others are not affected."""
 
 import csv
 import dataclasses
@@ -34,9 +34,9 @@ NEVER = 10**6
 
 
 class Planted(eqx.Module):
-    """An environment that says something else at one step of each of its copies."""
+    """An environment with a planted number at one step of each of its copies."""
 
-    at: Any  # counted from 0 through all episodes
+    at: Any  # the step, counted from 0 through all episodes
     what: str = eqx.field(static=True)  # "reward", "observation" or "final"
     number: float = eqx.field(static=True, default=jnp.nan)
     inner: Any = probes.Wander()
@@ -72,20 +72,20 @@ def leaves(tree: Any) -> list[np.ndarray]:
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    """NaN is equal to itself here, and 0 is not −0."""
+    """Compare bits: NaN equals itself, and 0 differs from −0."""
     pairs = zip(leaves(a), leaves(b), strict=True)
     return all(x.tobytes() == y.tobytes() and x.dtype == y.dtype for x, y in pairs)
 
 
 def assert_frozen(state: Any, before: Any, update: int, minibatch: int) -> None:
-    """All of `state` is as it was `before` that update, but for what it says of it."""
+    """Assert that `state` equals the one `before` the update, except for its `divergence`."""
     assert (state.divergence.update, state.divergence.minibatch) == (update, minibatch)
     assert before.divergence.update == 0
     assert same_bits(dataclasses.replace(state, divergence=before.divergence), before)
     assert all(np.isfinite(x).all() for x in leaves(state.policy))
 
 
-# What a rollout brings. One program for three seeds, of which the second is the planted one.
+# A divergence in a rollout. One program runs three seeds, and the second has the planted number.
 
 
 @eqx.filter_jit
@@ -127,7 +127,7 @@ def test_a_seed_is_frozen_and_the_others_are_bitwise_as_without_it(target_kl):
     assert (metrics["diverged"][:, [0, 2]] == 0).all()
     assert (expected["diverged"] == 0).all()
     if target_kl < np.inf:
-        assert (expected["num_gradient_steps"] < 4).any()  # or there was no stop to mind
+        assert (expected["num_gradient_steps"] < 4).any()  # otherwise no KL stop was tested
 
     before = of_seed(states[2], 1)
     assert same_bits(before, of_seed(healthy[2], 1))
@@ -145,11 +145,11 @@ def test_a_seed_is_frozen_and_the_others_are_bitwise_as_without_it(target_kl):
     [
         ("reward", 19, jnp.nan, 3, "reward is not finite, first at step 3 of environment 0"),
         ("observation", 9, -jnp.inf, 2, "observation is not finite, first at step 2 of environ"),
-        # Seen by nobody yet, as the rollout ends with it.
+        # The policy has not acted on it yet, because the rollout ends there.
         ("observation", 15, jnp.nan, 2, "the value of what followed step 7 of environment 1 is n"),
     ],
 )
-def test_what_a_rollout_brings_is_named(what, at, number, update, named):
+def test_a_divergence_in_a_rollout_is_named(what, at, number, update, named):
     env = Planted(jnp.asarray(at), what, number)
     run = rlscan.train(
         probes.dropout_policy(),
@@ -158,7 +158,7 @@ def test_what_a_rollout_brings_is_named(what, at, number, update, named):
         total_steps=NUM_UPDATES * 16,
         key=rlscan.key(0),
         updates_per_call=NUM_UPDATES,
-        strict=True,  # which does not take it for a failed audit
+        strict=True,  # it must not be mistaken for a failed audit
         debug=True,
     )
     with pytest.raises(DivergenceError) as error:
@@ -170,11 +170,11 @@ def test_what_a_rollout_brings_is_named(what, at, number, update, named):
     assert str(error.value).startswith(f"update {update}, rollout: {named}")
 
 
-# What a gradient step brings: of Adam's steps of 0.01, by which one number climbs.
+# A divergence in a gradient step. Adam's steps of 0.01 make one number climb.
 
 
 class Climb(eqx.Module):
-    """A loss that goes down with one number, and does something else above a threshold."""
+    """A loss that decreases as one number grows, and does harm above a threshold."""
 
     threshold: Any
     what: Any
@@ -205,7 +205,7 @@ COIN = probes.Coin(jnp.zeros(()), jnp.ones(()))
 
 def climb(what: str, **changes: Any) -> tuple:
     config = dataclasses.replace(CONFIG, anneal_learning_rate=False, **changes)
-    # Beyond it from the sixth step on, which is the second of the second update.
+    # The threshold is passed in the sixth step, which is the second of the second update.
     loss = Climb(jnp.asarray(0.045), what)
     train = partial(rlscan.train, COIN, probes.leak, config, total_steps=48, key=rlscan.key(0))
     return config, loss, list(train(loss=loss))
@@ -213,7 +213,7 @@ def climb(what: str, **changes: Any) -> tuple:
 
 @pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("what", HARM)
-def test_a_gradient_step_is_taken_back_with_its_update_and_named(what):
+def test_a_bad_gradient_step_undoes_its_update_and_is_named(what):
     config, loss, updates = climb(what)
     (first, _), (state, metrics) = updates  # the run ends there
     assert_frozen(state, first, update=2, minibatch=2)
@@ -234,14 +234,14 @@ def test_a_parameter_that_overflows():
 
 
 @pytest.mark.slow
-def test_a_step_that_a_kl_stop_does_not_take_is_no_divergence():
+def test_a_bad_step_that_a_kl_stop_skips_is_no_divergence():
     _, _, updates = climb("stop", target_kl=1.0)
     assert [int(metrics["num_gradient_steps"]) for _, metrics in updates] == [4, 1, 0]
     assert all(metrics["diverged"] == 0 for _, metrics in updates)
-    assert climb("stop")[2][-1][0].divergence.minibatch == 2  # without one it is
+    assert climb("stop")[2][-1][0].divergence.minibatch == 2  # without a KL stop it is one
 
 
-# A run that stays finite is as it would be unwatched.
+# Watching does not change a run that stays finite.
 
 
 def watched_and_unwatched(patch: pytest.MonkeyPatch) -> Any:
@@ -264,7 +264,7 @@ def test_watching_changes_nothing(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_watching_changes_no_bit():
-    """By the compiler as users have it: the suite's flags leave other roundings open."""
+    """With the compiler's default flags, because those of the suite permit other rounding."""
     program = """
 import pytest, test_divergence as t
 with pytest.MonkeyPatch.context() as patch:
@@ -280,7 +280,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 @pytest.mark.slow
 def test_statistics_that_overflow():
-    """A batch norm saturates at a large observation, whose square is in the running variance."""
+    """A batch norm saturates at a large observation, but the running variance has its square."""
     env = Planted(jnp.asarray(9), "observation", 1e30)
     train = partial(rlscan.train, statistics_policy(), env, CONFIG, total_steps=48)
     (first, _), (state, _) = train(key=rlscan.key(0))
@@ -323,7 +323,7 @@ def off_in_one(policy: Any, minibatch: Any, config: Any) -> Any:
 
 @pytest.mark.slow
 def test_devices_agree():
-    """On what one of them alone has seen."""
+    """Both devices react to what only one of them has seen."""
     mesh, policy, env = rlscan.make_mesh(2), probes.dropout_policy(), probes.Wander()
     config = dataclasses.replace(CONFIG, num_epochs=1, num_minibatches=1, num_envs=4).as_arrays()
     update = eqx.filter_jit(partial(rlscan.update, num_updates=2, loss=off_in_one, mesh=mesh))
@@ -347,8 +347,8 @@ def test_devices_agree():
 
 
 @pytest.mark.slow
-def test_a_failed_audit_is_told_first():
-    """Where other masks are what makes a run diverge."""
+def test_a_failed_audit_is_reported_first():
+    """If other masks make a run diverge, they are the cause to report."""
 
     def fresh(policy: Any, minibatch: Any, config: Any) -> Any:
         keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(minibatch.trajectory.policy_key)
@@ -368,7 +368,7 @@ SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_debugged", [False, True])
-def test_a_run_that_diverges_ends_with_a_status_of_its_own(
+def test_a_run_that_diverges_ends_with_its_own_status(
     tmp_path: Path, capsys: pytest.CaptureFixture, is_debugged: bool
 ):
     argv = ["train", *SMALL, "--total-steps", "640", "--ppo.learning-rate", "1e30"]
@@ -386,7 +386,7 @@ def test_a_run_that_diverges_ends_with_a_status_of_its_own(
 
 
 @pytest.mark.slow
-def test_of_runs_side_by_side_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_other_runs_side_by_side_go_on(tmp_path: Path, capsys: pytest.CaptureFixture):
     run = tmp_path / "run"
     argv = ["train", *SMALL, "--total-steps", "640", "--num-seeds", "2", "--output", str(run)]
     assert main([*argv, "--sweep", "ppo.learning_rate=1e-3,1e30", "--debug"]) == DIVERGED
@@ -398,7 +398,7 @@ def test_of_runs_side_by_side_the_others_go_on(tmp_path: Path, capsys: pytest.Ca
     for which in range(4):
         policy = rlscan.load_policy(run, run=which)
         assert all(np.isfinite(x).all() for x in leaves(policy))
-    assert main(["train", "--resume", str(run)]) == 0  # it has finished, as it was to
+    assert main(["train", "--resume", str(run)]) == 0  # it has already finished
 
 
 @pytest.mark.slow
@@ -420,8 +420,8 @@ def test_a_switch_needs_no_value():
 
 
 @pytest.mark.parametrize("is_truncated", [True, False])
-def test_a_time_limit_that_is_not_kept_is_named(is_truncated: bool):
-    """NaN is what `next_value` gives for a truncation that found no slot."""
+def test_a_violated_time_limit_is_named(is_truncated: bool):
+    """`next_value` is NaN for a truncation without a slot."""
     zeros, flags = jnp.zeros((2, 1)), jnp.zeros((2, 1), bool)
     steps = SimpleNamespace(
         observation=zeros, action=zeros, log_prob=zeros, reward=zeros,

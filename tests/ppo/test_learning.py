@@ -22,7 +22,7 @@ def test_an_update_without_an_episode_counts_for_nothing():
 
 
 @pytest.mark.slow
-def test_what_was_kept_is_a_row_beside_what_others_published(tmp_path, monkeypatch, capsys):
+def test_stored_results_are_a_row_beside_published_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learning, "RESULTS", tmp_path)
     learning.main(["--smoke", "--keep", "cartpole"])
     learning.main(["--report"])
@@ -44,12 +44,12 @@ def test_what_was_kept_is_a_row_beside_what_others_published(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "name, found", [("cartpole_pomdp_gru", "ppo_lstm"), ("cartpole", "CleanRL"), ("new", "–")]
 )
-def test_published_returns_are_of_the_longest_name_that_fits(name, found):
+def test_published_returns_match_the_longest_name(name, found):
     assert found in report.published(name)
 
 
 @pytest.mark.slow
-def test_the_generator_is_the_one_of_the_config():
+def test_the_generator_comes_from_the_config():
     def first_returns(generator: str) -> np.ndarray:
         small = "--total-steps 1024 --ppo.num-envs 4 --ppo.num-steps 64"
         config = parse([*small.split(), "--generator", generator])
@@ -59,12 +59,12 @@ def test_the_generator_is_the_one_of_the_config():
 
 
 @pytest.mark.parametrize("option", ["--seed 3", "--num_seeds 2", "--num-devices 2", "--strict"])
-def test_what_would_do_nothing_is_refused(option: str, capsys: pytest.CaptureFixture):
+def test_options_without_effect_are_refused(option: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         learning.main(option.split())
     name = option.split()[0].replace("_", "-")
     assert f"{name} has no effect on what is measured here" in capsys.readouterr().err
 
 
-def test_seeds_that_agree_have_an_interval_of_nothing():
+def test_equal_seeds_have_an_empty_interval():
     assert rlscan.bootstrap_interval(np.full(10, 500.0)) == (500.0, 500.0)

@@ -16,7 +16,7 @@ CLIP = 0.2
 
 
 def samples(seed=0, shape=(6, 8)):
-    """Log-ratios on all sides of the clip, and advantages of both signs."""
+    """Draw log-ratios on all sides of the clip, and advantages of both signs."""
     rng = np.random.default_rng(seed)
     return (rng.normal(scale=0.4, size=shape), rng.normal(size=shape))
 
@@ -26,7 +26,7 @@ def f32(*arrays) -> Any:
 
 
 def policy_loss(log_ratio, advantage):
-    """Schulman et al. 2017, eq. 7, case by case: a gain beyond the clip is not counted."""
+    """Compute Schulman et al. 2017, eq. 7, case by case: a gain beyond the clip does not count."""
     total = 0.0
     for r, a in zip(np.exp(log_ratio).ravel(), advantage.ravel(), strict=True):
         if a >= 0:
@@ -44,11 +44,11 @@ def test_policy_loss(seed):
     assert clipped_policy_loss(*f32(log_ratio, advantage), clip_range=CLIP) == pytest.approx(
         expected, abs=1e-6
     )
-    assert expected > unclipped + 1e-3  # pessimistic, and the data reaches the clip
+    assert expected > unclipped + 1e-3  # it is pessimistic, and the data reaches the clip
 
 
 def test_surrogate_at_ratio_1_is_the_policy_gradient():
-    """∇ −mean(clip…) = −mean(Â ∇ log π) where the policy is the one that acted."""
+    """∇ −mean(clip…) = −mean(Â ∇ log π) if the policy is the one that acted."""
     rng = np.random.default_rng(0)
     observation, logits = rng.normal(size=(32, 3)), rng.normal(size=(3, 4))
     action, advantage = rng.integers(4, size=32), rng.normal(size=32)
@@ -67,8 +67,8 @@ def test_surrogate_at_ratio_1_is_the_policy_gradient():
     np.testing.assert_allclose(gradient, expected, atol=1e-5)
 
 
-def test_no_gradient_where_a_gain_is_clipped():
-    """Outside the clip the gradient is 0 on the side that gains, and whole on the other."""
+def test_a_clipped_gain_has_no_gradient():
+    """Outside the clip, the gradient is 0 on the side of gains and unchanged on the other."""
     log_ratio, advantage = f32([0.5, 0.5, -0.5, -0.5, 0.1, 0.1], [1, -1, 1, -1, 1, -1])
     gradient = jax.grad(clipped_policy_loss)(log_ratio, advantage, CLIP)
     whole = -np.exp(log_ratio) * advantage / 6
@@ -106,11 +106,11 @@ def test_clipping_never_makes_the_value_loss_smaller():
     one_by_one = jax.vmap(partial(clipped_value_loss, clip_range=0.1))(value, old_value, target)
     halves = np.asarray(0.5 * (value - target) ** 2)
     assert (one_by_one >= halves - 1e-6).all()
-    assert (one_by_one > halves + 1e-3).sum() > 5  # with min it would be the other way round
+    assert (one_by_one > halves + 1e-3).sum() > 5  # with min it would be the reverse
 
 
 def test_gradient_of_an_unclipped_value_loss_is_finite():
-    """∞ as a number among numbers must not become NaN on the way back."""
+    """A clip range of ∞ must not give NaN in the backward pass."""
     value, old_value, target = f32(*values())
     gradient = jax.grad(clipped_value_loss)(value, old_value, target, jnp.asarray(math.inf))
     np.testing.assert_allclose(gradient, (value - target) / 64, atol=1e-7)
@@ -123,7 +123,8 @@ def test_normalize():
     (given,) = f32(advantage)
     np.testing.assert_allclose(normalize(given), expected, atol=1e-5)
     assert (normalize(jnp.full(4, 2.0)) == 0).all()
-    for number, size in ((1000.1, 64), (3.3, 128), (0.1, 7)):  # whose means are not themselves
+    # The computed means of these differ from the number in the last digit.
+    for number, size in ((1000.1, 64), (3.3, 128), (0.1, 7)):
         assert (normalize(jnp.full(size, number)) == 0).all()
 
 
@@ -139,7 +140,7 @@ def test_ratio_diagnostics():
 
 
 def test_small_divergences_keep_their_digits():
-    """ε²/2 at log r = ±ε: computed as (r − 1) − log r it would be lost in float32."""
+    """The result is ε²/2 at log r = ±ε. In float32, (r − 1) − log r would lose it."""
     log_ratio = np.array([1e-3, -1e-3] * 8)
     expected = (np.expm1(log_ratio) - log_ratio).mean()
     assert ratio_diagnostics(*f32(log_ratio), clip_range=CLIP)["approx_kl"] == pytest.approx(
@@ -148,7 +149,7 @@ def test_small_divergences_keep_their_digits():
 
 
 def test_k3_estimates_the_divergence():
-    """KL(old, new) of two categorical policies, by samples of the old one."""
+    """Samples of the old policy estimate KL(old, new) of two categorical policies."""
     rng = np.random.default_rng(0)
     old, new = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.25, 0.35])
     action = rng.choice(3, size=20_000, p=old)

@@ -1,4 +1,4 @@
-"""Random orders: permutations, without favourites."""
+"""Random orders: every permutation is complete, and no number is favoured."""
 
 import jax
 import jax.numpy as jnp
@@ -36,23 +36,25 @@ ORDERS = {
 
 @pytest.fixture(scope="module", params=ORDERS)
 def minibatch_of(request: pytest.FixtureRequest) -> np.ndarray:
-    """In which of 8 minibatches each of 1,024 numbers is, for 4,096 orders."""
+    """The minibatch, of 8, that each of 1,024 numbers falls into, for 4,096 orders."""
     keys = jax.random.split(rlscan.key(3), 4096)
     orders = np.asarray(jax.jit(jax.vmap(ORDERS[request.param]))(keys))
     places = np.argsort(orders, axis=1)
     return places // 128
 
 
-def test_each_number_is_in_each_minibatch_as_often(minibatch_of: np.ndarray) -> None:
+def test_each_number_is_in_each_minibatch_equally_often(minibatch_of: np.ndarray) -> None:
     counts = np.stack([(minibatch_of == m).sum(axis=0) for m in range(8)])
     z = (counts - 4096 / 8) / np.sqrt(4096 * (1 / 8) * (7 / 8))
-    assert np.abs(z).max() < 5.5  # of 8,192
+    assert np.abs(z).max() < 5.5  # the largest of 8,192
     assert 0.9 < z.std() < 1.1
 
 
 @pytest.mark.parametrize("apart", [1, 2, 31, 32, 64, 33, 500, 992])
-def test_two_numbers_meet_in_a_minibatch_as_often(apart: int, minibatch_of: np.ndarray) -> None:
-    """Also those that begin in one row of the grid, or in one column: 32 rows of 32."""
+def test_any_two_numbers_meet_in_a_minibatch_equally_often(
+    apart: int, minibatch_of: np.ndarray
+) -> None:
+    """This includes numbers that start in one row or column of the 32 × 32 grid."""
     first = np.arange(1024 - apart)
     meet = (minibatch_of[:, first] == minibatch_of[:, first + apart]).mean(axis=0)
     p = 127 / 1023
@@ -61,10 +63,10 @@ def test_two_numbers_meet_in_a_minibatch_as_often(apart: int, minibatch_of: np.n
     assert abs(z.std() - 1) < 0.2 + 3 / np.sqrt(2 * len(z))
 
 
-def test_neighbours_part(minibatch_of: np.ndarray) -> None:
-    """How a row of 32 falls into the minibatches varies from order to order as by chance."""
+def test_neighbours_are_separated(minibatch_of: np.ndarray) -> None:
+    """The number of a row's 32 entries in a minibatch varies as it would by chance."""
     row = minibatch_of[:, :32]
     counts = np.stack([(row == m).sum(axis=1) for m in range(8)])
-    # Hypergeometric: 32 of 1,024, of which 128 are in the minibatch.
+    # The distribution is hypergeometric: 32 draws from 1,024, of which 128 are in the minibatch.
     variance = 32 * (1 / 8) * (7 / 8) * (1024 - 32) / 1023
     assert abs(counts.var() / variance - 1) < 0.05

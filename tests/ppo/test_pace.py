@@ -1,4 +1,4 @@
-"""How many updates a call makes: by the clock, which is a fake one here."""
+"""The number of updates per call is set by the clock, which is a fake here."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from rlscan.ppo._pace import Pace
 
 
 class Clock:
-    """A program whose updates take so many seconds each, and some more for a call."""
+    """A program with a fixed time per update and per call."""
 
     def __init__(self, each: float, of_call: float = 0.0):
         self.now, self.each, self.of_call, self.called = 0.0, each, of_call, []
@@ -33,7 +33,7 @@ def paced(clock: Any, monkeypatch: pytest.MonkeyPatch) -> Pace[int]:
 @pytest.mark.parametrize(
     "each, expected", [(0.01, [1, 10, 10]), (0.03, [1, 3, 3]), (7.0, [1, 1, 1]), (0, [1, 64, 64])]
 )
-def test_a_call_takes_a_tenth_of_a_second_where_an_update_does_not_take_more(
+def test_a_call_takes_a_tenth_of_a_second_unless_one_update_takes_more(
     each: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ):
     clock = Clock(each)
@@ -53,10 +53,10 @@ def test_a_slow_first_call_is_made_up_for(monkeypatch: pytest.MonkeyPatch):
     assert clock.called == [1, 1, 50]
 
 
-def test_no_more_than_are_left_and_their_metrics_alone(monkeypatch: pytest.MonkeyPatch):
+def test_the_last_call_makes_only_the_updates_that_are_left(monkeypatch: pytest.MonkeyPatch):
     clock = Clock(0.001)
     call, state, seen = paced(clock, monkeypatch), 0, []
-    while state < 97:  # a prime, which is as good as any number
+    while state < 97:  # a prime, so no number of updates divides it
         state, metrics = call(state, 97 - state)
         seen += metrics["loss"].tolist()
     assert clock.called == [1, 64, 32]

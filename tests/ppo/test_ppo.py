@@ -1,4 +1,4 @@
-"""PPO: exact ratios, steps as written down by hand, and probes with known values."""
+"""PPO: exact ratios, updates against a loop by hand, and probes with known values."""
 
 import dataclasses
 from functools import partial
@@ -50,12 +50,12 @@ counted_update = eqx.debug.assert_max_traces(update, max_traces=None)
 
 @pytest.fixture(scope="module")
 def jit_update():
-    """One program for most of the tests below."""
+    """Compile one program for most of the tests below."""
     return eqx.filter_jit(counted_update)
 
 
 def run(jit_update, config, num_updates=NUM_UPDATES, *, policy=None) -> Any:
-    """`(states, metrics)`: the state before and after each update, and the metrics of each."""
+    """Return `(states, metrics)`: the states before and after each update, and its metrics."""
     policy = probes.dropout_policy() if policy is None else policy
     states, metrics = [init_train(policy, probes.Wander(), config, key=rlscan.key(0))], []
     for _ in range(num_updates):
@@ -90,11 +90,11 @@ def test_the_ratio_is_1_at_the_start_of_every_update(long_run):
     _, metrics = long_run
     assert (metrics["audit_log_ratio"] <= 1e-5).all()
     assert (metrics["audit_clip_fraction"] == 0).all()
-    # The policy did move, so there was something to get wrong; and with other masks it shows.
+    # The policy did move, so a wrong replay would show.
     assert (metrics["approx_kl"] > 1e-4).all()
 
 
-def test_with_other_masks_it_would_not_be(long_run):
+def test_with_other_masks_the_ratio_is_not_1(long_run):
     (*_, state), _ = long_run
     policy, env = state.policy, probes.Wander()
     _, trajectory = jit_rollout(policy, env, state.rollout_state, 16)
@@ -108,7 +108,7 @@ def test_with_other_masks_it_would_not_be(long_run):
 def test_nothing_moves_at_a_learning_rate_of_0(jit_update):
     (before, *_, after), metrics = run(jit_update, with_numbers(CONFIG, learning_rate=0.0), 2)
     assert_same(before.policy, after.policy)
-    # k3 is never negative, so its mean over all epochs bounds each of them.
+    # k3 is never negative, so its mean over all epochs bounds that of each.
     assert (metrics["approx_kl"] <= 1e-10).all() and (metrics["clip_fraction"] == 0).all()
     assert (metrics["num_gradient_steps"] == 4).all()
 
@@ -124,7 +124,7 @@ def test_one_program_for_all_numbers(jit_update):
 
 
 class ReplayedWith(eqx.Module):
-    """The PPO loss with the recorded keys, or with fresh ones, as most libraries draw them."""
+    """The PPO loss with recorded keys, or with fresh ones as in most libraries."""
 
     is_fresh: Any
 
@@ -137,7 +137,7 @@ class ReplayedWith(eqx.Module):
 
 
 def test_a_policy_that_learns_only_if_its_noise_is_replayed():
-    """A KL stop lets it take no step with other noise. Also: a loss of one's own is used."""
+    """With fresh noise, a KL stop permits no step. The test also uses a custom loss."""
     config = PPOConfig(
         num_envs=16, num_steps=8, num_epochs=2, learning_rate=0.1, target_kl=0.05, gamma=0.5
     )
@@ -171,7 +171,7 @@ def test_a_policy_that_learns_only_if_its_noise_is_replayed():
 
 
 def reference_advantages(trajectory, value, after_last, config):
-    """GAE in float64 from the recorded steps, `(advantage, target)`; see test_returns."""
+    """Compute GAE in float64 from the recorded steps: `(advantage, target)`; see test_gae."""
     num_steps, num_envs = value.shape
     advantage, following = np.zeros_like(value), np.concatenate([value[1:], after_last[None]])
     for n in range(num_envs):
@@ -188,7 +188,7 @@ def reference_advantages(trajectory, value, after_last, config):
 
 
 class Steps(eqx.Module):
-    """What the reference needs of a rollout."""
+    """The part of a rollout that the reference needs."""
 
     observation: Any
     action: Any
@@ -197,7 +197,7 @@ class Steps(eqx.Module):
     reward: Any
     terminated: Any
     truncated: Any
-    value_of_final: Any  # [T, N], where truncated
+    value_of_final: Any  # [T, N], used at truncated steps
 
 
 @eqx.filter_jit
@@ -209,7 +209,7 @@ def values(policy, observation, keys):
 
 
 def reference_batch(state, config):
-    """`(steps, value, advantage, target)` of the rollout that the update is about to make."""
+    """Make the rollout of the next update: `(steps, value, advantage, target)`."""
     env = probes.Wander()
     rolled: Any = jit_rollout(state.policy, env, state.rollout_state, config.num_steps)
     after, t = rolled
@@ -236,7 +236,7 @@ def reference_batch(state, config):
 @eqx.filter_jit
 @partial(eqx.filter_value_and_grad, has_aux=True)
 def reference_loss(policy, steps, old_value, advantage, target, config):
-    """PPO's objective sample by sample, by the equations."""
+    """Compute PPO's objective sample by sample from the equations."""
 
     def one(observation, action, key, old_log_prob, old_value, advantage, target):
         distribution, value, _ = policy(observation, (), key=key)
@@ -281,7 +281,7 @@ class Adam:
 
 
 def reference_update(state, config, adam, num_updates):
-    """`(leaves, metrics)` after one update of whole batches."""
+    """Make one update with a single minibatch: `(leaves, metrics)`."""
     steps, value, advantage, target = reference_batch(state, config)
     batch = [jnp.asarray(x, jnp.float32) for x in (value, advantage, target)]
     arrays, rest = eqx.partition(state.policy, eqx.is_inexact_array)
@@ -326,10 +326,10 @@ WHOLE = dataclasses.replace(
 
 
 @pytest.mark.parametrize("target_kl", [np.inf, 0.002])
-def test_an_update_is_the_one_written_by_hand(jit_update, target_kl):
-    """Parameters, Adam's state, the annealed rate and the metrics; with a KL stop and without.
+def test_an_update_equals_the_reference(jit_update, target_kl):
+    """Parameters, Adam's state, the rate and the metrics agree, with and without a KL stop.
 
-    Where it stops, the parameters are those of the steps before, and only these are counted.
+    After a stop, the parameters are those of the steps before it, and only these count.
     """
     config = dataclasses.replace(WHOLE, target_kl=float(target_kl))
     num_updates = 3
@@ -349,7 +349,7 @@ def test_an_update_is_the_one_written_by_hand(jit_update, target_kl):
             np.testing.assert_allclose(ours, by_hand, atol=2e-5)
         for name, number in expected.items():
             assert metrics[name] == pytest.approx(number, rel=1e-3, abs=2e-5), name
-        moments = state.opt_state[1][0]  # on one flat vector
+        moments = state.opt_state[1][0]  # Adam runs on one flat vector
         for flat, by_hand in ((moments.mu, adam.first), (moments.nu, adam.second)):
             np.testing.assert_allclose(
                 flat, np.concatenate([np.ravel(m) for m in by_hand]), atol=1e-5
@@ -357,7 +357,7 @@ def test_an_update_is_the_one_written_by_hand(jit_update, target_kl):
         applied.append(int(metrics["num_gradient_steps"]))
         assert state.num_gradient_steps == adam.count == sum(applied)
     if target_kl == np.inf:
-        assert applied == [4, 4, 4] and metrics["learning_rate"] == 0  # on the last one
+        assert applied == [4, 4, 4] and metrics["learning_rate"] == 0  # in the last update
     else:
         assert 0 < sum(applied) < 12 and metrics["learning_rate"] > 0
 
@@ -369,9 +369,9 @@ seen: list[Any] = []
 
 
 class Noting(eqx.Module):
-    """A loss that notes what it is given, pulls one number to 3, and minds one sample."""
+    """A loss that records its inputs, pulls a number to 3, and gives one sample a large KL."""
 
-    minded: Any  # key data; the minibatch with this key says that the policy went far
+    minded: Any  # key data of the sample; its minibatch reports that the policy moved far
 
     def __call__(self, policy, minibatch, config):
         parts = minibatch.advantage, minibatch.target, minibatch.trajectory.log_prob
@@ -382,8 +382,8 @@ class Noting(eqx.Module):
         return (policy.preference - 3.0) ** 2, (log_ratio, {"mine": jnp.asarray(7.0)})
 
 
-def test_every_sample_comes_once_in_each_epoch_and_a_loss_of_ones_own_is_used():
-    """A key is the name of a sample."""
+def test_every_sample_is_used_once_per_epoch_by_a_custom_loss():
+    """Samples are identified by their keys."""
     config = dataclasses.replace(CONFIG, num_steps=8, num_epochs=3, num_minibatches=4)
     start = init_train(
         probes.Coin(jnp.zeros(()), jnp.ones(())), probes.leak, config, key=rlscan.key(0)
@@ -409,7 +409,7 @@ def test_every_sample_comes_once_in_each_epoch_and_a_loss_of_ones_own_is_used():
         in_order.append([names[order], *(part[order] for part in parts)])
         in_order[-1].append(order)
     for other in in_order[1:]:
-        # All parts of a sample move together, and in another order every time.
+        # All parts of a sample move together, and the order differs every time.
         for a, b in zip(in_order[0][:-1], other[:-1], strict=True):
             np.testing.assert_array_equal(a, b)
         assert (in_order[0][-1] != other[-1]).any()
@@ -419,7 +419,8 @@ def test_every_sample_comes_once_in_each_epoch_and_a_loss_of_ones_own_is_used():
     state, metrics = run(dataclasses.replace(config, target_kl=0.5), third)
     assert metrics["num_gradient_steps"] == state.num_gradient_steps == 2
     assert 0.015 < state.policy.preference < 0.025
-    assert metrics["approx_kl"] == pytest.approx((np.e - 2) / 3, rel=1e-5)  # of three looked at
+    # The mean over the three minibatches that were evaluated.
+    assert metrics["approx_kl"] == pytest.approx((np.e - 2) / 3, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -434,7 +435,7 @@ def test_minibatches_of_a_recurrent_policy_are_whole_environments():
             return jax.random.split(rlscan.key(2), leaf.shape)
         return jnp.arange(leaf.size).reshape(leaf.shape).astype(leaf.dtype)
 
-    # Its shapes, filled with numbers that tell where they came from.
+    # Arrays of its shapes, filled with numbers that identify their origin.
     trajectory: Any = jax.tree.map(fill, eqx.filter_eval_shape(rolled, rlscan.key(0)))
     number = jnp.arange(30.0).reshape(5, 6)
     trajectory = dataclasses.replace(trajectory, final=None)
@@ -468,8 +469,8 @@ TOTAL = 4 * 32
 
 @pytest.mark.slow
 @pytest.mark.parametrize("updates_per_call", [2, 3])  # with 3 there is a remainder
-def test_all_ways_to_run_are_one(updates_per_call):
-    """train(), one or several updates a call, and train_scan mapped over seeds and rates."""
+def test_all_ways_to_run_agree(updates_per_call):
+    """`train` with any `updates_per_call` equals `train_scan` mapped over seeds and rates."""
     policy, env = probes.dropout_policy(0.5, 1, 2), probes.leak
     keys, rates = jax.random.split(rlscan.key(0), 2), jnp.array([0.01, 0.03])
 
@@ -503,12 +504,12 @@ def test_all_ways_to_run_are_one(updates_per_call):
         np.testing.assert_allclose(stacked, metrics[name][0], rtol=1e-4, atol=1e-5)
 
 
-def test_metrics_are_those_that_are_described(long_run):
+def test_metrics_are_exactly_those_described(long_run):
     assert long_run[1].keys() == METRICS.keys()
 
 
-def testepisode_metrics(long_run):
-    """Of episodes that ended, across the boundaries of rollouts."""
+def test_episode_metrics(long_run):
+    """They average the episodes that ended, also across rollouts."""
     states, metrics = long_run
     returns, lengths = np.zeros(4), np.zeros(4)
     for state, number in zip(states[:-1], range(NUM_UPDATES), strict=True):
@@ -580,7 +581,7 @@ def test_a_recurrent_policy_learns_to_remember_at_a_ratio_of_1():
     assert metrics["episode_return"][0] < 0.4
 
 
-# What cannot be.
+# Invalid settings.
 
 
 @pytest.mark.parametrize(
@@ -605,14 +606,14 @@ def test_a_recurrent_policy_learns_to_remember_at_a_ratio_of_1():
         ({"adam_eps": 0.0}, "adam_eps must be above 0"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     config = dataclasses.replace(CONFIG, **settings)
     with pytest.raises(ValueError, match=message):
         init_train(probes.dropout_policy(), probes.Wander(), config, key=rlscan.key(0))
 
 
 def test_a_setting_of_another_type_is_refused_by_its_name():
-    """Set behind the suite's own type checks, which would refuse it as well."""
+    """The setting is changed in a way that the suite's own type checks do not see."""
     wrongs = {"num_envs": "8", "target_kl": None, "learning_rate": True, "shared_noise": 1}
     for name, wrong in wrongs.items():
         config = dataclasses.replace(CONFIG)
@@ -644,7 +645,7 @@ def test_minibatches_of_a_recurrent_policy_divide_its_environments():
     [(63, "64 or more"), (0, "positive"), (-5, "posi"), (10**14, "counted up to 2147483647")],
 )
 def test_a_run_has_at_least_one_update(total_steps, message):
-    """Said by the call itself, not by the first update."""
+    """The call itself raises, not the first update."""
     with pytest.raises(ValueError, match=message):
         train(
             probes.dropout_policy(),
@@ -678,15 +679,15 @@ class ValueOfOne(eqx.Module):
         return ()
 
 
-def test_a_value_that_is_no_scalar_is_refused():
+def test_a_value_that_is_not_a_scalar_is_refused():
     policy = ValueOfOne(probes.dropout_policy())
     with pytest.raises(ValueError, match=r"value is a float of shape \(\).*value\[0\]"):
         init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0))
 
 
 @pytest.mark.slow
-def test_a_run_without_end_learns_on():
-    """More gradient steps than 2^31: counted in 32 bits, the rate would be 0 from the second on."""
+def test_an_endless_run_keeps_learning():
+    """With more than 2^31 gradient steps, a 32-bit count would make the rate 0."""
     env = rlscan.make("CartPole-v1")
     config = rlscan.PPOConfig(num_envs=4, num_steps=4, num_epochs=4, num_minibatches=4)
     policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))

@@ -1,4 +1,4 @@
-"""Programs are traced from shapes, the updates while the start is compiled."""
+"""Programs are traced from shapes, and updates are traced while the start compiles."""
 
 import threading
 from functools import partial
@@ -43,7 +43,7 @@ def test_a_program_is_the_function_with_its_statics():
     assert found[1].p == 0.5 and (found[0].shape, found[0].dtype) == (x.shape, x.dtype)
 
 
-def test_seconds_are_of_tracing_and_compiling(monkeypatch: pytest.MonkeyPatch):
+def test_seconds_count_tracing_and_compiling(monkeypatch: pytest.MonkeyPatch):
     now = iter([0.0, 1.0, 10.0, 12.0])
     monkeypatch.setattr(_program.time, "monotonic", lambda: next(now))
     program = Program(lambda x: x + 1, jnp.zeros(2))
@@ -54,8 +54,8 @@ def test_seconds_are_of_tracing_and_compiling(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("generator", rlscan.GENERATORS)
-def test_a_seed_is_the_same_inside_of_a_program(seed: int, generator: str):
-    """A run begins from the key that `rlscan.key` makes of its seed."""
+def test_a_seed_is_the_same_inside_a_program(seed: int, generator: str):
+    """A run starts from the key that `rlscan.key` makes from its seed."""
     inside = jax.jit(lambda seed: rlscan.key(seed, generator=generator))(np.uint32(seed))
     assert jnp.array_equal(inside, rlscan.key(seed, generator=generator))
 
@@ -64,7 +64,7 @@ def test_a_seed_is_the_same_inside_of_a_program(seed: int, generator: str):
 def test_updates_are_traced_while_the_start_is_compiled(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ):
-    """One after the other neither would end: compiling waits for the trace."""
+    """Compiling waits for the trace here, so it would never end if they ran one after the other."""
     is_traced, compile, update = threading.Event(), Program.compile, _train.update
 
     def waiting(self: Program) -> Any:
@@ -92,10 +92,10 @@ def test_an_error_of_the_start_is_raised_from_the_other_thread(monkeypatch: pyte
         small_training()
 
 
-def test_memory_that_ends_during_a_call_is_raised():
-    """`jax.device_get` of its results would wait for ever."""
+def test_running_out_of_memory_during_a_call_raises():
+    """Without a check, `jax.device_get` of the results would wait forever."""
 
-    def function(x: Any) -> Any:  # so much work that JAX does it in the background
+    def function(x: Any) -> Any:  # enough work for JAX to do it in the background
         return x + 1, jax.lax.fori_loop(0, 3, lambda _, y: x * y, jnp.zeros(2**46) + x)
 
     program = Program(function, jnp.zeros(()))

@@ -1,4 +1,4 @@
-"""Rewards in units of the spread of returns, against a loop in float64 and its defects."""
+"""Scaled rewards against a float64 loop, and against that loop with planted defects."""
 
 import dataclasses
 from functools import partial
@@ -21,7 +21,7 @@ DEFECTS = ("reset before the division", "leak into the next episode", "mean take
 
 
 def reference(rollouts: list, defect: str | None = None) -> tuple[list, np.ndarray]:
-    """`(scaled, R)` of rollouts of (reward, done) `[T, N]`: a loop, step by step, in float64."""
+    """Compute `(scaled, R)` of rollouts of (reward, done) `[T, N]` step by step in float64."""
     running, returns, scaled = np.zeros(N), [], []
     for reward, done in rollouts:
         for t in range(len(reward)):
@@ -55,7 +55,7 @@ def scale(scaling: Any, reward: Any, done: Any, gamma: Any = GAMMA) -> Any:
     return rlscan.scale_rewards(scaling, reward, done, gamma=gamma)
 
 
-def test_rewards_are_those_of_a_loop_across_rollouts() -> None:
+def test_rewards_equal_those_of_a_loop_across_rollouts() -> None:
     rollouts = some_rollouts()
     wanted, running = reference(rollouts)
     scaling = rlscan.init_reward_scaling(N)
@@ -66,7 +66,7 @@ def test_rewards_are_those_of_a_loop_across_rollouts() -> None:
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_the_defects_of_others_would_be_found(defect: str) -> None:
+def test_defects_of_other_libraries_would_be_found(defect: str) -> None:
     rollouts = some_rollouts()
     right, wrong = reference(rollouts)[0], reference(rollouts, defect)[0]
     assert all(np.abs(a / b - 1).max() > 0.01 for a, b in zip(right, wrong, strict=True))
@@ -93,8 +93,8 @@ def test_rewards_in_other_units_are_scaled_alike() -> None:
 
 
 @pytest.mark.parametrize("reward", [0.0, 3.0])
-def test_what_does_not_vary_stays_as_it_is(reward: float) -> None:
-    """Episodes of one step, all with the same reward."""
+def test_constant_rewards_are_unchanged(reward: float) -> None:
+    """All episodes have one step and the same reward."""
     rewards = jnp.full((T, N), reward)
     _, scaled = scale(rlscan.init_reward_scaling(N), rewards, jnp.ones((T, N), bool))
     np.testing.assert_array_equal(scaled, rewards)
@@ -115,8 +115,8 @@ def test_discounts_are_mapped_over() -> None:
 
 
 @pytest.mark.slow
-def test_advantages_are_of_scaled_rewards_and_metrics_of_those_that_came() -> None:
-    """λ = 0, so that a target is r + γ V′, and two targets differ by their rewards."""
+def test_advantages_use_scaled_rewards_and_metrics_the_original_ones() -> None:
+    """With λ = 0 a target is r + γ V′, so two targets differ only by their rewards."""
     env, policy = probes.Wander(), probes.dropout_policy()
     scaled_config = dataclasses.replace(CONFIG, gae_lambda=0.0)
     plain_config = dataclasses.replace(scaled_config, scale_rewards=False)
@@ -152,7 +152,7 @@ def test_advantages_are_of_scaled_rewards_and_metrics_of_those_that_came() -> No
 
 
 @pytest.mark.slow
-def test_a_state_that_was_made_otherwise_is_refused() -> None:
+def test_a_state_made_without_scaling_is_refused() -> None:
     env, policy = probes.Wander(), probes.dropout_policy()
     state = rlscan.init_train(policy, env, CONFIG, key=rlscan.key(0))
     without = dataclasses.replace(state, reward_scaling=None)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is what comes back, and what cannot be read is said."""
+"""Checkpoints: they are read back exactly, and unreadable ones are reported."""
 
 import dataclasses
 import os
@@ -48,7 +48,7 @@ def written(directory: Path, state: Any, num_updates: int = 1, **options: Any) -
 
 
 @pytest.mark.parametrize("generator", rlscan.GENERATORS)
-def test_every_bit_comes_back(generator: str, tmp_path: Path):
+def test_every_bit_is_read_back(generator: str, tmp_path: Path):
     state, like = a_state(generator), a_state(generator, value=9.0)
     loaded = restore(read_checkpoint(written(tmp_path, state)), like)
     assert jax.tree.structure(loaded) == jax.tree.structure(state)
@@ -56,14 +56,14 @@ def test_every_bit_comes_back(generator: str, tmp_path: Path):
         assert ours is theirs or eqx.tree_equal(ours, theirs) and ours.dtype == theirs.dtype
 
 
-def test_a_part_alone_into_shapes(tmp_path: Path):
+def test_a_part_is_read_into_shapes(tmp_path: Path):
     checkpoint = read_checkpoint(written(tmp_path, a_state()))
     like = eqx.filter_eval_shape(lambda: a_state()["policy"])
     loaded = restore(checkpoint, like, within="['policy']")
     assert eqx.tree_equal(loaded, a_state()["policy"])
 
 
-def test_arrays_stay_where_the_state_has_them(tmp_path: Path):
+def test_arrays_keep_the_placement_of_the_state(tmp_path: Path):
     checkpoint = read_checkpoint(written(tmp_path, {"x": jnp.arange(4.0)}))
     on_second = {"x": jax.device_put(jnp.zeros(4), jax.devices()[1])}
     assert restore(checkpoint, on_second)["x"].devices() == {jax.devices()[1]}
@@ -88,7 +88,7 @@ def test_another_structure_is_named(change: dict[str, Any], message: str, tmp_pa
     assert str(error.value).startswith(f"{file} does not fit its config: ")
 
 
-def test_any_byte_that_is_lost_or_changed_shows(tmp_path: Path):
+def test_any_lost_or_changed_byte_is_detected(tmp_path: Path):
     file = written(tmp_path, a_state())
     content = file.read_bytes()
     rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
     assert len(os.listdir(tmp_path / "checkpoints")) == 3
 
 
-def test_the_best_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_best_is_kept_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def link(*_):
         raise OSError(1, "Operation not permitted")
 
@@ -145,18 +145,18 @@ def test_a_failed_save_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(os.listdir(tmp_path / "checkpoints")) == [file.name for file in old]
 
 
-def test_counts_come_back_as_they_were(tmp_path: Path):
+def test_counts_are_read_back_unchanged(tmp_path: Path):
     counts = Counts(3, 1 / 3, row=[Episodes(2, 0.1, 1e-300)], ends={"metrics.csv": 12})
     file = written(tmp_path, {})
     file.write_bytes(checkpoint_content({}, CONFIG, {"counts": dataclasses.asdict(counts)}))
     assert counts_from_dict(read_checkpoint(file).header["counts"]) == counts
 
 
-def test_the_best_is_that_of_the_stretch_before_it():
+def test_the_best_checkpoint_follows_the_best_stretch():
     counts = Counts(num_updates=4, since_checkpoint=[Episodes(2, 20.0, 2.0)]).at_checkpoint()
     assert (counts.best_return, counts.best_update) == (10.0, 4)
     counts.num_updates = 8
-    assert counts.at_checkpoint() == counts  # no episode ended: no better
+    assert counts.at_checkpoint() == counts  # no episode ended, so it is not better
     counts.since_checkpoint = [Episodes(1, 9.0, 1.0)]
     assert counts.at_checkpoint().best_update == 4
     counts.since_checkpoint = [Episodes(1, 11.0, 1.0)]

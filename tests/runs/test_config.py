@@ -1,4 +1,4 @@
-"""Configs: where values come from, and which are refused."""
+"""Configs: the sources of values, and invalid values."""
 
 import ast
 import dataclasses
@@ -83,7 +83,7 @@ def test_lists_and_mappings(tmp_path: Path):
     assert parse(["--policy.continuous", "tanh"]).policy.continuous == "tanh"
 
 
-def test_yaml_and_dict_give_the_config_back():
+def test_yaml_and_dict_round_trip_a_config():
     argv = ["--ppo.target_kl", ".inf", "--ppo.learning_rate", "1e-5", "--policy.hidden_sizes=[3]"]
     argv += ["--env.params", "{gravity: 1e-3}", "--seed", "7"]
     config = dataclasses.replace(parse(argv), output=None)
@@ -106,7 +106,7 @@ def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture)
     "options",
     ["--policy.dropout 3", "--env.name foo", "--ppo.num-minibatches 7", "--seed -1", "--seed x"],
 )
-def test_print_config_prints_nothing_that_cannot_run(options: str, capsys: pytest.CaptureFixture):
+def test_print_config_refuses_an_invalid_config(options: str, capsys: pytest.CaptureFixture):
     with pytest.raises(ValueError) as run:
         parse(options.split())
     for argv in (["--print_config", *options.split()], [*options.split(), "--print-config"]):
@@ -130,7 +130,7 @@ def test_help_explains_every_key(capsys: pytest.CaptureFixture):
     assert exit.value.code == 0
     text = capsys.readouterr().out
     for key in KEYS:
-        # What follows the option is its docstring, not at once its type.
+        # The option is followed by its docstring, not immediately by its type.
         described = text.split(f"--{key} ")[1].split(maxsplit=1)[1].lstrip()
         assert described[0].isupper(), key
     assert "--ppo CONFIG" not in text
@@ -149,7 +149,7 @@ def test_help_reads_as_english(capsys: pytest.CaptureFixture):
         assert described.split()[0] not in {"Of", "By", "Those", "That", "With", "How"}, key
 
 
-# What is no part of a config.
+# Options that are not part of a config.
 
 
 def test_a_command_has_its_config_and_options():
@@ -174,7 +174,7 @@ def test_a_dry_run_is_a_switch(options: str, dry_run: bool):
     assert parse_command(options.split()).dry_run is dry_run
 
 
-def test_print_config_leaves_out_what_is_no_part_of_a_config(capsys: pytest.CaptureFixture):
+def test_print_config_leaves_out_other_options(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         parse(["--dry-run", "--seed", "3", "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -359,7 +359,7 @@ def test_a_config_made_in_python_is_checked_too():
         check(Config(total_steps=1))
 
 
-# A policy has the settings of its kind.
+# A policy only has the settings of its kind.
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_a_setting_of_another_kind_is_refused(kind: Any, settings: dict[str, Any
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_built_as_it_is_described(kind: Any):
+def test_each_kind_is_built_as_described(kind: Any):
     sizes: dict[str, Any] = {
         "mlp": {"hidden_sizes": (3,)},
         "transformer": {"context_length": 5, "num_layers": 1, "num_heads": 2, "embed_size": 6},
@@ -397,18 +397,18 @@ def test_each_kind_is_built_as_it_is_described(kind: Any):
         assert shapes == (set() if kind == "mlp" else {(7,)})
 
 
-def test_minibatches_of_a_policy_with_a_state_divide_the_environments():
+def test_minibatches_of_a_recurrent_policy_divide_the_environments():
     ppo = rlscan.PPOConfig(num_envs=4, num_steps=128, num_minibatches=8)
     check(Config(ppo=ppo))
     with pytest.raises(ValueError, match=r"ppo.num_envs \(the policy is recurrent\) = 4 is not"):
         check(Config(ppo=ppo, policy=PolicyConfig(kind="gru")))
 
 
-# A value that nothing reads misleads whoever sets it.
+# A setting that nothing reads would mislead its user.
 
 
 def read_keys(sources: Iterable[str]) -> set[str]:
-    """The keys of `Config` that functions read, other than to check them."""
+    """List the keys of `Config` that functions read, other than to check them."""
     prefixes = {"Config": "", "EnvConfig": "env.", "PolicyConfig": "policy.", "PPOConfig": "ppo."}
     found = set()
     for source in sources:

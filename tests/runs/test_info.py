@@ -1,4 +1,4 @@
-"""`run.json`: by what, where and when a run was made."""
+"""`run.json`: the software, machine and times of a run."""
 
 import json
 import platform
@@ -21,7 +21,7 @@ def info_of(directory: Path) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast")
-def test_a_run_and_who_resumed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_run_and_its_resumed_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     stopped(tmp_path / "run", 3, monkeypatch)
     before = info_of(tmp_path / "run")
     versions = {**before["sessions"][0]["versions"], "jax": "0.0.1"}
@@ -69,7 +69,7 @@ def test_the_commit_of_the_working_directory(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sessions": 3}', "\x00"])
-def test_a_file_that_somebody_changed_is_begun_anew(content: str, tmp_path: Path):
+def test_a_file_damaged_by_hand_is_started_again(content: str, tmp_path: Path):
     (tmp_path / "run.json").write_text(content)
     assert changed_versions(tmp_path) == []
     write_info(tmp_path, ["rlscan"], 0, {"seed": 0})

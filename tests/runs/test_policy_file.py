@@ -1,4 +1,4 @@
-"""Policies in files."""
+"""Policy files: saving, loading and damage."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from rlscan.runs._config import Config, EnvConfig, PolicyConfig
 from rlscan.runs._policy_file import POLICY_FILE, policy_content, save_policy
 
 CONFIG = Config(
-    env=EnvConfig("Pendulum-v1", {"g": 9.0}),  # log_std is a leaf, too
+    env=EnvConfig("Pendulum-v1", {"g": 9.0}),  # log_std is a leaf too
     policy=PolicyConfig(hidden_sizes=(5, 3), activation="relu", dropout=0.25),
 )
 
@@ -32,7 +32,7 @@ def a_policy(config: Config = CONFIG, seed: int = 1) -> Any:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a policy in it, as a run leaves it."""
+    """A directory with a policy, as a run leaves it."""
     directory = tmp_path_factory.mktemp("run")
     (directory / POLICY_FILE).parent.mkdir()
     save_policy(directory / POLICY_FILE, a_policy(), CONFIG)
@@ -45,16 +45,16 @@ def damaged(saved: Path, directory: Path, change) -> Path:
     return file
 
 
-def test_a_policy_comes_back_as_it_was(saved: Path):
+def test_a_policy_is_read_back_unchanged(saved: Path):
     assert eqx.tree_equal(rlscan.load_policy(saved, inference=False), a_policy())
 
 
-def test_a_file_does_as_well_as_its_directory(saved: Path):
+def test_a_file_may_be_given_instead_of_its_directory(saved: Path):
     from_file = rlscan.load_policy(saved / POLICY_FILE)
     assert eqx.tree_equal(from_file, rlscan.load_policy(str(saved)))
 
 
-def test_it_is_the_saved_one_not_a_new_one(saved: Path):
+def test_the_saved_policy_is_loaded_not_a_new_one(saved: Path):
     assert not eqx.tree_equal(rlscan.load_policy(saved, inference=False), a_policy(seed=2))
 
 
@@ -142,12 +142,12 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monk
     assert os.listdir((saved / POLICY_FILE).parent) == [POLICY_FILE.name]
 
 
-def test_what_is_reserved_is_what_is_needed(tmp_path: Path):
-    """To the byte: on a full disk there is not one more."""
+def test_exactly_the_needed_space_is_reserved(tmp_path: Path):
+    """It must be exact to the byte, because a full disk has not one more."""
     file = tmp_path / "policy.eqx"
     reserved = reserve(file, len(policy_content(a_policy(), CONFIG)))
     inode, size = reserved.stat().st_ino, reserved.stat().st_size
-    with pytest.raises(FileNotFoundError):  # it does not pass for a policy
+    with pytest.raises(FileNotFoundError):  # the reserved file is not taken for a policy
         rlscan.load_policy(tmp_path / POLICY_FILE)
     save_policy(file, a_policy(seed=2), CONFIG, room=reserved)
     assert (file.stat().st_ino, file.stat().st_size) == (inode, size)
@@ -155,7 +155,7 @@ def test_what_is_reserved_is_what_is_needed(tmp_path: Path):
     assert eqx.tree_equal(rlscan.load_policy(file, inference=False), a_policy(seed=2))
 
 
-def test_a_rate_that_changes_is_that_of_the_last_update(tmp_path: Path):
+def test_an_annealed_rate_is_that_of_the_last_update(tmp_path: Path):
     settings = PolicyConfig(hidden_sizes=(8,), dropout=0.5, dropout_end=0.1)
     config = Config(policy=settings, ppo=rlscan.PPOConfig(num_envs=2), total_steps=5 * 2 * 128)
     policy = a_policy(config)
@@ -171,7 +171,7 @@ def test_a_rate_that_changes_is_that_of_the_last_update(tmp_path: Path):
 
 
 def test_the_format_before_this_one(saved: Path, tmp_path: Path):
-    """Its checksum was of the config and the leaves, and its config had fewer keys."""
+    """Its checksum covered only config and leaves, and its config had fewer keys."""
     line, _, leaves = (saved / POLICY_FILE).read_bytes().partition(b"\n")
     config = json.loads(line)["config"]
     for key in ("checkpoint_interval", "keep_checkpoints", "num_seeds", "sweep", "num_samples"):
@@ -184,7 +184,7 @@ def test_the_format_before_this_one(saved: Path, tmp_path: Path):
     assert eqx.tree_equal(rlscan.load_policy(file, inference=False), a_policy())
 
 
-def test_of_one_run_no_other_can_be_had(saved: Path):
+def test_a_single_run_has_no_other_policy(saved: Path):
     assert eqx.tree_equal(rlscan.load_policy(saved, run=0), rlscan.load_policy(saved))
     with pytest.raises(ValueError, match="holds one run; run must be from 0 to 0, got 1"):
         rlscan.load_policy(saved, run=1)

@@ -1,4 +1,4 @@
-"""A run that was stopped, or killed, goes on as if it had not been. By real processes."""
+"""A stopped or killed run continues as if nothing had happened, tested with real processes."""
 
 import contextlib
 import csv
@@ -27,7 +27,7 @@ from rlscan.runs._policy_file import POLICY_FILE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
-# Something of everything that a checkpoint must hold: annealed rates, rows over several updates.
+# A run with everything that a checkpoint must hold, such as annealed rates and partial rows.
 SMALL += ["--policy.dropout-end", "0.5", "--log-interval", "3", "--checkpoint-interval", "0"]
 NUM_UPDATES = 1600
 CLOCK = ("seconds", "steps_per_second")
@@ -60,7 +60,7 @@ def new(output: Path, num_updates: int = NUM_UPDATES) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """A run that nothing disturbs."""
+    """A run that is not interrupted."""
     directory = tmp_path_factory.mktemp("whole") / "run"
     process = start(new(directory), environment)
     _, error = process.communicate(timeout=300)
@@ -69,7 +69,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
 
 
 def metrics(directory: Path) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
-    """Of both files, but for the columns of the clock."""
+    """Read both files, without the columns of the clock."""
     as_csv = list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
     as_json = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     for row in (*as_csv, *as_json):
@@ -119,7 +119,7 @@ NUM_KILLS = int(os.environ.get("RLSCAN_NUM_KILLS", "6"))
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_killed_at_random_moments(whole: Path, tmp_path: Path, environment: dict[str, str]):
-    """New runs and resumed ones; after four kills a run is let through."""
+    """New and resumed runs are killed; after four kills a run may finish."""
     rng, num_kills = random.Random(NUM_KILLS), 0
     while num_kills < NUM_KILLS:
         directory = tmp_path / f"after{num_kills}"
@@ -136,22 +136,22 @@ def test_killed_at_random_moments(whole: Path, tmp_path: Path, environment: dict
 
 
 def again(directory: Path) -> list[str]:
-    """What somebody types who finds a run as it was left."""
+    """The arguments that continue a run in its current state, or start it."""
     if (directory / "config.yaml").exists():
         return ["--resume", str(directory)]
-    shutil.rmtree(directory, ignore_errors=True)  # killed before there was anything
+    shutil.rmtree(directory, ignore_errors=True)  # killed before it wrote anything
     return new(directory)
 
 
 def killed_at_random(process: subprocess.Popen, rng: random.Random, *, training: bool) -> bool:
-    """`False` if it ended before that, well."""
+    """Kill a process at a random moment. `False` if it finished before that."""
     assert process.stdout is not None
     if training:
         for line in process.stdout:
             if line.startswith("compiled"):
                 break
     with contextlib.suppress(subprocess.TimeoutExpired):
-        # Read by nobody from here on: the lines of a run this small fit into the pipe.
+        # Nobody reads from here on, but the lines of so small a run fit into the pipe.
         process.wait(rng.expovariate(1 / 0.3) if training else rng.uniform(0, 3))
         output, error = process.communicate()
         assert (process.returncode, error) == (0, ""), output
@@ -161,12 +161,12 @@ def killed_at_random(process: subprocess.Popen, rng: random.Random, *, training:
     return process.returncode == -signal.SIGKILL
 
 
-# In this process, where a compiled program need not be loaded again.
+# The tests below run in this process, which saves loading compiled programs.
 
 
 @contextlib.contextmanager
 def stopped_after(num_updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In here, a run gets SIGTERM when it has written its so-many-th update."""
+    """Send SIGTERM to a run in this context when it has written a given update."""
     write = Log.write
 
     def stop(self: Log) -> Any:
@@ -181,7 +181,7 @@ def stopped_after(num_updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def stopped(directory: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of 8 updates, one to a call, that is stopped after some."""
+    """Start a run of 8 updates, one per call, that is stopped after some."""
     with stopped_after(after, monkeypatch):
         assert main(["train", *new(directory, 8)]) == 143
 
@@ -193,13 +193,13 @@ def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates that cost nothing, one to a call."""
+    """Use updates that cost nothing, one per call."""
     make_fast(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def fast_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 8 fast updates that nothing disturbs."""
+    """A run of 8 fast updates that is not interrupted."""
     directory = tmp_path_factory.mktemp("fast") / "whole"
     with pytest.MonkeyPatch.context() as context:
         make_fast(context)
@@ -209,7 +209,7 @@ def fast_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def after_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, stopped after three."""
+    """The same run, stopped after three updates."""
     directory = tmp_path_factory.mktemp("fast") / "run"
     with pytest.MonkeyPatch.context() as context:
         make_fast(context)
@@ -219,18 +219,18 @@ def after_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(after_three: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of the stopped run."""
     return Path(shutil.copytree(after_three, tmp_path / "run"))
 
 
 @pytest.fixture
 def finished(fast_whole: Path, tmp_path: Path) -> Path:
-    """A copy of the run that nothing disturbs."""
+    """A copy of the uninterrupted run."""
     return Path(shutil.copytree(fast_whole, tmp_path / "run"))
 
 
 def failing(capsys: pytest.CaptureFixture, *arguments: str, status: int = 2) -> str:
-    """The one line of a command that is refused."""
+    """Run a command that is refused, and return its one line of error."""
     capsys.readouterr()
     assert main(["train", *arguments]) == status
     captured = capsys.readouterr()
@@ -243,7 +243,7 @@ def contents(directory: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [1, 5])  # with rows of three updates
+@pytest.mark.parametrize("after", [1, 5])  # rows cover three updates
 def test_the_same_rows_as_without_the_stop(
     after: int, fast: None, tmp_path: Path, fast_whole: Path, monkeypatch
 ):
@@ -254,7 +254,7 @@ def test_the_same_rows_as_without_the_stop(
 
 @pytest.mark.slow
 def test_rows_after_the_checkpoint_are_made_again(fast: None, run: Path, fast_whole: Path):
-    for name in ("metrics.csv", "metrics.jsonl"):  # as of a run that was killed later
+    for name in ("metrics.csv", "metrics.jsonl"):  # as if the run had been killed later
         with open(run / name, "a") as file:
             file.write((fast_whole / name).read_text().splitlines()[-1] + "\n12")
     assert main(["train", "--resume", str(run)]) == 0
@@ -262,7 +262,7 @@ def test_rows_after_the_checkpoint_are_made_again(fast: None, run: Path, fast_wh
 
 
 @pytest.mark.slow
-def test_killed_before_the_first_checkpoint_it_begins_anew(
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
     fast: None, finished: Path, fast_whole: Path
 ):
     shutil.rmtree(finished / "checkpoints")
@@ -270,7 +270,7 @@ def test_killed_before_the_first_checkpoint_it_begins_anew(
     assert_same_run(finished, fast_whole)
 
 
-def test_killed_before_the_policy_was_written(finished: Path, fast_whole: Path):
+def test_a_run_killed_before_writing_its_policy(finished: Path, fast_whole: Path):
     (finished / POLICY_FILE).unlink()
     (finished / "checkpoints" / BEST).unlink()
     assert main(["train", "--resume", str(finished)]) == 0
@@ -279,12 +279,12 @@ def test_killed_before_the_policy_was_written(finished: Path, fast_whole: Path):
 
 
 @pytest.mark.slow
-def test_from_the_best_and_killed_before_its_first_checkpoint(
+def test_a_run_resumed_from_the_best_and_killed_at_once(
     fast: None, finished: Path, fast_whole: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Those after it are set aside by then; what it went on from must not be lost."""
+    """Later checkpoints are already set aside, and the one resumed from must not be lost."""
     best = finished / "checkpoints" / BEST
-    checkpoint_files(finished)[-1].replace(best)  # as of an update that is kept no longer
+    checkpoint_files(finished)[-1].replace(best)  # as if its own file had been deleted
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -327,7 +327,7 @@ def test_a_bad_checkpoint_and_the_last_good_one_are_named(damage, message: str, 
     assert contents(run) == before
 
 
-def test_from_the_last_good_checkpoint(fast: None, run: Path, fast_whole: Path):
+def test_resuming_from_the_last_good_checkpoint(fast: None, run: Path, fast_whole: Path):
     last, good = checkpoint_files(run)
     last.write_bytes(b"")
     assert main(["train", "--resume", str(good)]) == 0
@@ -360,7 +360,9 @@ def test_no_run_there(path: str, tmp_path: Path, capsys):
         (["--checkpoint-interval=-1"], "checkpoint_interval must be 0 or more seconds, or .inf"),
     ],
 )
-def test_what_would_make_it_another_run(arguments: list[str], message: str, run: Path, capsys):
+def test_options_that_would_change_the_run_are_refused(
+    arguments: list[str], message: str, run: Path, capsys
+):
     before = contents(run)
     assert message in failing(capsys, "--resume", str(run), *arguments)
     assert contents(run) == before
@@ -373,7 +375,7 @@ def test_a_config_that_was_changed(run: Path, capsys):
     assert f"{config} was changed since the run began: ppo.gamma was 0.99 and is 0.9" in error
 
 
-def test_metrics_that_are_gone(run: Path, capsys):
+def test_missing_metrics_are_refused(run: Path, capsys):
     (run / "metrics.jsonl").write_text("")
     error = failing(capsys, "--resume", str(run))
     assert f"{run}/metrics.jsonl has 0 bytes, but" in error
@@ -403,7 +405,9 @@ def test_a_run_without_annealing_can_be_longer(fast: None, tmp_path: Path, capsy
 
 
 @pytest.mark.slow
-def test_two_processes_at_once(run: Path, tmp_path: Path, environment: dict[str, str], capsys):
+def test_of_two_processes_one_is_refused(
+    run: Path, tmp_path: Path, environment: dict[str, str], capsys
+):
     """The second is refused, whether the first is a new run or a resumed one."""
     for directory, arguments in (
         (tmp_path / "new", new(tmp_path / "new", 16_000_000)),
@@ -411,7 +415,7 @@ def test_two_processes_at_once(run: Path, tmp_path: Path, environment: dict[str,
     ):
         process = start(arguments, environment)
         assert process.stdout is not None
-        process.stdout.readline()  # it compiles
+        process.stdout.readline()  # the run compiles
         process.send_signal(signal.SIGSTOP)
         try:
             error = failing(capsys, "--resume", str(directory))

@@ -19,12 +19,13 @@ def test_iqm_is_the_mean_of_the_middle_half(num_runs: int):
 
 
 def test_iqm_of_an_unknown_score_is_unknown():
-    """Sorted, NaN would be among the highest scores, and left out with them."""
+    """Sorting would put NaN among the highest scores, which are left out."""
     assert np.isnan(rlscan.iqm([1.0, np.nan, 3.0, 4.0, 5.0]))
 
 
 def test_iqm_by_hand():
-    assert rlscan.iqm([100.0, 1.0, 2.0, 3.0, 4.0, -100.0, 5.0, 6.0]) == 3.5  # of 2, 3, 4 and 5
+    # The mean of 2, 3, 4 and 5.
+    assert rlscan.iqm([100.0, 1.0, 2.0, 3.0, 4.0, -100.0, 5.0, 6.0]) == 3.5
 
 
 def test_the_interval_is_that_of_a_percentile_bootstrap():
@@ -36,15 +37,15 @@ def test_the_interval_is_that_of_a_percentile_bootstrap():
     assert theirs[0] < low < rlscan.iqm(scores) < high < theirs[1]
 
 
-def test_many_at_once_are_each_as_if_alone():
+def test_many_intervals_at_once_equal_single_ones():
     scores = np.random.default_rng(2).normal(size=30)
     both = np.stack([scores, 2 * scores], axis=1)
     low, high = rlscan.bootstrap_interval(scores)
     np.testing.assert_allclose(rlscan.bootstrap_interval(both), [[low, 2 * low], [high, 2 * high]])
 
 
-def test_any_statistic_by_whole_entries():
-    scores = np.random.default_rng(3).normal(size=(6, 40))  # of 6 networks, 40 episodes each
+def test_any_statistic_resamples_whole_entries():
+    scores = np.random.default_rng(3).normal(size=(6, 40))  # 6 networks, 40 episodes each
     resamples = np.random.default_rng(4).choice(scores.mean(axis=1), (20_000, 6))
     theirs = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
     ours = rlscan.bootstrap_interval(scores, statistic=lambda sets: sets.mean(axis=(1, 2)))
@@ -52,7 +53,7 @@ def test_any_statistic_by_whole_entries():
 
 
 def test_a_statistic_of_several_numbers():
-    """Sets come first in what a statistic returns, and its own shape comes back."""
+    """A statistic returns an axis of resamples first, and its own shape is returned."""
     scores = np.random.default_rng(6).normal(size=(9, 2, 3))
     low, high = rlscan.bootstrap_interval(scores, statistic=lambda sets: sets.mean(axis=1))
     assert low.shape == high.shape == (2, 3)
@@ -60,21 +61,21 @@ def test_a_statistic_of_several_numbers():
     assert (low[1, 2], high[1, 2]) == pytest.approx(alone)
 
 
-def test_resamples_are_the_same_however_many_are_held(monkeypatch: pytest.MonkeyPatch):
+def test_resamples_do_not_depend_on_the_batch_size(monkeypatch: pytest.MonkeyPatch):
     scores = np.random.default_rng(5).normal(size=7)
     at_once = rlscan.bootstrap_interval(scores)
     monkeypatch.setattr(_scores, "_MOST_NUMBERS", 100)
     assert rlscan.bootstrap_interval(scores) == at_once
 
 
-def test_one_run_says_nothing_of_others():
+def test_one_run_has_no_interval():
     assert np.isnan(rlscan.bootstrap_interval([3.0])).all()
     low, high = rlscan.bootstrap_interval(np.ones((1, 4)))
     assert low.shape == high.shape == (4,) and np.isnan(low).all() and np.isnan(high).all()
 
 
 def test_an_unknown_score_makes_an_unknown_interval():
-    """Quietly: warnings are errors here, and SciPy has one for it."""
+    """It does so quietly: SciPy's warning would be an error in this suite."""
     assert np.isnan(rlscan.bootstrap_interval([1.0, np.nan, 2.0])).all()
 
 
