@@ -66,7 +66,7 @@ UNDONE: dict[str, tuple[str, Any, str]] = {
         "values of all slots of final observations, not of those in use",
     ),
     "one batch": (
-        "rlscan._rollout.blocks._BLOCK",
+        "rlscan._rollout.blocks.BLOCK",
         2**31,
         "replay of a whole batch at once, not in blocks",
     ),
@@ -111,7 +111,7 @@ def run(settings: Settings) -> Result:
 
 
 def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
-    """By size: a function that makes a contestant, its number of steps, and the levers to undo."""
+    """For each size: a function that makes a contestant, its steps, and the levers to undo."""
 
     def at(make: Callable, n: int, t: int, *names: str, env: str = "CartPole-v1") -> tuple:
         config = rlscan.PPOConfig(num_envs=n, num_steps=t)

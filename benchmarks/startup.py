@@ -59,7 +59,7 @@ def run(settings: Settings) -> Result:
 
 
 def programs(folder: Path, i: int, total_steps: int) -> dict[str, tuple[str, dict[str, str]]]:
-    """By name, the code of each process and its environment variables, in the i-th round."""
+    """The code of each process, and its environment variables, in the i-th round."""
 
     def train(name: str, **environ: str) -> tuple[str, dict[str, str]]:
         output = str(folder / f"{name}-{i}")

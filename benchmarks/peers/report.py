@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._figures import Spread, spread
+from benchmarks._figures import spread
 from benchmarks.peers import cold
 from benchmarks.peers.contest import Entry
 from benchmarks.peers.steady import OURS, WITH_DROPOUT
@@ -28,7 +28,7 @@ class Question:
     quantity: str
     """The quantity whose ratio, rlscan's over the fastest peer's, is compared with the bars."""
     bars: dict[str, float]
-    """By contestant: the least ratio of a rate, or the greatest ratio of a time."""
+    """For each contestant, the least ratio of a rate or the greatest ratio of a time."""
     is_rate: bool
 
 
@@ -58,10 +58,24 @@ def cold_question(steps: int) -> Question:
     )
 
 
+class Spread(NamedTuple):
+    """The median of ratios over interleaved pairs, and their quartiles, as files keep them."""
+
+    median: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.lower:.2f} … {self.upper:.2f})"
+
+
 def ratio(a: Entry, b: Entry) -> Spread | None:
     """The seconds of `a` over those of `b`, in the rounds in which both ran; `None` if none."""
     ratios = [x / y for x, y in zip(a.seconds, b.seconds, strict=False)]
-    return spread(ratios) if ratios else None
+    if not ratios:
+        return None
+    low, median, high = spread(ratios)
+    return Spread(median, low, high)
 
 
 class Verdict(NamedTuple):
@@ -134,21 +148,17 @@ def _cells(entry: Entry, ours: Entry, show: Callable[[float], str]) -> list[str]
         show(statistics.median(seconds)) if seconds else "",
         " … ".join(ends),
         str(len(seconds)),
-        "" if entry is ours or (over := ratio(entry, ours)) is None else _words(over),
+        "" if entry is ours else str(ratio(entry, ours) or ""),
     ]
 
 
 def _sentence(verdict: Verdict, question: Question) -> str:
     ours, peers = (_number(r, ".1f") or "unknown" for r in verdict.returns)
     return (
-        f"{verdict.ours} over the fastest peer, {verdict.peer}: {_words(verdict.ratio)} of its "
+        f"{verdict.ours} over the fastest peer, {verdict.peer}: {verdict.ratio} of its "
         f"{question.quantity}, bar {'≥' if question.is_rate else '≤'} {verdict.bar:g}: "
         f"{'met' if verdict.is_met else 'NOT met'}; return {ours} beside {peers}"
     )
-
-
-def _words(ratio: Spread) -> str:
-    return f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -114,7 +114,7 @@ def test_each_is_compiled_with_its_own_options():
 @pytest.mark.parametrize("name", levers.UNDONE)
 def test_without_a_lever_it_is_another_program_and_learns_the_same(name, monkeypatch):
     """Else its time would be of the same thing, or of two things."""
-    monkeypatch.setattr("rlscan._rollout.blocks._BLOCK", 32)
+    monkeypatch.setattr("rlscan._rollout.blocks.BLOCK", 32)
     config = rlscan.PPOConfig(num_envs=4, num_steps=16, num_minibatches=1, num_epochs=1)
     env = "Breakout-MinAtar" if name == "convolutions" else "CartPole-v1"
     make = levers.advantages_of if name == "every slot" else levers.update_of
@@ -374,7 +374,7 @@ def test_what_was_measured_is_kept_when_a_later_benchmark_fails(monkeypatch, tmp
 
 
 def test_tables_fit_80_columns(capsys, monkeypatch):
-    """With the longest names that there are, none of which is broken."""
+    """The longest names fit as well, without a line break."""
     monkeypatch.setenv("COLUMNS", "80")
     figures = {"steps_per_second": [2.345e6, 2.456e6], "trace_seconds": [0.123]}
     figures |= {"xla_seconds": [1.234], "first_call_seconds": [0.1234], "temporary_bytes": [12.3e6]}
