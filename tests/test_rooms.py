@@ -105,14 +105,14 @@ def test_the_table_of_rooms_is_read() -> None:
     assert len(ROOMS) == 12
 
 
-def test_the_top_holds_rooms_alone() -> None:
+def test_the_top_holds_only_rooms() -> None:
     allowed = {"__init__.py", "__main__.py", "_version.py", "py.typed", "__pycache__"}
     assert {path.name for path in PACKAGE.iterdir()} - allowed == set(ROOMS)
     assert cycle(ROOMS) == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_those_below_it_alone(room: str) -> None:
+def test_a_room_imports_only_those_below_it(room: str) -> None:
     """The table in CONTRIBUTING.md lists exactly the imports between rooms."""
     found = set()
     for name in (name for name in GRAPH if name.startswith(f"{room}/")):
@@ -188,7 +188,7 @@ def test_names_that_were_promised_are_importable() -> None:
     assert rlscan.testing.DEFECTS
 
 
-def test_testing_is_built_on_the_public_names_alone() -> None:
+def test_testing_uses_only_public_names() -> None:
     for name, below in GRAPH.items():
         inside = {other for other in below if other.startswith("testing/")}
         if name.startswith("testing/"):
@@ -206,7 +206,7 @@ def test_no_import_is_hidden_and_none_is_from_scripts(name: str) -> None:
 
 
 @pytest.mark.parametrize("package", ["rlscan", *(f"rlscan.{room}" for room in PUBLIC_ROOMS)])
-def test_public_names_are_those_of_private_modules(package: str) -> None:
+def test_public_names_come_from_private_modules(package: str) -> None:
     """Each name is exported explicitly: `from ._scan import filter_scan as filter_scan`."""
     path = Path(*package.split(".")[1:], "__init__").as_posix()
     tree = ast.parse(MODULES[path].read_text())
@@ -217,7 +217,7 @@ def test_public_names_are_those_of_private_modules(package: str) -> None:
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
-def test_version_is_that_of_the_distribution() -> None:
+def test_version_equals_that_of_the_distribution() -> None:
     assert rlscan.__version__ == importlib.metadata.version("rlscan")
 
 
@@ -231,7 +231,7 @@ def declared(requirements: list[str]) -> set[str]:
     return {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
 
 
-def test_core_dependencies_are_those_that_are_imported() -> None:
+def test_core_dependencies_are_exactly_the_imported_ones() -> None:
     """Every imported package is declared, and packages of extras are only imported lazily."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = {k: declared(v) for k, v in project["optional-dependencies"].items() if k != "dev"}

@@ -19,7 +19,7 @@ LOCK_FILE = ".lock"
 
 
 def check_output(output: str | os.PathLike) -> None:
-    """Raise `ValueError` if a new run cannot be written to a directory. Writes nothing."""
+    """Raise `ValueError` if a new run cannot be written to a directory. Nothing is written."""
     path = Path(output)
     for name in (CONFIG_FILE, *METRICS_FILES, INFO_FILE, POLICY_FILE.parent):
         if os.path.lexists(path / name):

@@ -35,7 +35,7 @@ class Logger(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish: there are no more rows."""
+        """Finish, because there are no more rows."""
         ...
 
 

@@ -110,7 +110,9 @@ def refusal(kind: type[Exception], policy: Any, env: Any) -> str:
         (object(), lambda: gaussian(4)),  # spaces of unknown kinds are not checked
     ],
 )
-def test_what_fits_is_accepted(space: Any, distribution: Callable[[], Any]) -> None:
+def test_valid_policies_and_environments_are_accepted(
+    space: Any, distribution: Callable[[], Any]
+) -> None:
     check_policy(policy(distribution), Env(space))
 
 
@@ -158,7 +160,7 @@ def test_nothing_is_compiled_or_computed() -> None:
 # Invalid policies.
 
 
-def test_a_class_is_refused_where_an_object_is_wanted() -> None:
+def test_a_class_in_place_of_an_object_is_refused() -> None:
     assert "got the class Policy; build one" in refusal(TypeError, Policy, Env())
     assert "environment must be an object, got the class Env" in refusal(TypeError, policy(), Env)
 
@@ -280,7 +282,7 @@ def test_a_recurrent_state_of_another_shape_is_refused(
     assert message.startswith("the state that Policy.__call__ returns") and told in message
 
 
-def test_what_a_policy_raises_itself_says_what_it_was_given() -> None:
+def test_an_error_raised_by_a_policy_names_its_inputs() -> None:
     wrong = Policy(jnp.zeros(4), categorical)  # for an observation of four numbers
     with pytest.raises(TypeError) as error:
         check_policy(wrong, Env())
@@ -343,7 +345,7 @@ def test_an_action_that_does_not_fit_is_refused(
     assert told in refusal(ValueError, policy(distribution), Env(space))
 
 
-def test_a_density_that_is_no_scalar_is_refused() -> None:
+def test_a_density_that_is_not_a_scalar_is_refused() -> None:
     message = refusal(
         ValueError, policy(lambda: distrax.Normal(jnp.zeros(2), jnp.ones(2))), Env(Box)
     )
@@ -407,7 +409,7 @@ def test_a_step_that_breaks_the_contract_is_refused(outputs: dict, told: str) ->
 
 
 @pytest.mark.parametrize("limit", [0, -1, 2.5, "500", True])
-def test_a_time_limit_that_is_no_number_of_steps_is_refused(limit: Any) -> None:
+def test_an_invalid_time_limit_is_refused(limit: Any) -> None:
     env: Any = Env()
     env.time_limit = limit
     message = refusal(ValueError, policy(), env)
@@ -907,7 +909,7 @@ def test_a_jitted_call_is_seen_through() -> None:
         assert "the same program" in refusal(ValueError, Jitted((), frozen), Env())
 
 
-def test_what_an_opaque_distribution_hides_is_given_the_benefit_of_the_doubt() -> None:
+def test_an_opaque_distribution_is_given_the_benefit_of_the_doubt() -> None:
     class Opaque:
         def __init__(self, logits: Any):
             self.inner = Logits(logits)

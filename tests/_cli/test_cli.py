@@ -194,7 +194,7 @@ def test_a_row_for_every_update_in_both_files(finished: tuple[Path, str]):
 
 
 @pytest.mark.slow
-def test_the_policy_of_the_run_is_what_the_documented_loop_trains(finished: tuple[Path, str]):
+def test_the_run_trains_the_same_policy_as_the_documented_loop(finished: tuple[Path, str]):
     directory, _ = finished
     config = parse(["--config", str(directory / "config.yaml")])
     env = rlscan.make(config.env.name)

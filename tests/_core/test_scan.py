@@ -542,7 +542,7 @@ def array_trees(draw: st.DrawFn) -> tuple[Any, Any]:
 @pytest.mark.slow
 @given(array_trees(), st.booleans())
 @settings(max_examples=12, deadline=None, derandomize=True)
-def test_on_arrays_alone_it_is_lax_scan(trees: tuple[Any, Any], reverse: bool) -> None:
+def test_on_arrays_it_equals_lax_scan(trees: tuple[Any, Any], reverse: bool) -> None:
     init, xs = trees
 
     def step(carry: Any, x: Any) -> tuple[Any, Any]:

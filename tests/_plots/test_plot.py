@@ -103,7 +103,7 @@ def test_of_the_audit_it_is_the_worst_run(tmp_path: Path):
     assert np.isnan(found.low).all()
 
 
-def test_where_no_episode_ended_the_curve_goes_straight_on(tmp_path: Path):
+def test_the_curve_is_interpolated_if_no_episode_ended(tmp_path: Path):
     found = curve(a_group(tmp_path, rows([math.nan, 2.0, math.nan, 4.0])), "episode_return")
     np.testing.assert_array_equal(found.middle, [math.nan, 2, 3, 4])
 
@@ -144,7 +144,7 @@ def test_settings_that_differ_are_the_names(tmp_path: Path):
     )
 
 
-def test_what_was_swept_in_one_directory_is_told_apart(tmp_path: Path):
+def test_swept_settings_in_one_directory_are_separate_groups(tmp_path: Path):
     rates = {
         "run": [0, 1, 2, 3],
         "seed": [0, 1, 0, 1],

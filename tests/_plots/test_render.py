@@ -82,7 +82,7 @@ def test_an_episode_that_does_not_end_is_cut():
     ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "Breakout-MinAtar"]
     + ["Catch-bsuite", "FrozenLake-misc"],
 )
-def test_what_is_drawn_moves(name: str):
+def test_drawings_of_different_steps_differ(name: str):
     """Different steps look different; checked on axes, without a file."""
     from matplotlib.figure import Figure
 
@@ -136,7 +136,7 @@ def test_of_a_game_under_wrappers_the_newest_frame_is_drawn():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("continuous", ["gaussian", "tanh", "beta"])
-def test_actions_are_those_that_the_environment_was_sent(continuous: Any):
+def test_recorded_actions_are_those_sent_to_the_environment(continuous: Any):
     """Each action leads from a state to the next."""
     env = rlscan.make("Pendulum-v1")
     policy = rlscan.ActorCritic(
@@ -184,7 +184,7 @@ def test_an_episode_longer_than_the_picture_is_cut():
 
 
 @pytest.mark.slow
-def test_the_script_draws_an_episode_with_what_the_policy_is_unsure_of(run: Path, tmp_path: Path):
+def test_the_script_draws_an_episode_with_its_uncertainty(run: Path, tmp_path: Path):
     script = [sys.executable, str(REPOSITORY / "scripts" / "render.py"), str(run)]
     command = [*script, "--output", "episode.gif", "--uncertainty", "--masks", "3", "--seed", "4"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

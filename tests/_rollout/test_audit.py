@@ -109,7 +109,7 @@ def test_a_fault_among_several_updates_of_one_call():
     assert len(list(run(updates_per_call=6, strict=100.0))) == 6
 
 
-def test_the_tolerance_is_that_of_the_kind_of_actions():
+def test_the_tolerance_depends_on_the_kind_of_actions():
     discrete, continuous = probes.dropout_policy(), probes.gaussian_dropout_policy()
     assert audit_tolerance(discrete, probes.Wander()) == 1e-5
     assert audit_tolerance(continuous, probes.Wander(is_continuous=True)) == 1e-4

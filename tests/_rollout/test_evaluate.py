@@ -86,7 +86,7 @@ def test_a_policy_in_either_mode_is_evaluated_as_asked():
 # Monte Carlo dropout.
 
 
-def test_the_spread_is_that_of_k_networks():
+def test_the_spread_measures_k_networks():
     """In episodes of one step, it equals the spread of K masks computed by hand."""
     policy, num_masks = probes.dropout_policy(num_inputs=1, num_actions=2), 4
     result = played(

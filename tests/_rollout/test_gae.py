@@ -102,7 +102,7 @@ def test_lambda_1_is_the_discounted_return(ends):
         assert target[t] == pytest.approx(following, rel=1e-5, abs=1e-5)
 
 
-def test_agrees_with_rlax_where_nothing_is_truncated():
+def test_agrees_with_rlax_without_truncation():
     steps = stream(["goes on", "goes on", "terminated", "goes on"] * 3)
     reward, value, next_value, terminated, _ = steps
     discount = GAMMA * (1.0 - terminated)

@@ -74,7 +74,7 @@ def test_own_keys_are_all_different(rolled, schedule):
     assert not firsts & {tuple(k) for k in keys[:, 1].tolist()}
 
 
-def test_shared_keys_are_those_of_the_same_step_episode_or_rollout(rolled):
+def test_keys_are_shared_within_a_step_episode_or_rollout(rolled):
     for schedule in ("step", "rollout"):
         keys, _ = joined(*rolled[schedule, True])
         np.testing.assert_array_equal(keys, np.broadcast_to(keys[:, :1], keys.shape))
@@ -165,7 +165,7 @@ def test_an_unknown_schedule_is_refused():
 
 @pytest.mark.slow
 def test_training_follows_the_schedule():
-    """With one key per rollout, all steps of an update share a mask and the ratio is 1."""
+    """If there is one key per rollout, all steps of an update share a mask and the ratio is 1."""
     config = rlscan.PPOConfig(
         num_envs=4, num_steps=8, num_minibatches=2, key_schedule="rollout", shared_noise=True
     )

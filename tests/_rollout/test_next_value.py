@@ -148,7 +148,7 @@ class Until(eqx.Module):
         return self.env.action_space()
 
 
-def test_seeds_side_by_side_are_as_each_alone():
+def test_seeds_side_by_side_equal_single_ones():
     """One seed is truncated at every step, the other never."""
     policy = Sum(jnp.asarray(2.0))
     limits = jnp.asarray([EVERY_STEP, NEVER])

@@ -315,7 +315,7 @@ def test_mapped_over_seeds():
 # Actions, observations and rewards.
 
 
-def test_what_was_sampled_is_recorded_and_what_is_legal_is_sent():
+def test_the_sampled_action_is_recorded_and_the_legal_one_is_sent():
     """The environment's reward is the action it received, in thousandths, as an integer."""
     policy = probes.OneNumber(jnp.zeros(()))
     _, _, trajectory = start_and_roll(policy, probes.WhatWasSent(), rlscan.key(0), 8)

@@ -224,7 +224,7 @@ class Reader(eqx.Module):
 
 
 @pytest.mark.slow
-def test_a_recurrent_policy_is_replayed_with_what_it_did() -> None:
+def test_a_recurrent_policy_is_replayed_with_its_actions() -> None:
     env = rlscan.LastActionReward(rlscan.FrameStack(rlscan.ObserveOnly(probes.Wander(), [0, 2]), 2))
     policy = Reader(probes.Recurrent(num_inputs=8))
     state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(0))

@@ -88,7 +88,7 @@ def test_a_rate_that_only_looks_trainable_gets_no_gradient():
     assert rate(gradient(annealed_policy(0.5))) == 0
 
 
-def test_anneal_moves_what_has_a_schedule_and_nothing_else():
+def test_anneal_changes_only_scheduled_rates():
     both = (AnnealedDropout(SCHEDULE), AnnealedDropout(0.2), eqx.nn.Dropout(0.3))
     moved = anneal(both, 2)
     np.testing.assert_allclose([moved[0].p, moved[1].p, moved[2].p], [0.3, 0.2, 0.3], rtol=1e-6)

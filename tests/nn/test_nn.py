@@ -167,7 +167,7 @@ def test_the_ratio_is_1(name):
 
 
 @pytest.mark.slow
-def test_masks_last_for_an_episode_and_come_back_in_replay():
+def test_masks_last_for_an_episode_and_are_replayed():
     """The ratio is 1 across resets, and across the boundary of two rollouts."""
     policy: Any = Remembering()
     rolled = roll(policy, 2)

@@ -167,7 +167,7 @@ def test_every_head_can_be_evaluated(name: str, settings: dict) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", CONTINUOUS[::2], ids=str)
-def test_a_log_prob_of_what_was_sent_is_explained(settings: dict) -> None:
+def test_a_log_prob_of_the_sent_action_is_explained(settings: dict) -> None:
     env = Anything(BOX)
     policy = policy_for(env, **settings)
     state = rlscan.init_rollout(policy, env, num_envs=8, key=rlscan.key(1))
@@ -272,7 +272,7 @@ def test_outputs_stand_in_the_order_of_jaxs_leaves() -> None:
 
 @pytest.mark.parametrize("continuous", ["tanh", "beta"])
 @pytest.mark.parametrize("low, high", [(-np.inf, np.inf), (0, np.inf), (-3.4028235e38, 1)])
-def test_what_fills_a_box_needs_its_bounds(continuous: Any, low: float, high: float) -> None:
+def test_heads_that_fill_a_box_need_its_bounds(continuous: Any, low: float, high: float) -> None:
     with pytest.raises(ValueError, match="with bounds on all sides, got .*continuous='gaussian'"):
         ActionHead(gymnax.Box(low, high, (2,)), continuous=continuous)
 

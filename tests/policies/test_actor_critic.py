@@ -107,7 +107,7 @@ def test_weights_are_orthogonal_with_their_gains(sizes: tuple[int, ...]) -> None
         assert all(layer.use_bias for layer in net.layers)
 
 
-def test_each_layer_and_each_key_has_weights_of_its_own() -> None:
+def test_each_layer_and_each_key_has_its_own_weights() -> None:
     first, second = build(hidden_sizes=(4, 4)), build(hidden_sizes=(4, 4), seed=1)
     hidden = [w for p in (first, second) for ws in weights(p).values() for w in ws[:2]]
     for i, one in enumerate(hidden):
@@ -282,7 +282,7 @@ def test_dropout_only_where_asked(rates: tuple[float, float]) -> None:
 
 
 def test_dropout_drops_at_its_rate() -> None:
-    """With all units at 1, the output counts the units that were kept."""
+    """All units are 1, so the output counts the units that were kept."""
     policy = build(hidden_sizes=(32, 32), dropout=0.25, activation=lambda x: 0 * x + 1)
     policy = eqx.tree_at(lambda p: p.actor.layers[-1].weight, policy, jnp.ones((2, 32)))
 

@@ -244,7 +244,7 @@ def test_distributions_go_through_every_transformation() -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_what_has_no_mapping_of_its_own_is_sent_as_it_is() -> None:
+def test_actions_without_their_own_mapping_are_clipped() -> None:
     box = rlscan.make("Pendulum-v1").action_space()
     gaussian = distrax.Independent(distrax.Normal(jnp.zeros(1), jnp.ones(1)), 1)
     assert legal_action(box, jnp.asarray([7.0]), gaussian) == 2
@@ -277,7 +277,7 @@ def test_a_mask_leaves_the_legal_ones_as_they_were(largest: float) -> None:
         assert mask[samples].all()
 
 
-def test_gradients_under_a_mask_are_those_of_the_legal_ones_alone() -> None:
+def test_gradients_under_a_mask_depend_only_on_legal_actions() -> None:
     logits, mask = jnp.asarray([0.3, 2.0, -1.0, 5.0]), jnp.asarray([True, False, True, False])
 
     def both(logits: Array) -> Any:
@@ -298,7 +298,7 @@ def test_gradients_under_a_mask_are_those_of_the_legal_ones_alone() -> None:
     assert np.isfinite(jax.grad(of_illegal)(logits)).all()
 
 
-def test_where_nothing_is_legal_nothing_has_a_number() -> None:
+def test_without_a_legal_action_all_is_nan() -> None:
     d = distrax.Categorical(logits=masked(jnp.zeros(3), jnp.zeros(3, bool)))
     assert np.isnan(d.entropy()) and all(np.isnan(d.log_prob(i)) for i in range(3))
     assert d.sample(seed=rlscan.key(0)) == -1  # no action

@@ -57,7 +57,7 @@ def test_parts_stand_in_the_order_of_names_and_of_tuples() -> None:
         np.testing.assert_array_equal(build(space)(observation), [0.5, -1, 0, 1, 7, 1, 0, 0])
 
 
-def test_an_action_mask_is_no_input() -> None:
+def test_an_action_mask_is_not_an_input() -> None:
     space = gymnax.Dict({"action_mask": gymnasium.MultiBinary(4), "x": gymnax.Box(-1, 1, (2,))})
     encoder = build(space)
     assert encoder.size == 2

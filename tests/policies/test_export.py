@@ -132,7 +132,7 @@ def test_a_dict_of_observations_and_another_generator(tmp_path: Path):
         exported(observation, keys=jax.random.split(rlscan.key(0), 2))
 
 
-def test_what_would_always_draw_the_same_is_refused(tmp_path: Path):
+def test_an_export_that_would_always_draw_the_same_is_refused(tmp_path: Path):
     with pytest.raises(
         ValueError, match="draws from its key in inference mode as well.*stochastic=True"
     ):
@@ -155,7 +155,7 @@ def test_nothing_is_overwritten(small: Path):
     assert small.read_bytes() == before
 
 
-def test_keys_only_where_they_are_wanted(small: Path):
+def test_unneeded_keys_and_wrong_shapes_are_refused(small: Path):
     observation, keys = batch(2, (4,))
     with pytest.raises(ValueError, match="takes no keys, as it is not stochastic"):
         rlscan.load_exported(small)(observation, keys=keys)

@@ -327,7 +327,7 @@ def test_a_mesh_moves_them_as_one_device_does() -> None:
 
 
 @pytest.mark.slow
-def test_layers_with_statistics_inside_move_by_what_they_saw() -> None:
+def test_layers_with_statistics_inside_move_by_their_inputs() -> None:
     env = probes.Wander()
     inner = statistics_policy()
     policy: Any = rlscan.NormalizedObservations(inner, env)
@@ -363,7 +363,7 @@ class Mindful(Outer):
 
 
 @pytest.mark.slow
-def test_a_wrapper_of_ones_own_moves_what_is_inside() -> None:
+def test_a_users_own_wrapper_moves_inner_statistics() -> None:
     policy = Mindful(make_policy(recurrent=True))
     assert isinstance(policy, rlscan.KeepsStatistics)
     state = rlscan.init_rollout(policy, ENV, num_envs=N, key=rlscan.key(0))
@@ -381,7 +381,7 @@ class Network(eqx.Module):
         return ()
 
 
-def test_what_would_never_move_is_refused() -> None:
+def test_statistics_that_would_never_move_are_refused() -> None:
     state = rlscan.init_rollout(make_policy(), ENV, num_envs=1, key=rlscan.key(0))
     _, trajectory = jit_rollout(make_policy(), ENV, state, 2)
     message = r"policy\.inner is a NormalizedObservations inside of a Outer, so .* never move; .*"

@@ -332,7 +332,7 @@ def test_gates_start_near_the_identity():
     assert (jax.vmap(opened)(jax.nn.relu(y), x) * x).sum() / (x * x).sum() < 0.65
 
 
-def test_what_the_state_takes():
+def test_the_size_of_the_state():
     """The caches take 32 KiB by default, as documented."""
     state = TransformerActorCritic(ENV, key=rlscan.key(0)).initial_state()
     assert sum(x.nbytes for x in jax.tree.leaves(state.caches)) == 2 * 2 * 32 * 64 * 4 == 32 * 1024

@@ -234,7 +234,7 @@ def test_a_parameter_that_overflows():
 
 
 @pytest.mark.slow
-def test_a_bad_step_that_a_kl_stop_skips_is_no_divergence():
+def test_a_bad_step_that_a_kl_stop_skips_is_not_a_divergence():
     _, _, updates = climb("stop", target_kl=1.0)
     assert [int(metrics["num_gradient_steps"]) for _, metrics in updates] == [4, 1, 0]
     assert all(metrics["diverged"] == 0 for _, metrics in updates)
@@ -264,7 +264,7 @@ def test_watching_changes_nothing(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_watching_changes_no_bit():
-    """With the compiler's default flags, because those of the suite permit other rounding."""
+    """The compiler has its default flags, because those of the suite permit other rounding."""
     program = """
 import pytest, test_divergence as t
 with pytest.MonkeyPatch.context() as patch:

@@ -137,7 +137,7 @@ class ReplayedWith(eqx.Module):
 
 
 def test_a_policy_that_learns_only_if_its_noise_is_replayed():
-    """With fresh noise, a KL stop permits no step. The test also uses a custom loss."""
+    """If noise is fresh, a KL stop permits no step. The test also uses a custom loss."""
     config = PPOConfig(
         num_envs=16, num_steps=8, num_epochs=2, learning_rate=0.1, target_kl=0.05, gamma=0.5
     )
@@ -687,7 +687,7 @@ def test_a_value_that_is_not_a_scalar_is_refused():
 
 @pytest.mark.slow
 def test_an_endless_run_keeps_learning():
-    """With more than 2^31 gradient steps, a 32-bit count would make the rate 0."""
+    """After more than 2^31 gradient steps, a 32-bit count would make the rate 0."""
     env = rlscan.make("CartPole-v1")
     config = rlscan.PPOConfig(num_envs=4, num_steps=4, num_epochs=4, num_minibatches=4)
     policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))

@@ -116,7 +116,7 @@ def test_discounts_are_mapped_over() -> None:
 
 @pytest.mark.slow
 def test_advantages_use_scaled_rewards_and_metrics_the_original_ones() -> None:
-    """With λ = 0 a target is r + γ V′, so two targets differ only by their rewards."""
+    """If λ = 0, a target is r + γ V′, so two targets differ only by their rewards."""
     env, policy = probes.Wander(), probes.dropout_policy()
     scaled_config = dataclasses.replace(CONFIG, gae_lambda=0.0)
     plain_config = dataclasses.replace(scaled_config, scale_rewards=False)

@@ -54,7 +54,7 @@ def test_generators_that_are_unknown_or_inexact_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_keys_come_back_from_their_data(generator: str) -> None:
+def test_keys_are_restored_from_their_data(generator: str) -> None:
     keys = jax.random.split(rlscan.key(5, generator=generator), (2, 3))
     data = rlscan.key_data(keys)
     assert data.generator == generator and data.words.dtype == np.uint32
@@ -81,7 +81,7 @@ def test_keys_come_back_from_their_data(generator: str) -> None:
         ((np.zeros(2), "threefry2x32"), r"words must be uint32\[…, 2\] .*, got float64\[2\]"),
     ],
 )
-def test_data_that_is_no_key_is_refused(data: tuple, told: str) -> None:
+def test_invalid_key_data_is_refused(data: tuple, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         rlscan.keys_from_data(rlscan.KeyData(*data))
 
@@ -124,7 +124,7 @@ def test_raw_keys_are_wrapped() -> None:
         (jnp.zeros((4, 2), jnp.uint32), "got an array uint32[4, 2]"),
     ],
 )
-def test_what_is_no_key_is_refused(wrong: Any, told: str) -> None:
+def test_other_objects_than_keys_are_refused(wrong: Any, told: str) -> None:
     with pytest.raises(TypeError) as error:
         as_key(wrong)
     message = str(error.value)

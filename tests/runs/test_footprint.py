@@ -27,7 +27,7 @@ def num_bytes(tree: object) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
-def test_sizes_are_those_of_the_arrays(name: str):
+def test_sizes_equal_those_of_the_arrays(name: str):
     ppo = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2)
     config = Config(EnvConfig(name), PolicyConfig(hidden_sizes=(8, 8)), ppo, total_steps=100)
     found = footprint(config)

@@ -28,7 +28,7 @@ def test_iqm_by_hand():
     assert rlscan.iqm([100.0, 1.0, 2.0, 3.0, 4.0, -100.0, 5.0, 6.0]) == 3.5
 
 
-def test_the_interval_is_that_of_a_percentile_bootstrap():
+def test_the_interval_equals_a_percentile_bootstrap():
     scores = np.random.default_rng(1).normal(size=10)
     resamples = scores[np.random.default_rng(0).integers(10, size=(10_000, 10))]
     theirs = np.percentile(np.sort(resamples)[:, 2:8].mean(axis=1), [2.5, 97.5])

@@ -31,7 +31,7 @@ def searched_value(probe, kind, time):
 
 
 @pytest.mark.parametrize("name", testing.PROBES)
-def test_known_values_are_those_of_a_search(name):
+def test_known_values_equal_those_of_a_search(name):
     probe, found = testing.PROBES[name], set()
     for kind, time in [(1, 0), (-1, 0), (1, 1), (-1, 1)]:
         seen = float(probe.look(kind, time))
@@ -46,7 +46,7 @@ def test_known_values_are_those_of_a_search(name):
     assert found == set(probe.observations)
 
 
-def test_what_is_not_known_is_refused():
+def test_an_unknown_observation_or_discount_is_refused():
     with pytest.raises(ValueError, match=r"one of \(0.0, 0.5\), got 0.25"):
         testing.two_step.value(0.25, GAMMA)
     with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\), got 1.0"):

@@ -179,7 +179,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_broken_is_named(name):
+def test_each_violation_is_named(name):
     env, says = BROKEN[name]
     with pytest.raises(ConformanceError, match=says):
         check_environment(env, num_steps=24, num_envs=4)
@@ -201,7 +201,7 @@ def test_spaces_of_spaces():
 
 
 @pytest.mark.slow
-def test_an_action_of_ones_own():
+def test_a_users_own_actions():
     """An unknown action space, and a limit that only one action reaches."""
     env = Changed(action_space=lambda: object())
     still = lambda key: jnp.asarray(1)  # noqa: E731
