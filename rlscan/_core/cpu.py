@@ -9,10 +9,7 @@ import jax
 # The jaxlib versions whose flags are known. XLA ends the process if it meets an unknown flag.
 _JAXLIB_WITH_FLAGS = "0.10."
 
-
 _WIDE_VECTORS = {"xla_cpu_prefer_vector_width": "512"}
-
-
 WHOLE_LOOPS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 """Flags that keep XLA from splitting a loop over the cores."""
 

@@ -19,11 +19,7 @@ from jax.tree_util import (
 from jaxtyping import Array, Integer
 
 Carry = TypeVar("Carry")
-
-
 X = TypeVar("X")
-
-
 Y = TypeVar("Y")
 
 

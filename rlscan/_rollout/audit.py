@@ -150,38 +150,26 @@ _DROPOUT_OFF = (
     "dropout was on in one of rollout and update and off in the other; "
     "call eqx.nn.inference_mode for both or for neither"
 )
-
-
 _CLIPPED = (
     "clipped actions: one of the log-probabilities is that of the action that was sent, not of the "
     "one that was sampled; keep the sample, rlscan sends its legal form"
 )
-
-
 _STATISTICS_IN_LOSS = (
     "batch statistics, or statistics that moved too early: the policy has layers that keep some, "
     "and the loss uses others than the rollout did; use rlscan.WithStatistics and rlscan.replay"
 )
-
-
 _WRONG_KEYS = (
     "wrong keys: with the recorded keys the policy repeats its log-probabilities, but the loss "
     "draws other noise; call rlscan.replay with the trajectory's own policy_key"
 )
-
-
 _HIDDEN_RANDOMNESS = (
     "randomness that is not drawn from `key` (NumPy's, or a key made inside of the policy): two "
     "replays differ; draw it from `key`"
 )
-
-
 _LOW_PRECISION = (
     "rounding: the policy computes in 16 bits; allow for it, such as strict=0.05, or compute the "
     "distribution in float32"
 )
-
-
 _STALE = (
     "stale statistics or other parameters: the policy replays alike again and again, but not as it "
     "acted; let parameters and statistics move only after the rollout was replayed"

@@ -18,8 +18,6 @@ from .rollout import act, init_rollout
 from .state import KEY_SCHEDULES, KeySchedule, RolloutState
 
 Action = Literal["sample", "mode"]
-
-
 Network = Literal["train", "inference", "mc-dropout"]
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 _PLOTTING = ("matplotlib", "matplotlib.pyplot", "seaborn")
 
-
 _is_importing = False
 
 

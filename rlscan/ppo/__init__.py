@@ -17,5 +17,5 @@ from ._reward_scaling import (
     init_reward_scaling as init_reward_scaling,
     scale_rewards as scale_rewards,
 )
-from ._train import train as train, train_scan as train_scan
+from ._train import Training as Training, train as train, train_scan as train_scan
 from ._update import TrainState as TrainState, init_train as init_train, update as update

@@ -70,7 +70,6 @@ class PPOConfig(eqx.Module):
 
 _COUNTS = ("num_envs", "num_steps", "num_epochs", "num_minibatches")
 
-
 _FLAGS = ("anneal_learning_rate", "shared_noise", "scale_rewards")
 
 

@@ -10,7 +10,6 @@ from .._rollout.state import Trajectory
 
 Metrics = dict[str, Shaped[Array, "..."]]  # floats; counts are integers
 
-
 METRICS = {
     "episode_return": "mean undiscounted return of the episodes that ended; NaN if none did",
     "episode_length": "their mean length, in environment steps; NaN if none did",

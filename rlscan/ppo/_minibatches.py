@@ -11,11 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 _NUM_ROUNDS = 6
-
-
 _FEWEST_ROWS = 32  # with fewer rows the order is visibly not random
-
-
 _FEW = 1024  # up to this length sorting is fastest
 
 

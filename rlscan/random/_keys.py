@@ -17,10 +17,7 @@ KeyLike = Any
 
 # The generators that replay exactly. The first is the default, and the only one that is not JAX's.
 Generator = Literal["mix32", "philox4x32", "threefry2x32", "threefry4x32"]
-
-
 GENERATORS: tuple[str, ...] = get_args(Generator)
-
 
 _REFUSED = {
     "rbg": "draws a vmapped batch from its first key only (jax#19085)",

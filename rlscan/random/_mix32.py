@@ -24,10 +24,7 @@ from jaxtyping import Array, Int, UInt32
 # Domain separators, so that `split` and `fold_in` make different keys from equal numbers. Digits of
 # π.
 _SPLIT, _FOLD = 0x243F6A88, 0x85A308D3
-
-
 _SEED = 0x03707344
-
 
 _MOST_WORDS = 2**32  # per key, because the counter is a single word
 
@@ -114,7 +111,6 @@ def _seed(seed: Int[Array, ""] | UInt32[Array, ""]) -> UInt32[Array, "2"]:
 
 # Jitted, because keys are made outside of jitted functions, and compiling op by op is slow.
 _inline = partial(jax.jit, inline=True)
-
 
 mix32 = define_prng_impl(
     key_shape=(2,),

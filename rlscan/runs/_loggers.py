@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 LoggerName = Literal["tensorboard", "wandb"]
-
-
 LOGGERS: tuple[str, ...] = get_args(LoggerName)
 
 
 # The entries of a row that are not metrics but identify the row.
 _PLACE = ("update", "step", "run", "seed")
-
 
 _SECONDS_BETWEEN_FLUSHES = 2.0
 

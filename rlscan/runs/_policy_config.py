@@ -11,8 +11,6 @@ from ..policies._recurrent import CELLS, check_recurrent_settings
 from ..policies._transformer import check_transformer_settings
 
 Kind = Literal["mlp", "gru", "lstm", "transformer"]
-
-
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

@@ -7,15 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
-
 LINES_PER_RUN = 20
-
-
 SECONDS_BETWEEN_LINES = 30.0
-
-
 SECONDS_BETWEEN_REFRESHES = 0.1
 
 
@@ -28,12 +21,12 @@ class Progress:
         - `num_updates`: the number of updates of the whole run.
         - `done`: how many of them were made in earlier sessions.
         """
-        self.console = _Console(highlight=False, soft_wrap=True)
+        self.console = _console()
         self._num_updates = num_updates
         self._started = self._shown = time.monotonic()
         self._part_before = done / num_updates
         self._next_line = math.floor(self._part_before * LINES_PER_RUN) + 1  # up to LINES_PER_RUN
-        self._bar: Bar | None = None
+        self._bar: Any = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._bar = _bar(self.console)
             shown = {"total": num_updates, "completed": done, "speed": "", "episode_return": ""}
@@ -111,7 +104,12 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _bar(console: Console) -> Bar:
+# rich is imported when something is shown: `import rlscan` does without it.
+
+
+def _bar(console: Any) -> Any:
+    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
     return Bar(
         TextColumn("update {task.completed:,.0f}/{task.total:,.0f}"),
         BarColumn(bar_width=None),
@@ -124,13 +122,17 @@ def _bar(console: Console) -> Bar:
     )
 
 
-class _Console(Console):
-    """A console whose reader may leave: `rlscan train … | head` keeps training, silently."""
+def _console() -> Any:
+    """Make a console whose reader may leave: `rlscan train … | head` keeps training, silently."""
+    from rich.console import Console
 
-    def on_broken_pipe(self) -> None:
-        self.silence()
+    class Quietable(Console):
+        def on_broken_pipe(self) -> None:
+            self.silence()
 
-    def silence(self) -> None:
-        self.quiet = True
-        # Python flushes stdout when it exits, which would fail on the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        def silence(self) -> None:
+            self.quiet = True
+            # Python flushes stdout when it exits, which would fail on the closed pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return Quietable(highlight=False, soft_wrap=True)

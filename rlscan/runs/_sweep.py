@@ -20,8 +20,6 @@ SWEEPABLE = tuple(
     for field in dataclasses.fields(PPOConfig)
     if not field.metadata.get("static", False)
 )
-
-
 EXAMPLES = "ppo.learning_rate=1e-4,3e-4 or ppo.learning_rate=log:1e-4..1e-2"
 
 

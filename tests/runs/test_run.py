@@ -202,7 +202,7 @@ def ppo(directory: Path, until: int = 6, **settings: Any) -> rlscan.TrainState:
 
 @pytest.mark.slow
 def test_a_state_that_is_ahead_of_its_metrics_is_saved_where_they_meet(tmp_path: Path):
-    """Of an update in the middle of a call there is no state: rows and state end at its start."""
+    """There is no state in the middle of a call: rows and state end where the call began."""
     whole = ppo(tmp_path / "whole")
     ppo(tmp_path / "run", until=2, updates_per_call=4)
     assert not (tmp_path / "run").exists()
