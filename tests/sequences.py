@@ -74,6 +74,22 @@ class StepByStep(eqx.Module):
         return self.policy.initial_state()
 
 
+def assert_unrolled(policy: Any, env: Any, *, atol: float, gradient_tolerance: float) -> None:
+    """Compare the outputs of an unrolled replay, and their gradient, with a step-by-step one."""
+    _, (_, _, trajectory) = roll(policy, env)
+
+    def outputs(policy: Any) -> Any:
+        return jnp.stack(rlscan.replay(policy, trajectory))
+
+    unrolled, stepped = (eqx.filter_jit(outputs)(p) for p in (policy, StepByStep(policy)))
+    np.testing.assert_allclose(unrolled, stepped, atol=atol)
+    slope = eqx.filter_jit(eqx.filter_grad(lambda policy: jnp.sin(outputs(policy)).sum()))
+    gradients = slope(policy), slope(StepByStep(policy)).policy
+    tolerance = gradient_tolerance
+    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
 def seen_last(env: Any, before: Any, trajectory: Any) -> np.ndarray:
     """Replay all actions for the last observation of each step `[T, N, …]`, before any reset."""
 

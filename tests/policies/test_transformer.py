@@ -178,19 +178,7 @@ def test_the_ratio_is_1():
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_unrolled_is_step_by_step():
-    """The outputs of replay, and their gradient."""
-    policy = make(gated=True)
-    _, (_, _, trajectory) = roll(policy, ENV)
-
-    def said(policy):
-        return jnp.stack(rlscan.replay(policy, trajectory))
-
-    unrolled, stepped = (eqx.filter_jit(said)(p) for p in (policy, sequences.StepByStep(policy)))
-    np.testing.assert_allclose(unrolled, stepped, atol=2e-5)
-    slope = eqx.filter_jit(eqx.filter_grad(lambda policy: jnp.sin(said(policy)).sum()))
-    gradients = slope(policy), slope(sequences.StepByStep(policy)).policy
-    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    sequences.assert_unrolled(make(gated=True), ENV, atol=2e-5, gradient_tolerance=1e-3)
 
 
 @pytest.mark.slow
