@@ -233,6 +233,6 @@ def _require_divisible(num_episodes: int, num_masks: int) -> None:
     if num_episodes % num_masks:
         near = max(1, round(num_episodes / num_masks)) * num_masks
         raise ValueError(
-            f"num_episodes = {num_episodes} is not divisible by num_masks = {num_masks}, although "
-            f"all networks play equally many; use {near}"
+            f"num_episodes = {num_episodes} is not divisible by num_masks = {num_masks}, but "
+            f"every network plays the same number; use {near}"
         )

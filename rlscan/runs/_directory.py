@@ -31,12 +31,12 @@ def check_output(output: str | os.PathLike) -> None:
     while not os.path.lexists(nearest):
         nearest = nearest.parent
     if not nearest.is_dir():
-        what = "a link to nothing" if nearest.is_symlink() else "a file"
+        what = "a broken link" if nearest.is_symlink() else "a file"
         raise ValueError(
             f"output {output} must be a directory, but {nearest} is {what}; choose another --output"
         )
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"output {output} cannot be made: {nearest} is not writable")
+        raise ValueError(f"output {output} cannot be created: {nearest} is not writable")
 
 
 def holds_run(directory: Path) -> bool:

@@ -22,11 +22,11 @@ class Trained(NamedTuple):
 def load_config(directory: str | Path) -> Config:
     """Read the config of a run.
 
-    **Raises:** `ValueError` if `directory` is no run directory, or its config cannot be read.
+    **Raises:** `ValueError` if `directory` is not a run directory, or its config cannot be read.
     """
     file = Path(directory) / CONFIG_FILE
     if not file.is_file():
-        raise ValueError(f"{directory} is no run directory: it has no {CONFIG_FILE}")
+        raise ValueError(f"{directory} is not a run directory: it has no {CONFIG_FILE}")
     return parse(["--config", str(file)])
 
 
@@ -38,7 +38,7 @@ def load_trained(directory: str | Path, *, run: int | None = None) -> Trained:
     - `directory`: the run directory.
     - `run`: the number of the run, if several were trained together.
 
-    **Raises:** `ValueError` if `directory` is no run directory, if it holds no policy yet, or if
+    **Raises:** `ValueError` if `directory` is not a run directory, if it holds no policy yet, or if
     its files cannot be read.
     """
     config = load_config(directory)

@@ -230,7 +230,7 @@ class Log:
             took = f"; compiling took {format_seconds(self._compile_seconds)}"
         if done < self._num_updates:
             ending = f"stopped after {done:,} of {self._num_updates:,} updates"
-            where = f"{self._directory}; --resume {self._directory} goes on"
+            where = f"{self._directory}; --resume {self._directory} continues it"
         else:
             best, *others = self._summary()
             ending, where = f"{best} in the last tenth", self._directory

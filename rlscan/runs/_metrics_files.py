@@ -87,7 +87,7 @@ def check_metrics(directory: Path, ends: Mapping[str, int]) -> None:
         if size < end:
             raise ValueError(
                 f"{file} has {size} bytes, but {end} were written before the checkpoint; "
-                "put it back as it was, and it will be continued"
+                "restore the file, and the run will continue"
             )
 
 

@@ -32,15 +32,15 @@ def read_metrics(directory: str | Path, file: str = METRICS_FILES[0]) -> Table:
         hint = "train with --eval-interval" if "eval" in file else "give the directory of a run"
         raise ValueError(f"{directory} has no {file}; {hint}") from None
     except (OSError, UnicodeDecodeError):
-        raise ValueError(f"{path} cannot be read; it is no table of metrics") from None
+        raise ValueError(f"{path} cannot be read; it is not a table of metrics") from None
     whole = [line for line in lines if line.endswith("\n")]
     header, *rows = csv.reader(whole) if whole else [[]]
     if "step" not in header or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"{path} is no table of metrics: each row must have a step")
+        raise ValueError(f"{path} is not a table of metrics: each row must have a step")
     try:
         columns = np.array(rows, np.float64).reshape(-1, len(header)).T
     except ValueError:
-        raise ValueError(f"{path} is no table of metrics: it must hold numbers alone") from None
+        raise ValueError(f"{path} is not a table of metrics: it must hold only numbers") from None
     table = dict(zip(header, columns, strict=True))
     one = np.zeros(len(rows))
     seed = load_config(directory).seed if "seed" not in table else 0

@@ -54,8 +54,8 @@ def find_checkpoint(path: Path) -> Checkpoint | None:
     if file is None:
         if (directory / POLICY_FILE).exists():
             raise ValueError(
-                f"{directory} has no checkpoint to go on from, only a policy: it was written by an "
-                "rlscan without checkpoints; train again in another --output"
+                f"{directory} has no checkpoint to resume from, only a policy: it was written by "
+                "an rlscan without checkpoints; train again in another --output"
             )
         return None
     try:

@@ -95,7 +95,7 @@ def test_no_such_command(argv: list[str], capsys: pytest.CaptureFixture):
         ("--output old", "output old holds another run (its config.yaml); choose another --output"),
         ("--output old2", "output old2 holds another run (its metrics.csv)"),
         ("--output /proc/run", "output /proc/run cannot be written"),
-        ("--output dangling", "must be a directory, but dangling is a link to nothing"),
+        ("--output dangling", "must be a directory, but dangling is a broken link"),
     ],
 )
 def test_bad_input_gives_one_line_and_writes_nothing(

@@ -124,7 +124,7 @@ def test_the_summary_counts_masks_not_episodes():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("nowhere", "nowhere is no run directory: it has no config.yaml"),
+        ("nowhere", "nowhere is not a run directory: it has no config.yaml"),
         ("unfinished", "unfinished holds no policy yet"),
         ("run --episodes 0", "num_episodes must be a positive integer, got 0"),
         ("run --seed -1", "--seed must be from 0 to 4294967295, got -1"),

@@ -55,7 +55,7 @@ def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path):
     assert rlscan.read_metrics(run)["step"].tolist() == [10, 20]
     with open(run / "metrics.csv", "a") as file:
         file.write("\n4\n")
-    with pytest.raises(ValueError, match="metrics.csv is no table of metrics"):
+    with pytest.raises(ValueError, match="metrics.csv is not a table of metrics"):
         rlscan.read_metrics(run)
 
 
@@ -184,7 +184,7 @@ def test_the_pictures(tmp_path: Path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("nowhere --output a.png", "nowhere is no run directory: it has no config.yaml"),
+        ("nowhere --output a.png", "nowhere is not a run directory: it has no config.yaml"),
         ("run run --output a.png", "run is given twice"),
         ("run --output a.pdf", "--output must end in .png or .svg, got a.pdf"),
         ("run --output no/a.png", "--output no/a.png is in no directory that exists"),

@@ -206,7 +206,7 @@ def test_the_script_draws_an_episode_with_its_uncertainty(run: Path, tmp_path: P
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("nowhere --output a.gif", "nowhere is no run directory: it has no config.yaml"),
+        ("nowhere --output a.gif", "nowhere is not a run directory: it has no config.yaml"),
         ("run --output a.png", "--output must end in .gif, got a.png"),
         ("run --output old.gif", "old.gif exists already; choose another --output"),
         ("run --output a.gif --masks 0", "--masks must be a positive integer"),

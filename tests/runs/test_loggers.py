@@ -13,7 +13,7 @@ import pytest
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.runs import _log, _loggers
+from rlscan.runs import _loggers, _train
 from rlscan.runs._config import from_dict, to_dict, to_yaml
 from rlscan.runs._loggers import WandbLogger, check_loggers, make_loggers
 from rlscan.runs._parse import parse
@@ -94,7 +94,7 @@ def test_ctrl_c_is_not_a_failure_of_a_logger():
 @pytest.mark.slow
 def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: Any):
     broken, kept = Failing(OSError(28, "No space left on device")), Kept()
-    monkeypatch.setattr(_log, "make_loggers", lambda names, directory, config: [broken, kept])
+    monkeypatch.setattr(_train, "make_loggers", lambda names, directory, config: [broken, kept])
     small = "--ppo.num-envs 2 --ppo.num-steps 16 --policy.hidden-sizes [4] --total-steps 128"
     others = "--compile-cache false --num-devices 1 --eval-interval 2 --eval-episodes 2"
     run = tmp_path / "run"

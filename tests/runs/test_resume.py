@@ -100,7 +100,7 @@ def test_stopped_by_a_signal(
     process.send_signal(number)
     output, error = process.communicate(timeout=300)
     assert (process.returncode, error) == (status, "")
-    assert f"of 1,600 updates: {directory}; --resume {directory} goes on" in output
+    assert f"of 1,600 updates: {directory}; --resume {directory} continues it" in output
     assert not (directory / POLICY_FILE).exists()
     done = read_checkpoint(checkpoint_files(directory)[0]).header["counts"]["num_updates"]
     assert 0 < done < NUM_UPDATES
@@ -385,7 +385,7 @@ def test_a_run_of_an_rlscan_without_checkpoints(finished: Path, capsys):
     for file in (finished / "checkpoints").glob("*.ckpt"):
         file.unlink()
     error = failing(capsys, "--resume", str(finished))
-    assert "has no checkpoint to go on from, only a policy" in error
+    assert "has no checkpoint to resume from, only a policy" in error
     rlscan.load_policy(finished)
 
 
