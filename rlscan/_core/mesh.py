@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from .tree import ArrayFunction, is_shape, map_arrays
 from .types import PyTree
@@ -160,6 +160,11 @@ def mean_over_devices(tree: PyTree) -> PyTree:
 
 def max_over_devices(x: Array) -> Array:
     return x if mesh_axis() is None else lax.pmax(x, AXIS)
+
+
+def all_devices(condition: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether a condition holds on every device."""
+    return condition if mesh_axis() is None else lax.pmin(condition.astype(int), AXIS) > 0
 
 
 def gather_environments(tree: PyTree) -> PyTree:

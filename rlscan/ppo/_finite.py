@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._core.mesh import max_over_devices
+from .._core.mesh import all_devices
 from .._core.tree import where
 from .._core.types import PyTree
 
@@ -79,8 +79,7 @@ def which_are_finite(
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether all floats of a tree are finite, on all devices."""
     # `isfinite` on each number, because a sum of finite numbers may overflow.
-    finite = every([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])
-    return max_over_devices((~finite).astype(jnp.int32)) == 0
+    return all_devices(every([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
 
 
 def stay_finite(before: PyTree, after: PyTree) -> PyTree:
