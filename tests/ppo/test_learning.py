@@ -1,9 +1,8 @@
-import json
-
 import numpy as np
 import pytest
 
 import rlscan
+from benchmarks import _results
 from benchmarks.learning import __main__ as learning, report
 from benchmarks.learning.training import last_tenth, train
 from rlscan.runs._parse import parse
@@ -26,7 +25,7 @@ def test_stored_results_are_a_row_beside_published_ones(tmp_path, monkeypatch, c
     monkeypatch.setattr(learning, "RESULTS", tmp_path)
     learning.main(["--smoke", "--keep", "cartpole"])
     learning.main(["--report"])
-    kept = json.loads((tmp_path / "cartpole.json").read_text())
+    kept = _results.read(tmp_path)["cartpole"]
     (line,) = [
         x for x in (tmp_path / "table.md").read_text().splitlines() if "configs/cartpole" in x
     ]
@@ -37,8 +36,8 @@ def test_stored_results_are_a_row_beside_published_ones(tmp_path, monkeypatch, c
     assert line in capsys.readouterr().out
     with pytest.raises(SystemExit):  # before it trains for minutes
         learning.main(["--keep", "cartpole", "--policy.kind", "mlp"])
-    assert "cartpole.json is there already" in capsys.readouterr().err
-    assert json.loads((tmp_path / "cartpole.json").read_text()) == kept
+    assert "results.json has cartpole already" in capsys.readouterr().err
+    assert _results.read(tmp_path)["cartpole"] == kept
 
 
 @pytest.mark.parametrize(
