@@ -52,9 +52,11 @@ def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
             return fail(error, BAD_INPUT)
         # From here on such an error is not the input's fault, and keeps its traceback.
         try:
+            was_finished = run.num_updates_done == run.num_updates
             with stack:
                 finished = follow(config, run, training, signals)
-            raise_verdicts(config, training, training.state, at_end=True)
+            if not was_finished:
+                raise_verdicts(config, training, training.state, at_end=True)
         except AuditError as error:
             return fail(_of_runs(error, [] if error.run is None else [error.run], config), FAILED)
         except DivergenceError as error:
