@@ -268,7 +268,7 @@ def _placed(state: TrainState, mesh: Mesh | None, config: PPOConfig) -> TrainSta
 
 def _arguments(
     config: PPOConfig, num_updates: int, state: PyTree
-) -> tuple[np.ndarray | jax.ShapeDtypeStruct, Array, PyTree]:
+) -> tuple[jax.ShapeDtypeStruct, np.ndarray, PyTree]:
     """What the program takes beside the state: updates in a call, updates of the run, numbers.
 
     The numbers are those that differ between runs; the others are constants of the program.
@@ -282,7 +282,7 @@ def _arguments(
                 f"runs {list(runs)}, got an array of shape {np.shape(number)}"
             )
     total = np.full(runs, num_updates, np.int32)
-    return jax.ShapeDtypeStruct((), np.int32), jnp.asarray(total), (own, shared)
+    return jax.ShapeDtypeStruct((), np.int32), total, (own, shared)
 
 
 def _several_updates(

@@ -170,9 +170,9 @@ def _with_swept_numbers(config: Config) -> PPOConfig:
 
 def _keys_of(config: Config) -> Key[Array, "*R"]:
     """The key of the run, or keys `[R]` of several."""
+    make = partial(make_key, generator=config.generator)
     seeds = np.asarray([member.seed for member in members(config)], np.uint32)
-    make = jax.jit(jax.vmap(partial(make_key, generator=config.generator)))
-    return make(seeds) if len(seeds) > 1 else make(seeds)[0]
+    return jax.jit(jax.vmap(make))(seeds) if len(seeds) > 1 else make(config.seed)
 
 
 def _check_resumed(config: Config, saved_tree: Any) -> None:
