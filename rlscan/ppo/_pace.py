@@ -1,6 +1,7 @@
 """Lever: several updates in one call of the compiled program.
 
-A call costs as much as a small update, so a call makes as many updates as take a tenth of a second.
+A call costs as much as a small update, so a call makes as many updates as take a tenth of a second,
+and two if they take up to a second.
 `python -m benchmarks --only training` compares the loop with one program for the whole run.
 """
 
@@ -51,5 +52,7 @@ class Pace(Generic[State]):
         state, metrics = self._program(state, np.asarray(num_updates, np.int32))
         seconds = max(time.monotonic() - started, 1e-6) / num_updates
         if self._fixed is None:
-            self._num_updates = min(max(round(SECONDS / seconds), 1), self._at_most)
+            # Two at least unless they are slow: a call pays for its memory again, page by page.
+            at_least = 2 if seconds < 10 * SECONDS else 1
+            self._num_updates = min(max(round(SECONDS / seconds), at_least), self._at_most)
         return state, {n: x[..., :num_updates] for n, x in jax.device_get(metrics).items()}

@@ -31,7 +31,8 @@ def paced(clock: Any, monkeypatch: pytest.MonkeyPatch) -> Pace[int]:
 
 
 @pytest.mark.parametrize(
-    "each, expected", [(0.01, [1, 10, 10]), (0.03, [1, 3, 3]), (7.0, [1, 1, 1]), (0, [1, 64, 64])]
+    "each, expected",
+    [(0.01, [1, 10, 10]), (0.03, [1, 3, 3]), (0.4, [1, 2, 2]), (7.0, [1, 1, 1]), (0, [1, 64, 64])],
 )
 def test_a_call_takes_a_tenth_of_a_second_unless_one_update_takes_more(
     each: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
