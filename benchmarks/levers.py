@@ -22,7 +22,7 @@ from benchmarks._subject import RATE
 from benchmarks._timing import interleaved
 from benchmarks.training import one_update
 from rlscan._core.tree import where
-from rlscan._rollout import blocks as _blocks, next_value as _next_value
+from rlscan._rollout import blocks as _blocks
 from rlscan.ppo._update import collect
 
 AS_IT_IS = "as it is"
@@ -61,8 +61,8 @@ UNDONE: dict[str, tuple[str, Any, str]] = {
         "final observations kept for every step, not for every time limit",
     ),
     "every slot": (
-        "rlscan._rollout.next_value._fill_used",
-        _next_value._fill,
+        "rlscan._rollout.next_value.over_used_slots",
+        lambda fill, policy, after, final: fill(policy, after, final),
         "values of all slots of final observations, not of those in use",
     ),
     "one batch": (

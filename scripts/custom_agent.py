@@ -65,5 +65,5 @@ start = policy, opt_state, rlscan.init_rollout(policy, env, num_envs=32, key=key
 
 directory = sys.argv[1] if len(sys.argv) > 1 else "runs/reinforce"
 with rlscan.runs.Run(directory, start, num_updates=151, steps_per_update=32 * 250) as run:
-    for state, metrics in run.record(updates(run.state)):
+    for _ in run.record(updates(run.state)):  # hands over each (state, metrics)
         pass  # evaluate, print or break, as you like
