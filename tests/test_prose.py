@@ -1,4 +1,4 @@
-"""Docstrings are plain English: none opens with a fragment such as "Of those that …"."""
+"""Docstrings open with no fragment, and texts teach only names that are listed."""
 
 import ast
 import re
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import rlscan
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("rlscan", "scripts", "benchmarks", "tests")
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+TAUGHT = sorted((ROOT / "rlscan").rglob("*.py")) + sorted(ROOT.glob("*.md"))
 FRAGMENTS = re.compile(r"(Of|By|Those|That|With)\b")
 
 
@@ -57,3 +60,19 @@ def test_no_docstring_opens_with_a_fragment(folder: str) -> None:
         "a docstring opens with an imperative sentence or a noun phrase, not with Of, By, Those, "
         "That or With:\n" + "\n".join(found)
     )
+
+
+def old_names(text: str) -> set[str]:
+    """List the names that a text gives as `rlscan.name` although `dir(rlscan)` hides them."""
+    return set(re.findall(r"(?<![\w.])rlscan\.([A-Za-z]\w*)", text)) - set(dir(rlscan))
+
+
+def test_old_names_are_found() -> None:
+    assert old_names("`rlscan.ActorCritic`, rlscan.policies.ActorCritic, rlscan.rollout") == {
+        "ActorCritic"
+    }
+
+
+@pytest.mark.parametrize("file", TAUGHT, ids=lambda file: str(file.relative_to(ROOT)))
+def test_names_are_taught_where_they_are_listed(file: Path) -> None:
+    assert not old_names(file.read_text())

@@ -81,7 +81,7 @@ def check_initial_state(state: PyTree) -> None:
             )
 
 
-_WITH_STATISTICS = "use rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(…))"
+_WITH_STATISTICS = "use rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Network)(…))"
 
 
 def check_draws(program: ClosedJaxpr, shapes: CallOutputs, inputs: CallInputs) -> None:

@@ -128,7 +128,7 @@ def _require_signature(name: str, wanted: str, function: Any, *args: Any, **kwar
         signature.bind(*args, **kwargs)
     except TypeError as error:
         is_gymnax = "'params'" in str(error)
-        hint = "; wrap it: rlscan.GymnaxEnvironment(env, params)" if is_gymnax else ""
+        hint = "; wrap it: rlscan.envs.GymnaxEnvironment(env, params)" if is_gymnax else ""
         raise TypeError(
             f"{name} must take ({wanted}), got {name}{signature}: {error}{hint}"
         ) from None
@@ -167,8 +167,8 @@ def _check_call(
         if isinstance(error, NameError) and "unbound axis name" in str(error):
             error.add_note(
                 "a layer reduces over a named axis, as eqx.nn.BatchNorm does in training mode, but "
-                "a policy is called for one observation; use rlscan.WithStatistics, or inference "
-                "mode"
+                "a policy is called for one observation; use rlscan.nn.WithStatistics, or "
+                "inference mode"
             )
         raise
     if not (isinstance(result, tuple) and len(result) == 3):
@@ -198,8 +198,8 @@ def _check_action(space: Any, distribution: Any, action: PyTree) -> None:
     except SpaceMismatch as error:
         takes, samples = _takes(error.path), _samples(error.got)
         raise ValueError(
-            f"{takes} {error.wanted}, {samples}; use rlscan.ActionHead(env.action_space()), which "
-            "joins the parts"
+            f"{takes} {error.wanted}, {samples}; "
+            "use rlscan.policies.ActionHead(env.action_space()), which joins the parts"
         ) from None
 
 
@@ -231,7 +231,7 @@ def _check_leaf(distribution: Any, path: Path, space: Any, action: PyTree) -> No
         if shape != categories.shape or not _is_integer(action):
             raise ValueError(
                 f"{takes} integers of shape {categories.shape} (MultiDiscrete), {samples}; "
-                "use rlscan.ActionHead(env.action_space())"
+                "use rlscan.policies.ActionHead(env.action_space())"
             )
     elif is_box(space):
         wants_floats = jnp.issubdtype(getattr(space, "dtype", jnp.float32), jnp.floating)

@@ -42,7 +42,7 @@ def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: s
     **Arguments:**
 
     - `directories`: one or more run directories.
-    - `metrics`: names from `rlscan.METRICS`, or `evaluation/` followed by a column of
+    - `metrics`: names from `rlscan.ppo.METRICS`, or `evaluation/` followed by a column of
         `evaluations.csv`.
     - `suffix`: `".png"` or `".svg"`.
 

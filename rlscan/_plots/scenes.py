@@ -60,7 +60,7 @@ def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
 
     **Arguments:**
 
-    - `name`: the name of the environment, such as those in `rlscan.ENVIRONMENTS`.
+    - `name`: the name of the environment, such as those in `rlscan.envs.ENVIRONMENTS`.
     - `ax`: empty matplotlib axes.
     - `episode`: on the host, cut to its length.
     """

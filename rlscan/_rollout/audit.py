@@ -156,7 +156,7 @@ _CLIPPED = (
 )
 _STATISTICS_IN_LOSS = (
     "batch statistics, or statistics that moved too early: the policy has layers that keep some, "
-    "and the loss uses others than the rollout did; use rlscan.WithStatistics and rlscan.replay"
+    "and the loss uses others than the rollout did; use rlscan.nn.WithStatistics and rlscan.replay"
 )
 _WRONG_KEYS = (
     "wrong keys: with the recorded keys the policy repeats its log-probabilities, but the loss "

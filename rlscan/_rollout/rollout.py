@@ -124,9 +124,9 @@ def rollout(
 
     A key that outlives a step is a hidden variable ξ: what an action leads to depends on it, so
     V(s) is not V(s, ξ), and bootstrapping from it is biased for λ < 1. Let the critic see the key
-    (draw its masks, or its input, from the same one: `rlscan.ActorCritic(shared_masks=True)`), or
-    let λ go to 1. Per-episode masks explore coherently (Xie et al., *NADPEx*, 2018,
-    arXiv:1812.09028).
+    (draw its masks, or its input, from the same one, as with `shared_masks=True` of
+    `rlscan.policies.ActorCritic`), or let λ go to 1. Per-episode masks explore coherently (Xie et
+    al., *NADPEx*, 2018, arXiv:1812.09028).
     """
     require_positive("num_steps", num_steps)
     require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)

@@ -12,7 +12,7 @@ def move_statistics(policy: Policy, steps: Trajectory | Steps, axis: str | None 
     """Update the running statistics of a policy with the steps of a rollout.
 
     The trainer calls it after the last epoch of an update. A policy that is not a
-    `rlscan.KeepsStatistics` is returned as it is.
+    `rlscan.nn.KeepsStatistics` is returned as it is.
 
     **Arguments:**
 

@@ -56,7 +56,7 @@ def make(name: str, **params: Any) -> Environment:
 
     **Arguments:**
 
-    - `name`: one of `rlscan.ENVIRONMENTS`.
+    - `name`: one of `rlscan.envs.ENVIRONMENTS`.
     - `params`: physical parameters of the environment (`gravity=3.7`, `max_steps_in_episode=200`)
         or arguments of its constructor (`num_bits=2`), by gymnax's names.
 
@@ -129,7 +129,7 @@ def check_name(name: str) -> None:
     if name not in ENVIRONMENTS:
         raise ValueError(
             f"unknown environment {name!r}{did_you_mean(name, ENVIRONMENTS)}; "
-            "`rlscan.ENVIRONMENTS` lists all"
+            "`rlscan.envs.ENVIRONMENTS` lists all"
         )
 
 

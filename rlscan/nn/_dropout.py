@@ -199,7 +199,7 @@ class AnnealedDropout(eqx.Module):
     """`eqx.nn.Dropout` with a rate that may change from update to update.
 
     The rate is an array, so a new rate compiles nothing again, and it can be mapped over. It is
-    marked as `rlscan.NonTrainable`, so neither gradients nor weight decay reach it. Unlike
+    marked as `rlscan.nn.NonTrainable`, so neither gradients nor weight decay reach it. Unlike
     `eqx.nn.Dropout`, it draws its bits even at a rate of 0; with `inference` it draws none.
     """
 

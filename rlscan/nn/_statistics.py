@@ -26,7 +26,7 @@ class KeepsStatistics(Policy, Protocol):
     """A policy with arrays that change between updates, but not by gradients.
 
     It has one method beside those of `rlscan.Policy`. The arrays that the method changes are marked
-    as `rlscan.NonTrainable`, and `__call__` never changes them. They are constant from the first
+    as `rlscan.nn.NonTrainable`, and `__call__` never changes them. They are constant from the first
     step of a rollout to the last epoch over it, so the ratio begins at 1.
     """
 
@@ -53,7 +53,7 @@ def refuse_nested(outer: Any) -> None:
             raise TypeError(
                 f"policy{keystr(path)} is a {type(node).__name__} inside of a {name}, so its "
                 f"statistics would never move; make {type(node).__name__} the outermost module, or "
-                f"give {name} a method move_statistics(steps, axis), see rlscan.KeepsStatistics"
+                f"give {name} a method move_statistics(steps, axis), see rlscan.nn.KeepsStatistics"
             )
 
 
@@ -67,7 +67,7 @@ class WithStatistics(eqx.Module):
     and are never reset; the optimiser does not change them.
 
     ```python
-    policy = rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(key=rlscan.key(0)))
+    policy = rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Network)(key=rlscan.key(0)))
     ```
     """
 

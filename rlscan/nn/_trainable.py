@@ -28,7 +28,7 @@ def partition_trainable(policy: PyTree) -> tuple[PyTree, PyTree]:
     **Example:** a gradient step in a training loop of your own.
 
     ```python
-    params, rest = rlscan.partition_trainable(policy)
+    params, rest = rlscan.nn.partition_trainable(policy)
     grads = jax.grad(lambda params: loss(eqx.combine(params, rest)))(params)
     updates, opt_state = optimiser.update(grads, opt_state, params)
     policy = eqx.combine(optax.apply_updates(params, updates), rest)

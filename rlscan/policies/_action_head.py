@@ -39,7 +39,7 @@ def split_mask(sizes: PyTree, mask: PyTree) -> list[Bool[Array, " n"] | None]:
 
     - `sizes`: the number of categories of each part, in the structure of the action; 0 for a
         continuous part.
-    - `mask`: as for `rlscan.ActionHead`.
+    - `mask`: as for `rlscan.policies.ActionHead`.
     """
     if isinstance(sizes, dict) and isinstance(mask, Mapping):
         if unknown := sorted(set(mask) - set(sizes)):

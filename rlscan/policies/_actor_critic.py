@@ -19,9 +19,9 @@ from ._encoder import NUM_CHANNELS, Encoder, as_activation
 class ActorCritic(eqx.Module):
     """A feed-forward policy for one observation; by default two hidden layers of 64 with tanh.
 
-    It takes the observations that an `rlscan.Encoder` takes, and the actions that an
-    `rlscan.ActionHead` takes. If an observation is a dict with an `"action_mask"`, illegal actions
-    get a probability of 0.
+    It takes the observations that an `rlscan.policies.Encoder` takes, and the actions that an
+    `rlscan.policies.ActionHead` takes. If an observation is a dict with an `"action_mask"`,
+    illegal actions get a probability of 0.
     """
 
     # Actor and critic have an encoder each, because the critic's larger gradients would dominate a

@@ -40,7 +40,7 @@ class Encoder(eqx.Module):
 
     The vector is float32; a box of bytes from 0 to 255 is divided by 255. The leaves of a Dict are
     ordered by name. A Dict's `"action_mask"` is not encoded: it marks the legal actions (see
-    `rlscan.ActorCritic`). Only convolutions have parameters.
+    `rlscan.policies.ActorCritic`). Only convolutions have parameters.
     """
 
     parts: tuple["Part", ...]

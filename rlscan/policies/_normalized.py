@@ -30,7 +30,7 @@ class NormalizedObservations(eqx.Module):
         (x − mean) / √(var + 1e-8), clipped to ± clip
 
     with the mean and variance of all observations before the current update. These statistics are
-    part of the policy and marked as `rlscan.NonTrainable`, so they are saved with it, and only
+    part of the policy and marked as `rlscan.nn.NonTrainable`, so they are saved with it, and only
     training changes them. They stay fixed from the first step of a rollout to the last epoch over
     it, so the ratio begins at 1, and are updated after that. Trajectories hold the original
     observations. The first update has no statistics, and does not change observations.
@@ -39,10 +39,11 @@ class NormalizedObservations(eqx.Module):
     images of `bool`) are not, nor is an `"action_mask"` in a dict.
 
     ```python
-    policy = rlscan.NormalizedObservations(rlscan.ActorCritic(env, key=rlscan.key(0)), env)
+    policy = rlscan.policies.ActorCritic(env, key=rlscan.key(0))
+    policy = rlscan.policies.NormalizedObservations(policy, env)
     ```
 
-    With `rlscan.WithStatistics` it must be the outer one, so that the layers with statistics
+    With `rlscan.nn.WithStatistics` it must be the outer one, so that the layers with statistics
     receive normalised observations.
     """
 

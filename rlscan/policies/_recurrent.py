@@ -82,7 +82,7 @@ class RecurrentActorCritic(eqx.Module):
         - `critic_dropout`: the same for the critic.
         - `recurrent_dropout`: the rate for the cell's recurrent input h, in [0, 1), with one mask
             per episode; see `rlscan.nn.VariationalDropoutCell`.
-        - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.ActorCritic`.
+        - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.policies.ActorCritic`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.

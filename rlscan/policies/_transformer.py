@@ -52,7 +52,7 @@ class TransformerActorCritic(eqx.Module):
     environments take 256 MiB (see `rlscan.transition_bytes`).
 
     The critic's gradients shape the whole network. If returns are far above 1, scale rewards or
-    lower `value_coef`, see `rlscan.RecurrentActorCritic`.
+    lower `value_coef`, see `rlscan.policies.RecurrentActorCritic`.
 
     Source: pre-LayerNorm as in Radford et al., *Language Models are Unsupervised Multitask
     Learners*, 2019; gating as in Parisotto et al., *Stabilizing Transformers for Reinforcement
@@ -101,7 +101,7 @@ class TransformerActorCritic(eqx.Module):
         - `attention_dropout`: the rate of the attention weights, in [0, 1).
         - `gated`: whether a GRU gate that starts near the identity combines a sublayer with the
             residual stream, instead of a sum.
-        - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.ActorCritic`.
+        - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.policies.ActorCritic`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.

@@ -71,7 +71,7 @@ def is_step_finite(
 def which_are_finite(
     loss: Float[Array, ""], grads: PyTree, grad_norm: Float[Array, ""], params: PyTree
 ) -> dict[str, PyTree]:
-    """Find the finite leaves of a gradient step, for `rlscan.explain_divergence`."""
+    """Find the finite leaves of a gradient step, for `rlscan.ppo.explain_divergence`."""
     each = lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)  # noqa: E731
     return {"gradient": each(grads), "parameter": each(params)}
 

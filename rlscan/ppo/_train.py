@@ -62,7 +62,7 @@ def train(
 
     - `policy`: an `eqx.Module` that follows the contract of `rlscan.Policy` and whose value is a
         scalar; or a function that makes one, called as `policy(key=…)`, such as
-        `functools.partial(rlscan.ActorCritic, env, dropout=0.1)`.
+        `functools.partial(rlscan.policies.ActorCritic, env, dropout=0.1)`.
     - `env`: an environment that follows the contract of `rlscan.Environment`.
     - `config`: the settings. For several runs its numbers may also be arrays `[R]`.
     - `total_steps`: environment steps of the whole run, over all N environments; the run ends with
@@ -251,8 +251,9 @@ def _require_axis_of_runs(policy: Any, keys: Key[Array, "*R"]) -> None:
             raise ValueError(
                 f"for {len(keys)} keys every array of the policy must have a first axis of "
                 f"{len(keys)} runs, got policy{jax.tree_util.keystr(path)} of shape {leaf.shape}; "
-                "pass a function that makes a policy, such as functools.partial(rlscan.ActorCritic,"
-                " env), or one made by eqx.filter_vmap"
+                "pass a function that makes a policy, such as "
+                "functools.partial(rlscan.policies.ActorCritic, env), "
+                "or one made by eqx.filter_vmap"
             )
 
 

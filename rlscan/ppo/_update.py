@@ -128,7 +128,7 @@ def update(
         gradients and metrics are averaged over devices. Whatever is normalised over a minibatch is
         normalised over each part.
 
-    **Returns:** `(state, metrics)`; `rlscan.METRICS` describes the metrics.
+    **Returns:** `(state, metrics)`; `rlscan.ppo.METRICS` describes the metrics.
 
     If the loss, the gradient or a parameter is not finite after a gradient step, or if the targets
     of the rollout are not, the whole update is taken back bit by bit, including environments, keys

@@ -36,7 +36,7 @@ def key(seed: int | Integer[Array, ""], *, generator: Any = GENERATORS[0]) -> PR
     **Arguments:**
 
     - `seed`: any integer, or an integer array of shape `()`.
-    - `generator`: one of `rlscan.GENERATORS`, or a generator of your own from
+    - `generator`: one of `rlscan.random.GENERATORS`, or a generator of your own from
         `jax.extend.random.define_prng_impl`.
 
     **Returns:** a typed key, shape `()`.
@@ -58,7 +58,7 @@ class KeyData(NamedTuple):
 def key_data(keys: Key[Array, "*batch"]) -> KeyData:
     """Turn keys into plain data; `keys_from_data` is the inverse.
 
-    **Raises:** `ValueError` if their generator is not one of `rlscan.GENERATORS`.
+    **Raises:** `ValueError` if their generator is not one of `rlscan.random.GENERATORS`.
     """
     name = generator_of(keys)
     if name not in GENERATORS:

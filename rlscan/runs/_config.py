@@ -27,7 +27,7 @@ class EnvConfig:
     """The environment."""
 
     name: str = "CartPole-v1"
-    """Name of the environment, one of rlscan.ENVIRONMENTS."""
+    """Name of the environment, one of rlscan.envs.ENVIRONMENTS."""
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Parameters of the environment, under gymnax's names: {max_steps_in_episode: 200}."""
     observe: tuple[int, ...] | None = None

@@ -24,7 +24,7 @@ class Logger(Protocol):
     """A receiver of a run's metrics: any object with these two methods."""
 
     def log(self, row: dict[str, Any]) -> None:
-        """Receive a row: numbers under the names of `rlscan.METRICS`, with `update` and `step`.
+        """Receive a row: numbers under the names of `rlscan.ppo.METRICS`, with `update` and `step`.
 
         `step` counts environment steps. If several runs are trained together, each row belongs to
         one of them, and `run` is its number, from 0.

@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclasses.dataclass(frozen=True)
 class PolicyConfig:
-    """The policy: an rlscan.ActorCritic, RecurrentActorCritic or TransformerActorCritic."""
+    """The policy: one of the classes in `rlscan.policies`."""
 
     kind: Kind = "mlp"
     """Architecture of the policy. gru and lstm put a recurrent core before the hidden layers."""

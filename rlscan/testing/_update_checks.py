@@ -22,7 +22,7 @@ def check_value_loss(fn: Callable, *, tolerance: float = 1e-5) -> None:
     **Arguments:**
 
     - `fn`: `fn(value, old_value, target, clip_range) -> loss`, for `[B]` arrays and a number, as
-        `rlscan.clipped_value_loss`.
+        `rlscan.ppo.clipped_value_loss`.
     - `tolerance`: absolute up to a loss of 1, relative beyond.
 
     **Raises:** `ConformanceError`.

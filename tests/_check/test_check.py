@@ -233,7 +233,7 @@ def test_an_environment_of_gymnax_itself_is_refused() -> None:
     env, _ = gymnax.make("CartPole-v1")
     message = refusal(TypeError, policy(), env)
     assert "CartPole.observation_space must take (), got" in message
-    assert "rlscan.GymnaxEnvironment(env, params)" in message
+    assert "rlscan.envs.GymnaxEnvironment(env, params)" in message
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,10 @@ def test_actions_of_another_structure_are_refused() -> None:
     message = refusal(ValueError, acting_in(pair), Env(spaces.Tuple(pair.spaces[:1])))
     assert "takes a tuple of 1 (Tuple), but the policy's distribution samples a tuple" in message
     message = refusal(ValueError, acting_in(pair), Env(spaces.Dict({"a": pair})))
-    assert "takes a dict with ['a'] (Dict), but" in message and "rlscan.ActionHead(env" in message
+    assert (
+        "takes a dict with ['a'] (Dict), but" in message
+        and "rlscan.policies.ActionHead(env" in message
+    )
     other = spaces.Dict({"a": spaces.Tuple([Discrete(), ScalarBox()])})  # pyright: ignore
     message = refusal(ValueError, acting_in(spaces.Dict({"a": pair})), Env(other))
     assert "takes at action['a'][1] floats of shape () (Box)" in message
@@ -809,7 +812,7 @@ def test_statistics_that_move_are_refused() -> None:
     for layer in layers:
         message = refusal(ValueError, OfNetwork({"of": layer}), Env())
         assert f"policy.norm['of'] is a {type(layer).__name__} in training mode" in message
-        assert "rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(…))" in message
+        assert "rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Network)(…))" in message
         check_policy(eqx.nn.inference_mode(OfNetwork(layer)), Env())
 
 
@@ -837,7 +840,7 @@ def test_statistics_in_the_state_are_refused() -> None:
     _, statistics = eqx.nn.make_with_state(eqx.nn.BatchNorm)(2, "batch", mode="batch")
     message = refusal(ValueError, policy(start={"h": 0, "s": statistics}), Env())
     assert "policy.initial_state()['s'] must belong to one environment" in message
-    assert "rlscan.WithStatistics(" in message
+    assert "rlscan.nn.WithStatistics(" in message
 
 
 def test_an_axis_without_a_name_is_explained() -> None:

@@ -68,7 +68,7 @@ def test_the_names_are_gymnaxs() -> None:
         ("cartpole-v1", "did you mean CartPole-v1"),
         ("Breakout", "did you mean Breakout-MinAtar"),
         ("MNISTBandit-bsuite", "SimpleBandit-bsuite"),
-        ("", "`rlscan.ENVIRONMENTS` lists all"),
+        ("", "`rlscan.envs.ENVIRONMENTS` lists all"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, near: str) -> None:
