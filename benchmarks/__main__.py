@@ -180,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
         "a fifth as many of fresh processes",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to this new file")
-    parser.add_argument("--env", help="a name of rlscan.ENVIRONMENTS, or module:factory; factory()")
+    parser.add_argument(
+        "--env", help="a name of rlscan.envs.ENVIRONMENTS, or module:factory; factory()"
+    )
     parser.add_argument(
         "--policy", metavar="MODULE:FACTORY", help="your own policy; factory(env, key=key)"
     )

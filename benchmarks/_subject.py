@@ -32,7 +32,7 @@ def subject(settings: Settings) -> Subject:
     make_policy = load(policy_name) if policy_name else None  # raises before gymnax is imported
     env = load(env_name)() if ":" in env_name else rlscan.make(env_name)
     if make_policy is None:
-        policy: Any = rlscan.ActorCritic(env, dropout=RATE, key=rlscan.key(0))
+        policy: Any = rlscan.policies.ActorCritic(env, dropout=RATE, key=rlscan.key(0))
         return Subject(env, policy, f"{env_name}, two hidden layers of 64, tanh, dropout {RATE}")
     policy = make_policy(env, key=rlscan.key(0))
     rlscan.check_policy(policy, env)

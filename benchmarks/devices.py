@@ -73,16 +73,16 @@ def run(settings: Settings) -> Result:
 
 def rollout(ours: Subject, num_envs: int, num_steps: int, mesh: Any) -> tuple[Callable, tuple]:
     # As in training: the state lies where an update leaves it.
-    config = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=1)
-    trained = rlscan.init_train(ours.policy, ours.env, config, key=rlscan.key(0), mesh=mesh)
+    config = rlscan.ppo.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=1)
+    trained = rlscan.ppo.init_train(ours.policy, ours.env, config, key=rlscan.key(0), mesh=mesh)
     one = partial(rlscan.rollout, env=ours.env, num_steps=num_steps, mesh=mesh)
     return lambda policy, state: one(policy, state=state), (trained.policy, trained.rollout_state)
 
 
 def update(ours: Subject, num_envs: int, num_steps: int, mesh: Any) -> tuple[Callable, tuple]:
-    config = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=8)
-    state = rlscan.init_train(ours.policy, ours.env, config, key=rlscan.key(0), mesh=mesh)
-    one = partial(rlscan.update, env=ours.env, config=config.as_arrays(), mesh=mesh)
+    config = rlscan.ppo.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=8)
+    state = rlscan.ppo.init_train(ours.policy, ours.env, config, key=rlscan.key(0), mesh=mesh)
+    one = partial(rlscan.ppo.update, env=ours.env, config=config.as_arrays(), mesh=mesh)
     return lambda state, total: one(state, num_updates=total), (state, jnp.asarray(100))
 
 

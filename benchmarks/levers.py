@@ -114,7 +114,7 @@ def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
     """For each size: a function that makes a contestant, its steps, and the levers to undo."""
 
     def at(make: Callable, n: int, t: int, *names: str, env: str = "CartPole-v1") -> tuple:
-        config = rlscan.PPOConfig(num_envs=n, num_steps=t)
+        config = rlscan.ppo.PPOConfig(num_envs=n, num_steps=t)
         return partial(make, env, config), n * t, names
 
     if smoke:
@@ -142,12 +142,12 @@ def sizes(smoke: bool) -> dict[str, tuple[Callable, int, Sequence[str]]]:
 # Contestants: each is a function and its arguments.
 
 
-def update_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
+def update_of(env_name: str, config: rlscan.ppo.PPOConfig) -> tuple[Callable, tuple]:
     env = rlscan.make(env_name)
     return one_update(policy_of(env), env, config)
 
 
-def rollout_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
+def rollout_of(env_name: str, config: rlscan.ppo.PPOConfig) -> tuple[Callable, tuple]:
     env = rlscan.make(env_name)
     policy = eqx.nn.inference_mode(policy_of(env))  # next to masks, a reset would hardly show
     state = rlscan.init_rollout(policy, env, num_envs=config.num_envs, key=rlscan.key(1))
@@ -155,7 +155,7 @@ def rollout_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple
     return lambda policy, state: one(policy, state=state), (policy, state)
 
 
-def values_of(env_name: str, config: rlscan.PPOConfig) -> tuple[Callable, tuple]:
+def values_of(env_name: str, config: rlscan.ppo.PPOConfig) -> tuple[Callable, tuple]:
     env = rlscan.make(env_name)
     policy = policy_of(env)
     state = rlscan.init_rollout(policy, env, num_envs=config.num_envs, key=rlscan.key(1))
@@ -172,16 +172,18 @@ class Unlimited(NamedTuple):
     action_space: Callable
 
 
-def advantages_of(env_name: str, config: rlscan.PPOConfig, **params: int) -> tuple[Callable, tuple]:
+def advantages_of(
+    env_name: str, config: rlscan.ppo.PPOConfig, **params: int
+) -> tuple[Callable, tuple]:
     """Rollout, values and advantages in an environment without a declared time limit."""
     env = rlscan.make(env_name, **params)
     unlimited = Unlimited(env.reset, env.step, env.observation_space, env.action_space)
-    state = rlscan.init_train(policy_of(env), unlimited, config, key=rlscan.key(0))
+    state = rlscan.ppo.init_train(policy_of(env), unlimited, config, key=rlscan.key(0))
     return lambda state: collect(state, unlimited, config)[1:3], (state,)
 
 
 def policy_of(env: rlscan.Environment) -> rlscan.Policy:
-    return rlscan.ActorCritic(env, dropout=RATE, key=rlscan.key(0))
+    return rlscan.policies.ActorCritic(env, dropout=RATE, key=rlscan.key(0))
 
 
 def undone(name: str, contestant: Callable[[], tuple[Callable, tuple]]) -> tuple[Callable, tuple]:

@@ -120,7 +120,7 @@ def contestants(subject: Subject, num_envs: int, num_steps: int) -> dict[str, tu
 def plain(policy: Any, env: Any, num_envs: int, num_steps: int) -> tuple[Callable, tuple]:
     """The loop that one would write by hand, for any policy."""
     reset, step = env.reset, env.step
-    if isinstance(env, rlscan.GymnaxEnvironment):  # as in gymnax: a reset in every step
+    if isinstance(env, rlscan.envs.GymnaxEnvironment):  # as in gymnax: a reset in every step
         reset = lambda key: env.env.reset(key, env.params)  # noqa: E731
         step = lambda key, state, action: env.env.step(key, state, action, env.params)  # noqa: E731
 

@@ -100,7 +100,9 @@ def figures_with_program(timing: Timing, function: Callable, args: tuple) -> dic
 
 
 def policies() -> dict[str, Any]:
-    policy = rlscan.ActorCritic(rlscan.make("CartPole-v1"), dropout=RATE, key=rlscan.key(0))
+    policy = rlscan.policies.ActorCritic(
+        rlscan.make("CartPole-v1"), dropout=RATE, key=rlscan.key(0)
+    )
     return {
         REFERENCE: eqx.nn.inference_mode(policy),
         "static flag, off": with_dropout(policy, StaticDropout(RATE, True)),

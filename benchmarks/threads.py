@@ -43,7 +43,7 @@ def run(settings: Settings) -> Result:
     num_steps, sizes = (8, (4,)) if settings.smoke else (128, (4, 16, 32, 64))
     lines = []
     for num_envs in sizes:
-        config = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps)
+        config = rlscan.ppo.PPOConfig(num_envs=num_envs, num_steps=num_steps)
         for name, timing in in_processes(settings, config).items():
             figures = figures_of(timing, num_steps=num_envs * num_steps)
             lines.append(Line(name, f"N = {num_envs}", MEANINGS[name], figures))
@@ -52,7 +52,7 @@ def run(settings: Settings) -> Result:
     )
 
 
-def in_processes(settings: Settings, config: rlscan.PPOConfig) -> dict[str, Timing]:
+def in_processes(settings: Settings, config: rlscan.ppo.PPOConfig) -> dict[str, Timing]:
     """Time rollouts in turn, then updates, in the two processes."""
     timings: dict[str, Timing] = {}
     with ExitStack() as stack:
@@ -84,7 +84,7 @@ def configure(one_thread: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # otherwise nothing is compiled
 
 
-def prepare(kind: str, settings: Settings, config: rlscan.PPOConfig) -> Timing:
+def prepare(kind: str, settings: Settings, config: rlscan.ppo.PPOConfig) -> Timing:
     """Compile a program, and run it once."""
     global _prepared
     ours = subject(settings)

@@ -28,16 +28,16 @@ from rlscan.ppo._train import Training
 
 # Sizes by name; claims refer to the names.
 SIZES = {
-    "N = 4, T = 128": rlscan.PPOConfig(num_envs=4, num_steps=128),
-    "N = 64, T = 128": rlscan.PPOConfig(num_envs=64, num_steps=128),
-    "N = 1024, T = 128": rlscan.PPOConfig(num_envs=1024, num_steps=128, num_minibatches=8),
+    "N = 4, T = 128": rlscan.ppo.PPOConfig(num_envs=4, num_steps=128),
+    "N = 64, T = 128": rlscan.ppo.PPOConfig(num_envs=64, num_steps=128),
+    "N = 1024, T = 128": rlscan.ppo.PPOConfig(num_envs=1024, num_steps=128, num_minibatches=8),
 }
-SMOKE_SIZES = {"N = 4, T = 8": rlscan.PPOConfig(num_envs=4, num_steps=8)}
+SMOKE_SIZES = {"N = 4, T = 8": rlscan.ppo.PPOConfig(num_envs=4, num_steps=8)}
 
 # For the loop: a config, and the number of updates in a run, several calls of its program.
 LOOPS = {
     "N = 4, T = 128": (SIZES["N = 4, T = 128"], 384),
-    "N = 16, T = 128": (rlscan.PPOConfig(num_envs=16, num_steps=128), 192),
+    "N = 16, T = 128": (rlscan.ppo.PPOConfig(num_envs=16, num_steps=128), 192),
     "N = 64, T = 128": (SIZES["N = 64, T = 128"], 64),
     "N = 1024, T = 128": (SIZES["N = 1024, T = 128"], 4),
 }
@@ -80,14 +80,14 @@ def run(settings: Settings) -> Result:
 
 
 def time_loops(
-    ours: Subject, config: rlscan.PPOConfig, num_updates: int, repeats: int
+    ours: Subject, config: rlscan.ppo.PPOConfig, num_updates: int, repeats: int
 ) -> dict[str, Timing]:
     """Time whole runs of so many updates in turn: by `train`, and by `train_scan`."""
     total_steps = num_updates * config.num_envs * config.num_steps
     key = rlscan.key(0)
 
     def one_program(policy: rlscan.Policy, key: jax.Array) -> tuple:
-        return rlscan.train_scan(policy, ours.env, config, total_steps=total_steps, key=key)
+        return rlscan.ppo.train_scan(policy, ours.env, config, total_steps=total_steps, key=key)
 
     compiled, trace, xla = compile_program(one_program, (ours.policy, key))
     first_call = time_call(compiled, (ours.policy, key))
@@ -117,7 +117,7 @@ def time_updates(training: Training) -> float:
     return time.perf_counter() - start
 
 
-def as_scripts_do(names: Iterable[str], config: rlscan.PPOConfig) -> dict[str, dict[str, str]]:
+def as_scripts_do(names: Iterable[str], config: rlscan.ppo.PPOConfig) -> dict[str, dict[str, str]]:
     """XLA's options for each contestant."""
     is_split = splitting_pays(config.num_envs * config.num_steps // config.num_minibatches, WIDTH)
     return {
@@ -126,14 +126,14 @@ def as_scripts_do(names: Iterable[str], config: rlscan.PPOConfig) -> dict[str, d
 
 
 def one_update(
-    policy: rlscan.Policy, env: rlscan.Environment, config: rlscan.PPOConfig
+    policy: rlscan.Policy, env: rlscan.Environment, config: rlscan.ppo.PPOConfig
 ) -> tuple[Callable, tuple]:
     numbers = config.as_arrays()  # as in the trainer
 
-    def update(state: rlscan.TrainState, num_updates: jax.Array) -> tuple:
+    def update(state: rlscan.ppo.TrainState, num_updates: jax.Array) -> tuple:
         return rlscan.ppo.update(state, env, numbers, num_updates=num_updates)
 
-    state = rlscan.init_train(policy, env, config, key=rlscan.key(0))
+    state = rlscan.ppo.init_train(policy, env, config, key=rlscan.key(0))
     return update, (state, jnp.asarray(100))
 
 

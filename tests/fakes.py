@@ -11,7 +11,7 @@ def fake_update(state, env, config, *, num_updates, loss=None, mesh=None):
     u = state.num_gradient_steps + 1
     count = u % 3
     episode = {"episode_return": 10.0 * u, "episode_length": 1.0 * u}
-    metrics = {name: jnp.asarray(0.0) for name in rlscan.METRICS}
+    metrics = {name: jnp.asarray(0.0) for name in rlscan.ppo.METRICS}
     metrics |= {name: jnp.where(count > 0, x, jnp.nan) for name, x in episode.items()}
     metrics |= {"num_episodes": count, "learning_rate": 1.0 * u}
     bias = state.policy.actor.layers[-1].bias + 1.0

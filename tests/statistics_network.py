@@ -45,4 +45,4 @@ class Network(eqx.Module):
 
 
 def make_policy(**settings) -> Any:
-    return rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(**settings))
+    return rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Network)(**settings))

@@ -12,7 +12,17 @@ import rlscan
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("rlscan", "scripts", "benchmarks", "tests")
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
-TAUGHT = sorted((ROOT / "rlscan").rglob("*.py")) + sorted(ROOT.glob("*.md"))
+TAUGHT = sorted(
+    file
+    for pattern in (
+        "*.md",
+        "rlscan/**/*.py",
+        "scripts/*.py",
+        "benchmarks/**/*.py",
+        "benchmarks/**/*.md",
+    )
+    for file in ROOT.glob(pattern)
+)
 FRAGMENTS = re.compile(r"(Of|By|Those|That|With)\b")
 
 

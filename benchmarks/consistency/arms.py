@@ -20,7 +20,7 @@ class Arm(eqx.Module):
     rollout_rate: Float[Array, ""]  # p in the rollout
     update_rate: Float[Array, ""]  # p in the update
     is_fresh: Bool[Array, ""]  # whether the update draws new masks
-    target_kl: Float[Array, ""]  # as in `rlscan.PPOConfig`, inf for none
+    target_kl: Float[Array, ""]  # as in `rlscan.ppo.PPOConfig`, inf for none
 
 
 def arm(name: str, rate: float, target_kl: float) -> Arm:
@@ -43,16 +43,18 @@ def arm(name: str, rate: float, target_kl: float) -> Arm:
 
 
 class ArmLoss(eqx.Module):
-    """`rlscan.ppo_loss` with the dropout rate and the masks of an arm."""
+    """`rlscan.ppo.ppo_loss` with the dropout rate and the masks of an arm."""
 
     arm: Arm
 
-    def __call__(self, policy: Any, minibatch: rlscan.Minibatch, config: rlscan.PPOConfig) -> Any:
+    def __call__(
+        self, policy: Any, minibatch: rlscan.ppo.Minibatch, config: rlscan.ppo.PPOConfig
+    ) -> Any:
         trajectory = minibatch.trajectory
         keys = jnp.where(self.arm.is_fresh, fresh(trajectory.policy_key), trajectory.policy_key)
         trajectory = dataclasses.replace(trajectory, policy_key=keys)
         minibatch = dataclasses.replace(minibatch, trajectory=trajectory)
-        return rlscan.ppo_loss(with_rate(policy, self.arm.update_rate), minibatch, config)
+        return rlscan.ppo.ppo_loss(with_rate(policy, self.arm.update_rate), minibatch, config)
 
 
 def fresh(keys: PRNGKeyArray) -> PRNGKeyArray:

@@ -12,11 +12,11 @@ from rlscan.nn import AnnealedDropout
 
 
 def feed_forward(env: rlscan.Environment, activation: str, *, key: PRNGKeyArray) -> Any:
-    """`rlscan.ActorCritic` of 2 × 64 units, with dropout after both hidden layers of the actor.
+    """`ActorCritic` of 2 × 64 units, with dropout after both hidden layers of the actor.
 
     Images are flattened.
     """
-    policy = rlscan.ActorCritic(
+    policy = rlscan.policies.ActorCritic(
         env, hidden_sizes=(64, 64), activation=activation, num_channels=(), key=key
     )
     return eqx.tree_at(lambda p: p.actor.dropout, policy, AnnealedDropout(0.0))

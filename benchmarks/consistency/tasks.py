@@ -21,7 +21,7 @@ class Task:
     env: str
     total_steps: int  # environment steps of one run, over all N
     num_seeds: int
-    config: rlscan.PPOConfig
+    config: rlscan.ppo.PPOConfig
     policy: str  # "tanh" or "relu", an activation; or "recurrent"
     episode_steps: int  # no episode is longer
     rates: tuple[float, ...] = RATES
@@ -48,7 +48,7 @@ CARTPOLE = Task(
     env="CartPole-v1",
     total_steps=100_000,
     num_seeds=20,
-    config=rlscan.PPOConfig(
+    config=rlscan.ppo.PPOConfig(
         num_envs=16,
         num_steps=64,
         learning_rate=1e-3,
@@ -64,7 +64,7 @@ ACROBOT = Task(
     env="Acrobot-v1",
     total_steps=150_000,
     num_seeds=20,
-    config=rlscan.PPOConfig(num_envs=16, num_steps=128, learning_rate=1e-3),
+    config=rlscan.ppo.PPOConfig(num_envs=16, num_steps=128, learning_rate=1e-3),
     policy="tanh",
     episode_steps=500,
 )
@@ -73,7 +73,7 @@ PENDULUM = Task(
     env="Pendulum-v1",
     total_steps=200_000,
     num_seeds=20,
-    config=rlscan.PPOConfig(
+    config=rlscan.ppo.PPOConfig(
         num_envs=16,
         num_steps=128,
         num_epochs=8,
@@ -90,7 +90,7 @@ MEMORY_CHAIN = Task(
     env="MemoryChain-bsuite",
     total_steps=150_000,
     num_seeds=10,
-    config=rlscan.PPOConfig(num_envs=32, num_steps=32, learning_rate=1e-3),
+    config=rlscan.ppo.PPOConfig(num_envs=32, num_steps=32, learning_rate=1e-3),
     policy="recurrent",
     episode_steps=7,
 )
@@ -99,7 +99,7 @@ BREAKOUT = Task(
     env="Breakout-MinAtar",
     total_steps=1_000_000,
     num_seeds=10,
-    config=rlscan.PPOConfig(num_envs=64, num_steps=128, num_minibatches=8, learning_rate=5e-3),
+    config=rlscan.ppo.PPOConfig(num_envs=64, num_steps=128, num_minibatches=8, learning_rate=5e-3),
     policy="relu",
     episode_steps=1000,
     rates=(0.1, 0.5),

@@ -13,18 +13,18 @@ from benchmarks.consistency.arms import Arm, ArmLoss, with_rate
 from benchmarks.consistency.tasks import Task
 
 # `program(seeds, arm) -> (metrics [seeds, updates], return without dropout [seeds])`
-Program = Callable[[Array, Arm], tuple[rlscan.Metrics, Array]]
+Program = Callable[[Array, Arm], tuple[rlscan.ppo.Metrics, Array]]
 
 
 def make_program(task: Task) -> Program:
     """Make the program that trains a cell; it is compiled once for all arms."""
     env = rlscan.make(task.env)
 
-    def run(seed: Array, arm: Arm) -> tuple[rlscan.Metrics, Array]:
+    def run(seed: Array, arm: Arm) -> tuple[rlscan.ppo.Metrics, Array]:
         policy_key, train_key, evaluation_key = jax.random.split(rlscan.key(seed), 3)
         policy = with_rate(task.build(env, key=policy_key), arm.rollout_rate)
         config = eqx.tree_at(lambda c: c.target_kl, task.config, arm.target_kl)
-        state, metrics = rlscan.train_scan(
+        state, metrics = rlscan.ppo.train_scan(
             policy,
             env,
             config,

@@ -56,22 +56,24 @@ def measure(point: Point, seconds: float) -> dict[str, Any]:
 def programs(point: Point) -> tuple[dict[str, Callable], tuple]:
     """The functions by name, and the arguments of all of them."""
     env = rlscan.make(ENV)
-    config = rlscan.PPOConfig(
+    config = rlscan.ppo.PPOConfig(
         num_envs=point.num_envs, num_steps=point.num_steps, num_minibatches=NUM_MINIBATCHES
     )
     numbers = config.as_arrays()  # as in the trainer
 
-    def start(key: jax.Array) -> rlscan.TrainState:
+    def start(key: jax.Array) -> rlscan.ppo.TrainState:
         policy_key, train_key = jax.random.split(key)
-        return rlscan.init_train(make_policy(point, policy_key), env, config, key=train_key)
+        return rlscan.ppo.init_train(make_policy(point, policy_key), env, config, key=train_key)
 
-    def act(policy: rlscan.Policy, state: rlscan.TrainState) -> tuple:
+    def act(policy: rlscan.Policy, state: rlscan.ppo.TrainState) -> tuple:
         return rlscan.rollout(policy, env, state.rollout_state, point.num_steps)
 
     functions: dict[str, Callable] = {
         "rollout": lambda state: act(state.policy, state),
         "rollout_without": lambda state: act(eqx.nn.inference_mode(state.policy), state),
-        "update": lambda state: rlscan.update(state, env, numbers, num_updates=jnp.asarray(100)),
+        "update": lambda state: rlscan.ppo.update(
+            state, env, numbers, num_updates=jnp.asarray(100)
+        ),
     }
     if point.num_seeds is None:
         return functions, (start(rlscan.key(0)),)
@@ -80,8 +82,8 @@ def programs(point: Point) -> tuple[dict[str, Callable], tuple]:
     return mapped, (eqx.filter_jit(eqx.filter_vmap(start))(keys),)
 
 
-def make_policy(point: Point, key: jax.Array) -> rlscan.ActorCritic:
-    return rlscan.ActorCritic(
+def make_policy(point: Point, key: jax.Array) -> rlscan.policies.ActorCritic:
+    return rlscan.policies.ActorCritic(
         rlscan.make(ENV), hidden_sizes=(point.width, point.width), dropout=point.dropout, key=key
     )
 

@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     figures = {
         "seeds": seeds.tolist(),
         "scores": scores.tolist(),
-        "iqm": float(rlscan.iqm(scores)),
-        "interval": rlscan.bootstrap_interval(scores),
+        "iqm": float(rlscan.runs.iqm(scores)),
+        "interval": rlscan.runs.bootstrap_interval(scores),
         "worst": float(scores.min()),
         "audit_log_ratio": float(metrics["audit_log_ratio"].max()),
         "audit_clip_fraction": float(metrics["audit_clip_fraction"].max()),

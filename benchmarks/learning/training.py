@@ -19,11 +19,13 @@ def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dic
 
     @eqx.filter_jit
     @eqx.filter_vmap
-    def run(seed: jax.Array) -> rlscan.Metrics:
+    def run(seed: jax.Array) -> rlscan.ppo.Metrics:
         policy_key, train_key = jax.random.split(rlscan.key(seed, generator=config.generator))
         policy = build_policy(config, env, key=policy_key)
         total_steps = config.total_steps
-        return rlscan.train_scan(policy, env, config.ppo, total_steps=total_steps, key=train_key)[1]
+        return rlscan.ppo.train_scan(
+            policy, env, config.ppo, total_steps=total_steps, key=train_key
+        )[1]
 
     start = time.perf_counter()
     jitted: Any = run

@@ -74,7 +74,7 @@ def watch(num_steps: int, output: Path) -> dict:
             raise RuntimeError(
                 f"{' '.join(command)} ended with status {process.returncode}:\n{said.read()}"
             )
-    metrics = rlscan.read_metrics(output)
+    metrics = rlscan.runs.read_metrics(output)
     return {
         "seconds": time.perf_counter() - start,
         "num_updates": len(metrics["update"]),

@@ -127,7 +127,7 @@ def test_numbers_and_functions_in_states_are_accepted() -> None:
 def test_library_policies_are_accepted_in_their_environments() -> None:
     for name in ("CartPole-v1", "Pendulum-v1"):
         env = rlscan.make(name)
-        check_policy(rlscan.ActorCritic(env, dropout=0.1, key=rlscan.key(0)), env)
+        check_policy(rlscan.policies.ActorCritic(env, dropout=0.1, key=rlscan.key(0)), env)
 
 
 def test_nothing_is_compiled_or_computed() -> None:
@@ -292,7 +292,7 @@ def test_an_error_raised_by_a_policy_names_its_inputs() -> None:
 
 def test_actions_of_another_structure_are_refused() -> None:
     def acting_in(space: Any) -> Policy:
-        head = rlscan.ActionHead(space)
+        head = rlscan.policies.ActionHead(space)
         return policy(lambda: head(jnp.zeros(head.num_outputs), key=rlscan.key(0)))
 
     two, pair = gymnasium.spaces.MultiDiscrete([2, 3]), spaces.Tuple([Discrete(), Box()])  # pyright: ignore
@@ -313,12 +313,14 @@ def test_actions_of_another_structure_are_refused() -> None:
 
 def test_a_policy_of_another_environment_is_refused() -> None:
     cartpole, pendulum = rlscan.make("CartPole-v1"), rlscan.make("Pendulum-v1")
-    message = refusal(ValueError, rlscan.ActorCritic(cartpole, key=rlscan.key(0)), pendulum)
+    message = refusal(
+        ValueError, rlscan.policies.ActorCritic(cartpole, key=rlscan.key(0)), pendulum
+    )
     assert "takes observations of shape (4,), got one of shape (3,)" in message
     acrobot, lake = rlscan.make("Acrobot-v1"), rlscan.make("FrozenLake-misc")
-    message = refusal(ValueError, rlscan.ActorCritic(acrobot, key=rlscan.key(0)), lake)
+    message = refusal(ValueError, rlscan.policies.ActorCritic(acrobot, key=rlscan.key(0)), lake)
     assert "got one of shape ()" in message
-    message = refusal(ValueError, rlscan.ActorCritic(lake, key=rlscan.key(0)), acrobot)
+    message = refusal(ValueError, rlscan.policies.ActorCritic(lake, key=rlscan.key(0)), acrobot)
     assert "takes observations of shape (), got one of shape (6,)" in message
 
 
@@ -774,7 +776,7 @@ def test_noise_that_only_decides_how_long_is_accepted() -> None:
 def test_dropout_in_one_network_or_in_none_is_accepted() -> None:
     env = rlscan.make("CartPole-v1")
     for actor, critic in ((0.0, 0.5), (0.5, 0.0), (0.0, 0.0)):
-        actor_critic = rlscan.ActorCritic(
+        actor_critic = rlscan.policies.ActorCritic(
             env, dropout=actor, critic_dropout=critic, key=rlscan.key(0)
         )
         for module in (actor_critic, eqx.nn.inference_mode(actor_critic)):
@@ -831,7 +833,7 @@ class Normalised(eqx.Module):
 
 
 def test_statistics_in_their_own_place_are_accepted() -> None:
-    own: Any = rlscan.WithStatistics(*eqx.nn.make_with_state(Normalised)())
+    own: Any = rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Normalised)())
     check_policy(own, Env())
     check_policy(OfNetwork(own), Env())
 
@@ -861,7 +863,7 @@ def test_traced_policies_and_keys_are_checked() -> None:
     silent = Acts(silent, lambda part, o, s, key: (part.layers[0](o), s))
 
     def make(key: Any) -> Any:
-        good = rlscan.ActorCritic(env, dropout=0.1, key=key)
+        good = rlscan.policies.ActorCritic(env, dropout=0.1, key=key)
         check_policy(good, env)
         with pytest.raises(ValueError, match="policy.part, the same"):
             check_policy(acting(lambda part, o, key: normal(part), key), Env())

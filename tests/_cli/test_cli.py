@@ -181,7 +181,7 @@ def test_a_row_for_every_update_in_both_files(finished: tuple[Path, str]):
     directory, _ = finished
     rows = rows_of(directory)
     assert list(rows[0]) == list(COLUMNS)
-    assert {"update", "step", "episode_return", *rlscan.METRICS} <= set(COLUMNS)
+    assert {"update", "step", "episode_return", *rlscan.ppo.METRICS} <= set(COLUMNS)
     assert [int(row["update"]) for row in rows] == list(range(1, NUM_UPDATES + 1))
     assert [int(row["step"]) for row in rows] == [32 * u for u in range(1, NUM_UPDATES + 1)]
     seconds = [float(row["seconds"]) for row in rows]

@@ -92,7 +92,7 @@ def test_no_key_of_an_evaluation_is_one_of_a_training():
     def words(keys: Any) -> set[tuple[int, ...]]:
         return set(map(tuple, jax.vmap(jax.random.key_data)(keys).tolist()))
 
-    for generator in rlscan.GENERATORS:
+    for generator in rlscan.random.GENERATORS:
         seeds = jnp.arange(200)
         roots = jax.vmap(lambda s, g=generator: rlscan.key(s, generator=g))(seeds)
         training = [roots, *jax.vmap(jax.random.split, out_axes=1)(roots)]
@@ -204,7 +204,7 @@ SHORT = rlscan.make("CartPole-v1", max_steps_in_episode=5)
 
 
 def small_policy() -> Any:
-    return rlscan.ActorCritic(SHORT, hidden_sizes=(4,), key=rlscan.key(0))
+    return rlscan.policies.ActorCritic(SHORT, hidden_sizes=(4,), key=rlscan.key(0))
 
 
 def evaluator(*seeds: int) -> Any:

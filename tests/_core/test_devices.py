@@ -27,7 +27,7 @@ from rlscan.runs._config import Config, PolicyConfig
 from rlscan.runs._machine import best_num_devices, on_this_machine
 
 MESH = rlscan.make_mesh(2)
-CONFIG = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=1, num_epochs=1)
+CONFIG = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, num_minibatches=1, num_epochs=1)
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -68,8 +68,8 @@ def test_a_recurrent_rollout_equals_that_of_one_device() -> None:
 def trained(mesh: Any, **changes: Any) -> tuple:
     config = dataclasses.replace(CONFIG, **changes)
     policy, env = probes.dropout_policy(), probes.Wander()
-    state = rlscan.init_train(policy, env, config, key=rlscan.key(2), mesh=mesh)
-    update = eqx.filter_jit(rlscan.update)
+    state = rlscan.ppo.init_train(policy, env, config, key=rlscan.key(2), mesh=mesh)
+    update = eqx.filter_jit(rlscan.ppo.update)
     return config, state, update(state, env, config.as_arrays(), num_updates=5, mesh=mesh)
 
 
@@ -89,7 +89,7 @@ def test_an_update_uses_the_mean_gradient_and_reports_mean_metrics() -> None:
     @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def gradient(params: Any, half: Any) -> Any:
-        return rlscan.ppo_loss(eqx.combine(params, rest), flatten_steps(half), numbers)
+        return rlscan.ppo.ppo_loss(eqx.combine(params, rest), flatten_steps(half), numbers)
 
     halves = jax.tree.map(lambda x: x[:, :2], batch), jax.tree.map(lambda x: x[:, 2:], batch)
     results = [gradient(params, half) for half in halves]
@@ -108,7 +108,7 @@ def test_an_update_uses_the_mean_gradient_and_reports_mean_metrics() -> None:
     np.testing.assert_allclose(metrics["loss"], sum(losses) / 2, rtol=1e-4)
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(mean), rtol=1e-4)
 
-    assert metrics.keys() == rlscan.METRICS.keys()
+    assert metrics.keys() == rlscan.ppo.METRICS.keys()
     assert metrics["num_episodes"] == on_one["num_episodes"] > 4
     for name in ("episode_return", "episode_length", "explained_variance", "entropy", "value_loss"):
         np.testing.assert_allclose(metrics[name], on_one[name], rtol=1e-4, err_msg=name)
@@ -120,15 +120,15 @@ def test_the_audit_reports_the_device_that_is_off() -> None:
     """The loss's log-ratios are wrong for a single environment, which is on one device."""
 
     def off(policy: Any, minibatch: Any, config: Any) -> Any:
-        loss, (log_ratio, metrics) = rlscan.ppo_loss(policy, minibatch, config)
+        loss, (log_ratio, metrics) = rlscan.ppo.ppo_loss(policy, minibatch, config)
         is_last = minibatch.trajectory.observation[..., 0] > 1e9
         return loss, (log_ratio + is_last, metrics)
 
     policy, env = probes.dropout_policy(), probes.Wander()
-    state = rlscan.init_train(policy, env, CONFIG, key=rlscan.key(2), mesh=MESH)
+    state = rlscan.ppo.init_train(policy, env, CONFIG, key=rlscan.key(2), mesh=MESH)
     far = state.rollout_state.observation.at[3, 0].set(1e10)
     state = eqx.tree_at(lambda s: s.rollout_state.observation, state, far)
-    _, metrics = eqx.filter_jit(rlscan.update)(
+    _, metrics = eqx.filter_jit(rlscan.ppo.update)(
         state, env, CONFIG.as_arrays(), num_updates=5, loss=off, mesh=MESH
     )
     assert metrics["audit_log_ratio"] >= 0.9
@@ -143,8 +143,8 @@ def test_each_device_shuffles_with_its_own_key() -> None:
 @pytest.mark.slow
 def test_training_on_two_devices_learns_at_a_ratio_of_1() -> None:
     env = rlscan.make("CartPole-v1")
-    config = rlscan.PPOConfig(num_envs=16, num_steps=64, learning_rate=1e-3, gae_lambda=0.8)
-    policy = rlscan.ActorCritic(env, dropout=0.1, key=rlscan.key(0))
+    config = rlscan.ppo.PPOConfig(num_envs=16, num_steps=64, learning_rate=1e-3, gae_lambda=0.8)
+    policy = rlscan.policies.ActorCritic(env, dropout=0.1, key=rlscan.key(0))
     run = rlscan.train(
         policy, env, config, total_steps=100_000, key=rlscan.key(1), strict=True, mesh=MESH
     )
@@ -167,7 +167,7 @@ def test_a_strict_run_on_two_devices_stops_with_its_cause() -> None:
         """A loss with masks that differ from the rollout's."""
         keys = jax.random.split(rlscan.key(9), minibatch.trajectory.policy_key.shape)
         trajectory = dataclasses.replace(minibatch.trajectory, policy_key=keys)
-        return rlscan.ppo_loss(
+        return rlscan.ppo.ppo_loss(
             policy, dataclasses.replace(minibatch, trajectory=trajectory), config
         )
 
@@ -204,7 +204,7 @@ def test_sizes_not_divisible_by_the_devices_are_refused() -> None:
 def test_statistics_are_refused() -> None:
     policy = statistics_policy()
     with pytest.raises(ValueError, match="WithStatistics move by a whole rollout.*mesh=None"):
-        rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
+        rlscan.ppo.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
 
 
 # How many devices are worthwhile.
@@ -228,7 +228,9 @@ def test_statistics_are_refused() -> None:
 def test_only_devices_with_enough_work_are_used(
     cores: int, num_envs: int, num_steps: int, num_minibatches: int, recurrent: bool, found: int
 ) -> None:
-    ppo = rlscan.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=num_minibatches)
+    ppo = rlscan.ppo.PPOConfig(
+        num_envs=num_envs, num_steps=num_steps, num_minibatches=num_minibatches
+    )
     policy = PolicyConfig(kind="gru" if recurrent else "mlp")
     assert best_num_devices(cores, Config(ppo=ppo, policy=policy)) == found
 
@@ -238,11 +240,11 @@ def test_a_run_is_split_unless_told_otherwise(
     given: int | None, found: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlscan.runs._machine.num_cores", lambda: 2)
-    ppo = rlscan.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8)
+    ppo = rlscan.ppo.PPOConfig(num_envs=1024, num_steps=32, num_minibatches=8)
     config = on_this_machine(Config(ppo=ppo, num_devices=given))
     assert config.num_devices == found
     assert on_this_machine(Config(num_devices=given)).num_devices == 1  # 8 environments
-    ppo = rlscan.PPOConfig(num_envs=100, num_steps=128, num_minibatches=4)
+    ppo = rlscan.ppo.PPOConfig(num_envs=100, num_steps=128, num_minibatches=4)
     with_memory = on_this_machine(Config(policy=PolicyConfig(kind="gru"), ppo=ppo))
     assert with_memory.num_devices == 1  # two would have 50 each, not divisible by 4 minibatches
 
@@ -327,7 +329,7 @@ def test_only_long_loops_are_split(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without_threads(monkeypatch)
-    ppo = rlscan.PPOConfig(num_envs=num_envs, num_steps=128, num_minibatches=4)
+    ppo = rlscan.ppo.PPOConfig(num_envs=num_envs, num_steps=128, num_minibatches=4)
     on_this_machine(Config(policy=policy, ppo=ppo, num_devices=1, num_seeds=num_runs))
     assert os.environ.get("NPROC") == (None if are_split else "1")
 

@@ -39,12 +39,12 @@ def a_group(tmp_path: Path, *runs: list[dict[str, Any]]) -> Any:
 
 def test_metrics_are_read_with_and_without_runs(tmp_path: Path):
     alone = run_dirs.with_metrics(tmp_path / "a", rows([1.0, math.nan]), seed=7)
-    table = rlscan.read_metrics(alone)
+    table = rlscan.runs.read_metrics(alone)
     np.testing.assert_array_equal(table["run"], [0, 0])
     np.testing.assert_array_equal(table["seed"], [7, 7])
     np.testing.assert_array_equal(table["episode_return"], [1, math.nan])
     together = rows([1.0, 2.0], run=[0, 1], seed=[7, 8])
-    table = rlscan.read_metrics(run_dirs.with_metrics(tmp_path / "b", together))
+    table = rlscan.runs.read_metrics(run_dirs.with_metrics(tmp_path / "b", together))
     np.testing.assert_array_equal(table["seed"], [7, 8])
 
 
@@ -52,11 +52,11 @@ def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path):
     run = run_dirs.with_metrics(tmp_path / "a", rows([1.0, 2.0]))
     with open(run / "metrics.csv", "a") as file:
         file.write("3,30,1.")
-    assert rlscan.read_metrics(run)["step"].tolist() == [10, 20]
+    assert rlscan.runs.read_metrics(run)["step"].tolist() == [10, 20]
     with open(run / "metrics.csv", "a") as file:
         file.write("\n4\n")
     with pytest.raises(ValueError, match="metrics.csv is not a table of metrics"):
-        rlscan.read_metrics(run)
+        rlscan.runs.read_metrics(run)
 
 
 def test_a_run_without_a_row_is_refused(tmp_path: Path):

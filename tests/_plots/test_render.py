@@ -87,7 +87,7 @@ def test_drawings_of_different_steps_differ(name: str):
     from matplotlib.figure import Figure
 
     env = rlscan.make(name)
-    policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
+    policy = rlscan.policies.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
     episode = recorded(policy, env, action="sample")
     scene = make_scene(name, Figure().subplots(), episode)
 
@@ -109,8 +109,8 @@ def test_drawings_of_different_steps_differ(name: str):
 def test_under_a_wrapper_the_environment_inside_is_drawn():
     from matplotlib.figure import Figure
 
-    env = rlscan.FrameStack(rlscan.make("CartPole-v1"), num_frames=2)
-    policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
+    env = rlscan.envs.FrameStack(rlscan.make("CartPole-v1"), num_frames=2)
+    policy = rlscan.policies.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
     episode = recorded(policy, env)
     cart: Any = make_scene("CartPole-v1", Figure().subplots(), episode)(1)[0]
     assert cart.get_x() == pytest.approx(float(episode.env_state.env_state.x[1]) - 0.25)
@@ -121,8 +121,8 @@ def test_of_a_game_under_wrappers_the_newest_frame_is_drawn():
     from matplotlib.figure import Figure
 
     plain = rlscan.make("Breakout-MinAtar")
-    env = rlscan.LastActionReward(rlscan.FrameStack(plain, num_frames=3))
-    policy = rlscan.ActorCritic(env, num_channels=(), hidden_sizes=(4,), key=rlscan.key(0))
+    env = rlscan.envs.LastActionReward(rlscan.envs.FrameStack(plain, num_frames=3))
+    policy = rlscan.policies.ActorCritic(env, num_channels=(), hidden_sizes=(4,), key=rlscan.key(0))
     episode = recorded(policy, env, max_steps=4)
     newest = episode.observation["observation"][..., -4:]
     alone = Episode((), newest, episode.action, jnp.zeros(4), None, jnp.array(4))
@@ -139,7 +139,7 @@ def test_of_a_game_under_wrappers_the_newest_frame_is_drawn():
 def test_recorded_actions_are_those_sent_to_the_environment(continuous: Any):
     """Each action leads from a state to the next."""
     env = rlscan.make("Pendulum-v1")
-    policy = rlscan.ActorCritic(
+    policy = rlscan.policies.ActorCritic(
         env, hidden_sizes=(4,), continuous=continuous, dropout=0.5, key=rlscan.key(0)
     )
     episode = recorded(policy, env, action="sample")
@@ -153,7 +153,7 @@ def test_recorded_actions_are_those_sent_to_the_environment(continuous: Any):
 def test_of_an_environment_that_is_not_known_the_observation_is_drawn():
     from matplotlib.figure import Figure
 
-    assert SECONDS_PER_STEP.keys() <= set(rlscan.ENVIRONMENTS)
+    assert SECONDS_PER_STEP.keys() <= set(rlscan.envs.ENVIRONMENTS)
     ax = Figure().subplots()
     scalar = Episode((), np.zeros(4), np.zeros(4), jnp.zeros(4), None, jnp.array(4))
     assert len(make_scene("another", ax, scalar)(0)) == 1

@@ -193,7 +193,7 @@ def test_an_environment_that_might_never_end_needs_max_steps():
 
 
 def test_a_layer_trained_without_noise_stays_without():
-    policy = rlscan.ActorCritic(rlscan.make("CartPole-v1"), dropout=0.5, key=rlscan.key(0))
+    policy = rlscan.policies.ActorCritic(rlscan.make("CartPole-v1"), dropout=0.5, key=rlscan.key(0))
     flags = lambda p: [  # noqa: E731
         x.inference for x in jax.tree.leaves(p, is_leaf=_has_flag) if _has_flag(x)
     ]

@@ -14,7 +14,7 @@ from jax.errors import KeyReuseError
 
 import rlscan
 
-CONFIG = rlscan.PPOConfig(num_envs=2, num_steps=8, num_epochs=2, num_minibatches=2)
+CONFIG = rlscan.ppo.PPOConfig(num_envs=2, num_steps=8, num_epochs=2, num_minibatches=2)
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +33,14 @@ def checker():
         pytest.param(probes.Recurrent(), "step", marks=pytest.mark.slow),
         pytest.param(probes.Recurrent(), "episode", marks=pytest.mark.slow),
         pytest.param(
-            rlscan.RecurrentActorCritic(
+            rlscan.policies.RecurrentActorCritic(
                 probes.Wander(), dropout=0.1, recurrent_dropout=0.1, key=rlscan.key(0)
             ),
             "step",
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            rlscan.TransformerActorCritic(probes.Wander(), gated=True, key=rlscan.key(0)),
+            rlscan.policies.TransformerActorCritic(probes.Wander(), gated=True, key=rlscan.key(0)),
             "step",
             marks=pytest.mark.slow,
         ),
@@ -61,7 +61,7 @@ def test_rollouts_and_replays(policy, schedule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("impl", [rlscan.mix32, "threefry2x32"], ids=str)
+@pytest.mark.parametrize("impl", [rlscan.random.mix32, "threefry2x32"], ids=str)
 def test_training(impl):
     policy, env = probes.dropout_policy(), probes.Wander()
     key = jax.random.key(0, impl=impl)

@@ -128,7 +128,7 @@ def test_a_rollout_unrolled_is_the_same():
 def test_a_critic_with_the_actors_masks():
     """The value belongs to the network that acts: it depends only on the actor's mask."""
     env = rlscan.make("CartPole-v1")
-    make = lambda shared: rlscan.ActorCritic(  # noqa: E731
+    make = lambda shared: rlscan.policies.ActorCritic(  # noqa: E731
         env, dropout=0.5, critic_dropout=0.5, shared_masks=shared, key=rlscan.key(0)
     )
     masks = lambda mlp, key: mlp.dropout(jnp.ones(64), key=jax.random.split(key, 3)[0])  # noqa: E731
@@ -144,7 +144,7 @@ def test_a_critic_with_the_actors_masks():
         with pytest.raises(
             ValueError, match="equal rates above 0.*critic_dropout = .*make them equal"
         ):
-            rlscan.ActorCritic(
+            rlscan.policies.ActorCritic(
                 env,
                 dropout=rates[0],
                 critic_dropout=rates[1],
@@ -157,7 +157,7 @@ def test_an_unknown_schedule_is_refused():
     """The functions are unwrapped, because the suite's type checks would refuse it first."""
     with pytest.raises(ValueError, match="key_schedule must be one of step, episode, rollout"):
         require_one_of("key_schedule", "steps", KEY_SCHEDULES)
-    config = eqx.tree_at(lambda c: c.gamma, rlscan.PPOConfig(), 0.9)
+    config = eqx.tree_at(lambda c: c.gamma, rlscan.ppo.PPOConfig(), 0.9)
     object.__setattr__(config, "key_schedule", "steps")
     with pytest.raises(ValueError, match="key_schedule must be one of step, .* got 'steps'"):
         check_config(config)
@@ -166,10 +166,10 @@ def test_an_unknown_schedule_is_refused():
 @pytest.mark.slow
 def test_training_follows_the_schedule():
     """If there is one key per rollout, all steps of an update share a mask and the ratio is 1."""
-    config = rlscan.PPOConfig(
+    config = rlscan.ppo.PPOConfig(
         num_envs=4, num_steps=8, num_minibatches=2, key_schedule="rollout", shared_noise=True
     )
-    state, metrics = eqx.filter_jit(rlscan.train_scan)(
+    state, metrics = eqx.filter_jit(rlscan.ppo.train_scan)(
         probes.dropout_policy(), probes.Wander(), config, total_steps=96, key=rlscan.key(0)
     )
     assert (metrics["audit_error"] <= 1e-5).all() and (metrics["approx_kl"] > 0).all()

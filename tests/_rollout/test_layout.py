@@ -14,8 +14,8 @@ from rlscan._rollout import blocks as _blocks, layout as _layout, rollout as _ro
 ENV = rlscan.make("CartPole-v1")
 
 
-def make_policy() -> rlscan.ActorCritic:
-    return rlscan.ActorCritic(ENV, hidden_sizes=(32, 48), dropout=0.1, key=rlscan.key(0))
+def make_policy() -> rlscan.policies.ActorCritic:
+    return rlscan.policies.ActorCritic(ENV, hidden_sizes=(32, 48), dropout=0.1, key=rlscan.key(0))
 
 
 def products(function, *args) -> list[tuple[tuple[str, str], str]]:

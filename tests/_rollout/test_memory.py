@@ -35,7 +35,7 @@ def formula(
 
 def actor_critic(name: str) -> tuple[Any, Any]:
     env = rlscan.make(name)
-    return rlscan.ActorCritic(env, dropout=0.5, hidden_sizes=(4,), key=rlscan.key(0)), env
+    return rlscan.policies.ActorCritic(env, dropout=0.5, hidden_sizes=(4,), key=rlscan.key(0)), env
 
 
 # The bytes of an observation, an action, a value and a state, by hand. Numbers take 4 bytes, but
@@ -84,7 +84,7 @@ def test_the_size_does_not_depend_on_the_network() -> None:
     """A trajectory stores keys, not the masks drawn from them."""
     env = rlscan.make("CartPole-v1")
     policies = [
-        rlscan.ActorCritic(env, dropout=rate, hidden_sizes=sizes, key=rlscan.key(0))
+        rlscan.policies.ActorCritic(env, dropout=rate, hidden_sizes=sizes, key=rlscan.key(0))
         for rate, sizes in ((0.0, (4,)), (0.5, (256, 256, 256)))
     ]
     small, large = (rlscan.transition_bytes(policy, env, 8) for policy in policies)

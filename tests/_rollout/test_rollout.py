@@ -388,7 +388,7 @@ def test_termination_wins_if_both_flags_are_set():
 # Valid and invalid keys and numbers.
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.mix32], ids=str)
+@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.random.mix32], ids=str)
 def test_the_generator_of_a_key_is_kept(impl):
     policy, env = probes.Coin(jnp.zeros(()), jnp.zeros(())), probes.leak
     key = jax.random.key(0, impl=impl)

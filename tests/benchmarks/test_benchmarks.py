@@ -115,7 +115,7 @@ def test_each_is_compiled_with_its_own_options():
 def test_without_a_lever_it_is_another_program_and_learns_the_same(name, monkeypatch):
     """Else its time would be of the same thing, or of two things."""
     monkeypatch.setattr("rlscan._rollout.blocks.BLOCK", 32)
-    config = rlscan.PPOConfig(num_envs=4, num_steps=16, num_minibatches=1, num_epochs=1)
+    config = rlscan.ppo.PPOConfig(num_envs=4, num_steps=16, num_minibatches=1, num_epochs=1)
     env = "Breakout-MinAtar" if name == "convolutions" else "CartPole-v1"
     make = levers.advantages_of if name == "every slot" else levers.update_of
     contestant = partial(make, env, config)
@@ -325,7 +325,7 @@ def test_processes_take_turns(monkeypatch):
             return future
 
     monkeypatch.setattr(threads, "process", Here)
-    config = rlscan.PPOConfig()
+    config = rlscan.ppo.PPOConfig()
     timings = threads.in_processes(Settings(repeats=2), config)
     turns = ["one run_once", "all run_once"] * 2
     assert did == [

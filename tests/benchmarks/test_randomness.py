@@ -172,7 +172,7 @@ def test_keys_of_one_bit_differ_in_one_bit() -> None:
     data = np.asarray(jax.random.key_data(base))
     flips = [(0, 0), *((1 << bit, 0) for bit in range(32)), *((0, 1 << bit) for bit in range(32))]
     near = jnp.stack([data ^ np.array(flip, np.uint32) for flip in flips])
-    keys = jax.random.wrap_key_data(near, impl=rlscan.mix32)
+    keys = jax.random.wrap_key_data(near, impl=rlscan.random.mix32)
     expected = jax.vmap(lambda key: jax.random.bits(key, (2,)))(keys).T
     assert words("mix32", "one_bit", 130) == expected.ravel().tolist()
 

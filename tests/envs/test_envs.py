@@ -264,7 +264,7 @@ def test_pixels_of_a_wrapper_are_left_alone() -> None:
     from gymnax.wrappers.purerl import FlattenObservationWrapper
 
     raw, params = gymnax.make("Breakout-MinAtar")
-    env = rlscan.GymnaxEnvironment(FlattenObservationWrapper(raw), params)
+    env = rlscan.envs.GymnaxEnvironment(FlattenObservationWrapper(raw), params)
     assert env.reset(rlscan.key(0))[0].dtype == jnp.float32
 
 
@@ -333,7 +333,7 @@ def test_five_values_of_gymnax_before_1_are_refused() -> None:
         def step(self, key: Any, state: Any, action: Any, params: Any) -> Any:
             return 0, 0, 0, 0, {}
 
-    env = rlscan.GymnaxEnvironment(Old(), None)
+    env = rlscan.envs.GymnaxEnvironment(Old(), None)
     with pytest.raises(ValueError, match="Old-v0.step must return six values.*got 5.*gymnax>=1.0"):
         env.step(rlscan.key(0), 0, 0)
 
@@ -373,7 +373,7 @@ def test_time_limits() -> None:
             return jnp.asarray(True)
 
     env = Otherwise()
-    assert rlscan.GymnaxEnvironment(env, env.default_params).time_limit is None
+    assert rlscan.envs.GymnaxEnvironment(env, env.default_params).time_limit is None
     for name in ENVIRONMENTS:  # a new gymnax may truncate otherwise: then this list has changed
         raw, params = gymnax.make(name)
         by_time = type(raw).is_truncated is Gymnax.is_truncated

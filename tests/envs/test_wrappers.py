@@ -143,7 +143,7 @@ def stack(frames: list, n: int) -> Any:
 )
 def test_frames_are_those_of_the_episode(env: Any, action: Any, n: int) -> None:
     """A stack after a reset holds the new episode alone, the final one the old episode."""
-    inner, wrapper = follow(env, action), rlscan.FrameStack(env, n)
+    inner, wrapper = follow(env, action), rlscan.envs.FrameStack(env, n)
     seen, last, dones = follow(wrapper, action)
     assert dones == inner[2]
     for t, (frames, frames_and_final) in enumerate(episodes(*inner)):
@@ -156,14 +156,14 @@ def test_frames_are_those_of_the_episode(env: Any, action: Any, n: int) -> None:
 
 
 def test_an_image_is_stacked_by_its_channels() -> None:
-    env = rlscan.FrameStack(rlscan.make("Breakout-MinAtar"), 3)
+    env = rlscan.envs.FrameStack(rlscan.make("Breakout-MinAtar"), 3)
     space = env.observation_space()
     assert (space.shape, space.low.shape) == ((10, 10, 12), (10, 10, 12))
     assert jax.eval_shape(env.reset, jax.random.key(0))[0].shape == (10, 10, 12)
 
 
 def test_a_rollout_keeps_the_final_stack_to_bootstrap_from() -> None:
-    env = rlscan.FrameStack(probes.Wander(), 2)
+    env = rlscan.envs.FrameStack(probes.Wander(), 2)
     policy = probes.dropout_policy(num_inputs=8)
     state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(0))
     roll = eqx.filter_jit(rlscan.rollout)
@@ -190,7 +190,7 @@ def test_a_rollout_keeps_the_final_stack_to_bootstrap_from() -> None:
     "env, action", [(probes.Wander(), one_action), (Picture(), pair_of_actions)], ids=["vector", ""]
 )
 def test_last_action_and_reward_are_those_of_the_step_before(env: Any, action: Any) -> None:
-    (inner, last, dones), wrapper = follow(env, action), rlscan.LastActionReward(env)
+    (inner, last, dones), wrapper = follow(env, action), rlscan.envs.LastActionReward(env)
     seen, wrapped_last, _ = follow(wrapper, action)
     nothing = jax.tree.map(np.zeros_like, (action(0), np.float32(0)))
 
@@ -225,7 +225,9 @@ class Reader(eqx.Module):
 
 @pytest.mark.slow
 def test_a_recurrent_policy_is_replayed_with_its_actions() -> None:
-    env = rlscan.LastActionReward(rlscan.FrameStack(rlscan.ObserveOnly(probes.Wander(), [0, 2]), 2))
+    env = rlscan.envs.LastActionReward(
+        rlscan.envs.FrameStack(rlscan.envs.ObserveOnly(probes.Wander(), [0, 2]), 2)
+    )
     policy = Reader(probes.Recurrent(num_inputs=8))
     state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(0))
     _, trajectory = eqx.filter_jit(rlscan.rollout)(policy, env, state, 16)
@@ -245,7 +247,7 @@ class Sent(eqx.Module):
 
 
 def test_the_observed_action_is_the_one_that_was_sent() -> None:
-    env: Any = rlscan.LastActionReward(probes.Wander(is_continuous=True, end_above=1e9))
+    env: Any = rlscan.envs.LastActionReward(probes.Wander(is_continuous=True, end_above=1e9))
     state = rlscan.init_rollout(Sent(), env, num_envs=2, key=rlscan.key(0))
     _, trajectory = rlscan.rollout(Sent(), env, state, 5)
     np.testing.assert_array_equal(trajectory.observation["last_action"][0], np.zeros((2, 2)))
@@ -275,7 +277,7 @@ def test_an_episode_begins_with_the_first_action(space: Any, first_action: Any) 
             return getattr(self.inner, name)
 
     shifted: Any = Shifted()
-    first, _ = rlscan.LastActionReward(shifted).reset(jax.random.key(0))
+    first, _ = rlscan.envs.LastActionReward(shifted).reset(jax.random.key(0))
     np.testing.assert_array_equal(first["last_action"], first_action)
 
 
@@ -284,7 +286,7 @@ def test_an_episode_begins_with_the_first_action(space: Any, first_action: Any) 
 
 def test_a_part_is_observed() -> None:
     inner, last, _ = follow(probes.Wander(), one_action)
-    wrapper = rlscan.ObserveOnly(probes.Wander(), [3, 0])
+    wrapper = rlscan.envs.ObserveOnly(probes.Wander(), [3, 0])
     seen, wrapped_last, _ = follow(wrapper, one_action)
     for t in range(T):
         assert_equal(seen[t], inner[t][[3, 0]])
@@ -294,7 +296,7 @@ def test_a_part_is_observed() -> None:
 
 def test_the_velocities_of_cartpole_are_hidden() -> None:
     env = rlscan.make("CartPole-v1")
-    space, part = env.observation_space(), rlscan.ObserveOnly(env, [0, 2]).observation_space()
+    space, part = env.observation_space(), rlscan.envs.ObserveOnly(env, [0, 2]).observation_space()
     assert part.shape == (2,)
     np.testing.assert_array_equal(part.high, np.asarray(space.high)[[0, 2]])
     np.testing.assert_array_equal(part.low, np.asarray(space.low)[[0, 2]])
@@ -306,18 +308,18 @@ def test_the_velocities_of_cartpole_are_hidden() -> None:
 @pytest.mark.parametrize("indices", [[], [0, 4], [-1], [1, 1]])
 def test_indices_out_of_range_are_refused(indices: list[int]) -> None:
     with pytest.raises(ValueError, match=r"indices must be different .* from 0 to 3, got \["):
-        rlscan.ObserveOnly(probes.Wander(), indices)
+        rlscan.envs.ObserveOnly(probes.Wander(), indices)
 
 
 def test_indices_into_another_space_than_a_vector_are_refused() -> None:
     with pytest.raises(ValueError, match=r"an observation that is a vector \(a Box \[d\]\), got"):
-        rlscan.ObserveOnly(rlscan.make("Breakout-MinAtar"), [0])
+        rlscan.envs.ObserveOnly(rlscan.make("Breakout-MinAtar"), [0])
 
 
 @pytest.mark.parametrize("n", [0, -1, True])
 def test_a_stack_of_no_frames_is_refused(n: int) -> None:
     with pytest.raises(ValueError, match="num_frames must be a positive integer, got"):
-        rlscan.FrameStack(probes.Wander(), n)
+        rlscan.envs.FrameStack(probes.Wander(), n)
 
 
 def test_spaces_that_cannot_be_stacked_are_refused() -> None:
@@ -332,13 +334,13 @@ def test_spaces_that_cannot_be_stacked_are_refused() -> None:
 
     strange: Any = Strange()
     with pytest.raises(ValueError, match="stacks a Box, a Discrete, or dicts and tuples of them"):
-        rlscan.FrameStack(strange, 2)
+        rlscan.envs.FrameStack(strange, 2)
 
 
 def test_a_second_wrapper_of_the_same_kind_is_refused() -> None:
-    env = rlscan.LastActionReward(probes.Wander())
+    env = rlscan.envs.LastActionReward(probes.Wander())
     with pytest.raises(ValueError, match="has last_action and last_reward already"):
-        rlscan.LastActionReward(env).reset(jax.random.key(0))
+        rlscan.envs.LastActionReward(env).reset(jax.random.key(0))
 
 
 # In a config.
@@ -347,11 +349,11 @@ def test_a_second_wrapper_of_the_same_kind_is_refused() -> None:
 def test_a_config_wraps_in_order() -> None:
     argv = "--env.observe [0,2] --env.frame_stack 3 --env.last-action-reward true".split()
     env: Any = build_env(parse(argv).env)
-    assert isinstance(env, rlscan.LastActionReward)
-    assert isinstance(env.env, rlscan.FrameStack)
-    assert isinstance(env.env.env, rlscan.ObserveOnly)
+    assert isinstance(env, rlscan.envs.LastActionReward)
+    assert isinstance(env.env, rlscan.envs.FrameStack)
+    assert isinstance(env.env.env, rlscan.envs.ObserveOnly)
     assert env.env.observation_space().shape == (6,)
-    assert isinstance(build_env(EnvConfig()), rlscan.GymnaxEnvironment)
+    assert isinstance(build_env(EnvConfig()), rlscan.envs.GymnaxEnvironment)
 
 
 def test_a_config_with_wrappers_round_trips(tmp_path: Any) -> None:
@@ -410,7 +412,7 @@ def test_a_mask_of_any_space_is_not_stacked():
         def observation_space(self) -> Nested:
             return Nested(parts)
 
-    space = rlscan.FrameStack(Masked(probes.Wander()), 2).observation_space()
+    space = rlscan.envs.FrameStack(Masked(probes.Wander()), 2).observation_space()
     stacked: Any = parts_of(space)
     assert stacked["action_mask"] is parts["action_mask"]
     assert stacked["observation"].shape == (4,)
@@ -425,7 +427,7 @@ def test_undeclared_entries_of_a_dict_are_not_stacked() -> None:
         def observation_space(self) -> Nested:
             return Nested({"seen": self.env.observation_space()})
 
-    observation, _ = rlscan.FrameStack(Undeclared(probes.Wander()), 2).reset(jax.random.key(0))
+    observation, _ = rlscan.envs.FrameStack(Undeclared(probes.Wander()), 2).reset(jax.random.key(0))
     assert observation["seen"].shape == (8,) and observation["beside"] == 5
 
 
@@ -471,7 +473,7 @@ def test_an_environment_without_a_time_limit_stays_without_one() -> None:
 
 
 def test_a_users_own_wrapper_is_rolled_out_and_replayed() -> None:
-    env = ScaledReward(rlscan.FrameStack(probes.Wander(), 2))
+    env = ScaledReward(rlscan.envs.FrameStack(probes.Wander(), 2))
     policy = probes.dropout_policy(num_inputs=8)
     rlscan.check_policy(policy, env)
     state = rlscan.init_rollout(policy, env, num_envs=4, key=rlscan.key(0))

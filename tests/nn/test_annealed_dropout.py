@@ -49,10 +49,10 @@ def test_a_rate_can_be_mapped_over():
 
 @pytest.mark.slow
 def test_training_follows_the_schedule_in_one_program():
-    config = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, learning_rate=0.01)
-    counted = eqx.debug.assert_max_traces(rlscan.update, max_traces=None)
+    config = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, learning_rate=0.01)
+    counted = eqx.debug.assert_max_traces(rlscan.ppo.update, max_traces=None)
     update, env = eqx.filter_jit(counted), probes.Wander()
-    state = rlscan.init_train(annealed_policy(), env, config, key=rlscan.key(0))
+    state = rlscan.ppo.init_train(annealed_policy(), env, config, key=rlscan.key(0))
     rates = []
     for _ in range(5):
         state, metrics = update(state, env, config, num_updates=jnp.asarray(5))
@@ -65,7 +65,7 @@ def test_training_follows_the_schedule_in_one_program():
 @pytest.mark.slow
 def test_neither_gradient_nor_weight_decay_reaches_the_rate():
     policy = annealed_policy(0.5)
-    params, rest = rlscan.partition_trainable(policy)
+    params, rest = rlscan.nn.partition_trainable(policy)
     assert not any(leaf.shape == () for leaf in jax.tree.leaves(params))
     optimiser = optax.adamw(0.1, weight_decay=0.5)
 
@@ -96,7 +96,9 @@ def test_anneal_changes_only_scheduled_rates():
 
 def test_actor_critic_takes_a_schedule():
     env = rlscan.make("CartPole-v1")
-    policy = rlscan.ActorCritic(env, dropout=SCHEDULE, critic_dropout=0.2, key=rlscan.key(0))
+    policy = rlscan.policies.ActorCritic(
+        env, dropout=SCHEDULE, critic_dropout=0.2, key=rlscan.key(0)
+    )
     assert isinstance(policy.actor.dropout, AnnealedDropout)
     assert isinstance(policy.critic.dropout, eqx.nn.Dropout)
     np.testing.assert_allclose(anneal(policy, 3).actor.dropout.p, 0.15, rtol=1e-6)

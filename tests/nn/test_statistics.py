@@ -18,7 +18,7 @@ from rlscan._rollout.statistics import move_statistics
 from rlscan.nn._statistics import with_frozen_statistics
 
 N, T = 4, 8
-CONFIG = rlscan.PPOConfig(
+CONFIG = rlscan.ppo.PPOConfig(
     num_envs=N, num_steps=T, num_epochs=2, num_minibatches=2, learning_rate=0.03
 )
 
@@ -28,8 +28,8 @@ def run(request):
     """Make three updates, and return the states before and after each and the metrics."""
     states, metrics = [], []
     policy = make_policy(is_recurrent=request.param)
-    state = rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0))
-    update = eqx.filter_jit(rlscan.update)
+    state = rlscan.ppo.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0))
+    update = eqx.filter_jit(rlscan.ppo.update)
     for _ in range(3):
         states.append(state)
         state, row = update(state, probes.Wander(), CONFIG, num_updates=3)
@@ -121,7 +121,7 @@ def test_statistics_that_move_early_are_found():
 
 def test_neither_gradient_nor_optimiser_sees_statistics():
     policy = make_policy()
-    params, rest = rlscan.partition_trainable(policy)
+    params, rest = rlscan.nn.partition_trainable(policy)
     assert jax.tree.leaves(params.statistics) == []
     assert len(jax.tree.leaves(rest.statistics)) == len(jax.tree.leaves(policy.statistics))
     assert eqx.tree_equal(eqx.combine(params, rest), policy)
@@ -182,7 +182,7 @@ def test_layers_must_use_one_name_for_the_batch():
         def initial_state(self):
             return ()
 
-    policy: Any = rlscan.WithStatistics(*eqx.nn.make_with_state(Two)())
+    policy: Any = rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Two)())
     env = probes.Wander()
     state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(0))
     _, trajectory = rlscan.rollout(policy, env, state, 2)

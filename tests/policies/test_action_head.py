@@ -94,7 +94,7 @@ class Anything(eqx.Module):
 
 def policy_for(env: Any, **settings: Any) -> Any:
     """A policy with outputs far from zero, like those of a trained one."""
-    policy = rlscan.ActorCritic(env, hidden_sizes=(16,), key=rlscan.key(0), **settings)
+    policy = rlscan.policies.ActorCritic(env, hidden_sizes=(16,), key=rlscan.key(0), **settings)
     return eqx.tree_at(lambda p: p.actor.layers[-1].weight, policy, replace_fn=lambda w: 100 * w)
 
 
@@ -188,8 +188,10 @@ def test_a_log_prob_of_the_sent_action_is_explained(settings: dict) -> None:
 @heads("multi-discrete gaussian", "dict tanh")
 def test_training_begins_with_a_ratio_of_one(name: str, settings: dict) -> None:
     env = Anything(SPACES[name])
-    policy = rlscan.ActorCritic(env, hidden_sizes=(8,), dropout=0.2, key=rlscan.key(0), **settings)
-    config = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2)
+    policy = rlscan.policies.ActorCritic(
+        env, hidden_sizes=(8,), dropout=0.2, key=rlscan.key(0), **settings
+    )
+    config = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, num_epochs=2)
     run = rlscan.train(policy, env, config, total_steps=96, key=rlscan.key(1), strict=True)
     for _, metrics in run:
         assert all(np.isfinite(metrics[name]) for name in ("loss", "entropy", "grad_norm"))
@@ -404,8 +406,8 @@ def test_masks_are_honoured(name: str, is_flat: bool) -> None:
 def test_a_policy_learns_under_masks() -> None:
     """The highest legal action is best, and only the mask shows which ones are legal."""
     env = Masked(SPACES["multi-discrete"])
-    policy = rlscan.ActorCritic(env, hidden_sizes=(8,), dropout=0.1, key=rlscan.key(0))
-    config = rlscan.PPOConfig(num_envs=32, num_steps=16, learning_rate=1e-2)
+    policy = rlscan.policies.ActorCritic(env, hidden_sizes=(8,), dropout=0.1, key=rlscan.key(0))
+    config = rlscan.ppo.PPOConfig(num_envs=32, num_steps=16, learning_rate=1e-2)
 
     def performance(policy: Any) -> float:
         played = rlscan.evaluate(policy, env, num_episodes=200, key=rlscan.key(2), action="mode")

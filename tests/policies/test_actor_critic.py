@@ -375,13 +375,14 @@ def test_construction_vmaps_over_keys_again_and_again() -> None:
     code = """
         import equinox as eqx, jax, numpy as np, rlscan
         env = rlscan.make("CartPole-v1")
-        build = eqx.filter_jit(eqx.filter_vmap(lambda key: rlscan.ActorCritic(env, key=key)))
+        policy = rlscan.policies.ActorCritic
+        build = eqx.filter_jit(eqx.filter_vmap(lambda key: policy(env, key=key)))
         for repeat in range(10):
             keys = jax.random.split(rlscan.key(repeat), 32)
             jax.block_until_ready(jax.tree.leaves(eqx.filter(build(keys), eqx.is_array)))
         population = build(keys)
         for i in (0, 31):
-            one = rlscan.ActorCritic(env, key=keys[i])
+            one = rlscan.policies.ActorCritic(env, key=keys[i])
             for many, single in zip(*map(jax.tree.leaves, (population, one)), strict=True):
                 if eqx.is_array(many):
                     np.testing.assert_allclose(many[i], single, rtol=1e-5, atol=1e-6)
@@ -400,14 +401,14 @@ def test_training_32_seeds_never_hangs(num_devices: int) -> None:
     code = f"""
         import equinox as eqx, jax, rlscan
         env = rlscan.make("CartPole-v1")
-        config = rlscan.PPOConfig(num_envs=4, num_steps=32)
+        config = rlscan.ppo.PPOConfig(num_envs=4, num_steps=32)
         rlscan.configure_cpu(num_devices={num_devices})
 
         @jax.vmap
         def train(key):
             policy_key, train_key = jax.random.split(key)
-            policy = rlscan.ActorCritic(env, dropout=0.1, key=policy_key)
-            return rlscan.train_scan(policy, env, config, total_steps=256, key=train_key)[1]
+            policy = rlscan.policies.ActorCritic(env, dropout=0.1, key=policy_key)
+            return rlscan.ppo.train_scan(policy, env, config, total_steps=256, key=train_key)[1]
 
         run = jax.jit(rlscan.on_devices(train, rlscan.make_mesh()))
         for repeat in range(50):

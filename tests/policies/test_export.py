@@ -62,11 +62,13 @@ def assert_close(ours: Any, theirs: Any) -> None:
     ids=["categories", "a clipped box", "tanh", "beta"],
 )
 def test_it_decides_as_the_policy_does(env: Any, continuous: Any, stochastic: bool, tmp_path: Path):
-    policy = rlscan.ActorCritic(
+    policy = rlscan.policies.ActorCritic(
         env, hidden_sizes=(8,), dropout=0.5, continuous=continuous, key=rlscan.key(1)
     )
-    rlscan.export(policy, env, tmp_path / "policy", stochastic=stochastic, platforms=["cpu"])
-    exported = rlscan.load_exported(tmp_path / "policy")
+    rlscan.policies.export(
+        policy, env, tmp_path / "policy", stochastic=stochastic, platforms=["cpu"]
+    )
+    exported = rlscan.policies.load_exported(tmp_path / "policy")
     reference = live(eqx.nn.inference_mode(policy, not stochastic), stochastic, env.action_space())
     for size in (1, 5):
         observation, keys = batch(size, env.observation_space().shape)
@@ -84,7 +86,7 @@ def test_it_decides_as_the_policy_does(env: Any, continuous: Any, stochastic: bo
 def test_a_recurrent_policy_in_a_process_without_its_class(tmp_path: Path):
     """The state is passed in and out, and one program runs on all platforms."""
     env, policy = probes.Wander(), probes.Recurrent()
-    rlscan.export(policy, env, tmp_path / "policy", stochastic=True)
+    rlscan.policies.export(policy, env, tmp_path / "policy", stochastic=True)
     size, num_steps = 3, 4
     observations = jax.random.normal(rlscan.key(6), (num_steps, size, 4))
     keys = jax.random.split(rlscan.key(7), (num_steps, size))
@@ -92,10 +94,10 @@ def test_a_recurrent_policy_in_a_process_without_its_class(tmp_path: Path):
     program = """
 import numpy as np, rlscan
 given = np.load("in.npz")
-policy = rlscan.load_exported("policy")
+policy = rlscan.policies.load_exported("policy")
 state, found = policy.initial_state(3), []
 for observation, words in zip(given["observations"], given["words"]):
-    keys = rlscan.keys_from_data(rlscan.KeyData(words, policy.generator))
+    keys = rlscan.random.keys_from_data(rlscan.random.KeyData(words, policy.generator))
     action, log_prob, value, state = policy(observation, state, keys=keys)
     found.append((action, log_prob, value))
 action, log_prob, value = map(np.stack, zip(*found))
@@ -120,9 +122,11 @@ def test_a_dict_of_observations_and_another_generator(tmp_path: Path):
 
     policy = probes.OneNumber(jnp.asarray(0.2))
     file = tmp_path / "policy"
-    rlscan.export(policy, Env(), file, stochastic=True, generator="threefry2x32", platforms=["cpu"])
+    rlscan.policies.export(
+        policy, Env(), file, stochastic=True, generator="threefry2x32", platforms=["cpu"]
+    )
     observation, _ = jax.vmap(Env().reset)(jax.random.split(rlscan.key(0), 2))
-    exported = rlscan.load_exported(file)
+    exported = rlscan.policies.load_exported(file)
     keys = jax.random.split(rlscan.key(0, generator="threefry2x32"), 2)
     found = exported(observation, keys=keys)
     expected = live(policy, True, Env().action_space())(observation, jnp.zeros((2, 0)), keys)
@@ -136,31 +140,33 @@ def test_an_export_that_would_always_draw_the_same_is_refused(tmp_path: Path):
     with pytest.raises(
         ValueError, match="draws from its key in inference mode as well.*stochastic=True"
     ):
-        rlscan.export(probes.noise_policy(), probes.Wander(), tmp_path / "policy")
+        rlscan.policies.export(probes.noise_policy(), probes.Wander(), tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("exported") / "policy"
-    policy = rlscan.ActorCritic(CARTPOLE, hidden_sizes=(4,), key=rlscan.key(1))
-    rlscan.export(policy, CARTPOLE, file, platforms=["cpu"])
+    policy = rlscan.policies.ActorCritic(CARTPOLE, hidden_sizes=(4,), key=rlscan.key(1))
+    rlscan.policies.export(policy, CARTPOLE, file, platforms=["cpu"])
     return file
 
 
 def test_nothing_is_overwritten(small: Path):
     before = small.read_bytes()
     with pytest.raises(FileExistsError, match="exists already; choose another file"):
-        rlscan.export(rlscan.ActorCritic(CARTPOLE, key=rlscan.key(2)), CARTPOLE, small)
+        rlscan.policies.export(
+            rlscan.policies.ActorCritic(CARTPOLE, key=rlscan.key(2)), CARTPOLE, small
+        )
     assert small.read_bytes() == before
 
 
 def test_unneeded_keys_and_wrong_shapes_are_refused(small: Path):
     observation, keys = batch(2, (4,))
     with pytest.raises(ValueError, match="takes no keys, as it is not stochastic"):
-        rlscan.load_exported(small)(observation, keys=keys)
+        rlscan.policies.load_exported(small)(observation, keys=keys)
     with pytest.raises(ValueError, match="Shape mismatch"):
-        rlscan.load_exported(small)(observation[:, :3])
+        rlscan.policies.load_exported(small)(observation[:, :3])
 
 
 def test_the_first_line_says_what_the_file_is(small: Path):
@@ -186,7 +192,7 @@ def test_a_file_that_is_not_whole(small: Path, tmp_path: Path, change: Any, mess
     file = tmp_path / "other"
     file.write_bytes(change(small.read_bytes()))
     with pytest.raises(ValueError, match=f"{file} {message}"):
-        rlscan.load_exported(file)
+        rlscan.policies.load_exported(file)
 
 
 def test_a_file_of_the_format_before_is_read(small: Path, tmp_path: Path):
@@ -196,7 +202,10 @@ def test_a_file_of_the_format_before_is_read(small: Path, tmp_path: Path):
     file = tmp_path / "old"
     file.write_bytes(json.dumps(header).encode() + b"\n" + body)
     observation, _ = batch(2, (4,))
-    assert_close(rlscan.load_exported(file)(observation), rlscan.load_exported(small)(observation))
+    assert_close(
+        rlscan.policies.load_exported(file)(observation),
+        rlscan.policies.load_exported(small)(observation),
+    )
 
 
 def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -204,13 +213,13 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", full)
-    policy = rlscan.ActorCritic(CARTPOLE, key=rlscan.key(2))
+    policy = rlscan.policies.ActorCritic(CARTPOLE, key=rlscan.key(2))
     with pytest.raises(OSError, match="No space left on device.*policy"):
-        rlscan.export(policy, CARTPOLE, tmp_path / "policy", platforms=["cpu"])
+        rlscan.policies.export(policy, CARTPOLE, tmp_path / "policy", platforms=["cpu"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_flatbuffers_the_extra_is_named(small: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rlscan\[export\]'"):
-        rlscan.load_exported(small)
+        rlscan.policies.load_exported(small)

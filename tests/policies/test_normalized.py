@@ -22,7 +22,7 @@ from rlscan.runs._policy_file import save_policy
 
 MESH = rlscan.make_mesh(2)
 N, T, CLIP, EPSILON = 4, 16, 1.5, 1e-8
-CONFIG = rlscan.PPOConfig(
+CONFIG = rlscan.ppo.PPOConfig(
     num_envs=N,
     num_steps=T,
     num_epochs=2,
@@ -71,10 +71,10 @@ ENV = Around(far)
 
 def make_policy(recurrent: bool = False) -> Any:
     inner = probes.Recurrent() if recurrent else probes.dropout_policy(0.25)
-    return rlscan.NormalizedObservations(inner, ENV, clip=CLIP)
+    return rlscan.policies.NormalizedObservations(inner, ENV, clip=CLIP)
 
 
-jit_update = eqx.filter_jit(rlscan.update)
+jit_update = eqx.filter_jit(rlscan.ppo.update)
 jit_rollout = eqx.filter_jit(rlscan.rollout)
 jit_replay = eqx.filter_jit(rlscan.replay)
 jit_move = eqx.filter_jit(rlscan.move_statistics)
@@ -86,7 +86,7 @@ jit_move = eqx.filter_jit(rlscan.move_statistics)
 )
 def run(request: Any) -> Any:
     """States before and after each update, and the metrics of each."""
-    state = rlscan.init_train(
+    state = rlscan.ppo.init_train(
         make_policy(request.param == "recurrent"), ENV, CONFIG, key=rlscan.key(0)
     )
     states, metrics = [state], []
@@ -177,13 +177,13 @@ def test_final_observations_are_normalised_as_all_others(run: Any) -> None:
 def early(policy: Any, minibatch: Any, config: Any) -> Any:
     """The loss of a policy whose statistics change before it learns, as in brax."""
     trajectory = minibatch.trajectory
-    steps = rlscan.Steps(trajectory.observation, (), trajectory.policy_key)
-    return rlscan.ppo_loss(policy.move_statistics(steps, None), minibatch, config)
+    steps = rlscan.nn.Steps(trajectory.observation, (), trajectory.policy_key)
+    return rlscan.ppo.ppo_loss(policy.move_statistics(steps, None), minibatch, config)
 
 
 @pytest.mark.slow
 def test_statistics_that_move_before_the_epochs_are_found() -> None:
-    state = rlscan.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(0))
+    state = rlscan.ppo.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(0))
     state, _ = jit_update(state, ENV, CONFIG.as_arrays(), num_updates=2, loss=early)
     state, metrics = jit_update(state, ENV, CONFIG.as_arrays(), num_updates=2, loss=early)
     assert metrics["audit_error"] > 0.01
@@ -226,7 +226,7 @@ class OfParts(eqx.Module):
 
 def test_floats_of_a_pytree_are_normalised_and_nothing_else() -> None:
     env = Around(parts)
-    policy = rlscan.NormalizedObservations(OfParts(probes.dropout_policy()), env)
+    policy = rlscan.policies.NormalizedObservations(OfParts(probes.dropout_policy()), env)
     state = rlscan.init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
     _, trajectory = jit_rollout(policy, env, state, T)
     moved: Any = jit_move(policy, trajectory)
@@ -247,7 +247,7 @@ def test_floats_of_a_pytree_are_normalised_and_nothing_else() -> None:
 
 def test_the_optimiser_does_not_see_them() -> None:
     policy = make_policy()
-    params, rest = rlscan.partition_trainable(policy)
+    params, rest = rlscan.nn.partition_trainable(policy)
     assert jax.tree.leaves(params.moments) == []
     assert len(jax.tree.leaves(rest.moments)) == 6
     assert eqx.tree_equal(eqx.combine(params, rest), policy)
@@ -287,7 +287,7 @@ def test_a_policy_in_a_file_has_them(tmp_path: Any) -> None:
 @pytest.mark.slow
 def test_mapped_seeds_are_single_runs() -> None:
     def whole(key: Any) -> Any:
-        state, _ = rlscan.train_scan(make_policy(), ENV, CONFIG, total_steps=2 * N * T, key=key)
+        state, _ = rlscan.ppo.train_scan(make_policy(), ENV, CONFIG, total_steps=2 * N * T, key=key)
         return state.policy, state.reward_scaling
 
     keys = jax.random.split(rlscan.key(3), 2)
@@ -312,7 +312,7 @@ def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
 
 @pytest.mark.slow  # `test_moments` has a quick version
 def test_a_mesh_moves_them_as_one_device_does() -> None:
-    state: Any = rlscan.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(2))
+    state: Any = rlscan.ppo.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(2))
     for count in (N * T, 2 * N * T):  # from empty and from existing statistics
         step: Any = partial(jit_update, state, ENV, CONFIG.as_arrays(), num_updates=2)
         (on_one, _), (on_two, _) = step(), step(mesh=MESH)
@@ -330,7 +330,7 @@ def test_a_mesh_moves_them_as_one_device_does() -> None:
 def test_layers_with_statistics_inside_move_by_their_inputs() -> None:
     env = probes.Wander()
     inner = statistics_policy()
-    policy: Any = rlscan.NormalizedObservations(inner, env)
+    policy: Any = rlscan.policies.NormalizedObservations(inner, env)
     state = rlscan.init_rollout(policy, env, num_envs=N, key=rlscan.key(0))
     for count in (N * T, 2 * N * T):
         state, trajectory = jit_rollout(policy, env, state, T)
@@ -365,7 +365,7 @@ class Mindful(Outer):
 @pytest.mark.slow
 def test_a_users_own_wrapper_moves_inner_statistics() -> None:
     policy = Mindful(make_policy(recurrent=True))
-    assert isinstance(policy, rlscan.KeepsStatistics)
+    assert isinstance(policy, rlscan.nn.KeepsStatistics)
     state = rlscan.init_rollout(policy, ENV, num_envs=N, key=rlscan.key(0))
     moved: Any = jit_move(policy, jit_rollout(policy, ENV, state, 4)[1])
     assert moved.inner.moments.value.count.value == 4 * N
@@ -387,15 +387,15 @@ def test_statistics_that_would_never_move_are_refused() -> None:
     message = r"policy\.inner is a NormalizedObservations inside of a Outer, so .* never move; .*"
     with pytest.raises(TypeError, match=message + "KeepsStatistics"):
         rlscan.move_statistics(Outer(make_policy()), trajectory)
-    inside: Any = rlscan.WithStatistics(*eqx.nn.make_with_state(Network)(make_policy()))
+    inside: Any = rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Network)(make_policy()))
     with pytest.raises(TypeError, match=r"policy\.policy is a NormalizedObservations inside"):
         rlscan.move_statistics(inside, trajectory)
 
 
 def test_layers_with_statistics_inside_are_refused_on_a_mesh() -> None:
-    policy = rlscan.NormalizedObservations(statistics_policy(), probes.Wander())
+    policy = rlscan.policies.NormalizedObservations(statistics_policy(), probes.Wander())
     with pytest.raises(ValueError, match="WithStatistics move by a whole rollout.*mesh=None"):
-        rlscan.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
+        rlscan.ppo.init_train(policy, probes.Wander(), CONFIG, key=rlscan.key(0), mesh=MESH)
 
 
 # Invalid input.
@@ -404,7 +404,7 @@ def test_layers_with_statistics_inside_are_refused_on_a_mesh() -> None:
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
 def test_a_clip_that_leaves_nothing_is_refused(clip: float) -> None:
     with pytest.raises(ValueError, match="clip must be above 0, got"):
-        rlscan.NormalizedObservations(probes.dropout_policy(), ENV, clip=clip)
+        rlscan.policies.NormalizedObservations(probes.dropout_policy(), ENV, clip=clip)
 
 
 def test_another_environment_is_refused() -> None:
@@ -425,7 +425,7 @@ class Constant(eqx.Module):
 
 def test_a_number_that_never_varies_is_0() -> None:
     env = Around(lambda x: x.at[3].set(5.0))
-    policy: Any = rlscan.NormalizedObservations(Constant(), env)
+    policy: Any = rlscan.policies.NormalizedObservations(Constant(), env)
     state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(0))
     moved: Any = jit_move(policy, jit_rollout(policy, env, state, 4)[1])
     assert moved.normalize(jnp.full(4, 5.0))[3] == 0

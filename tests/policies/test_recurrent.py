@@ -168,7 +168,7 @@ def test_against_a_float64_loop_by_hand(name):
     np.testing.assert_allclose(entropy, told.entropy, atol=1e-5)
 
     state = dataclasses.replace(
-        rlscan.init_train(policy, ENV, CONFIG, key=rlscan.key(0)), rollout_state=before
+        rlscan.ppo.init_train(policy, ENV, CONFIG, key=rlscan.key(0)), rollout_state=before
     )
     _, after, batch, *_ = eqx.filter_jit(collect)(state, ENV, CONFIG)
     # The value after the last step uses the key of the next rollout's first step. The critic has no
@@ -203,7 +203,7 @@ def along(start: Any, direction: Any, distance: float) -> Any:
 
 
 def ppo_loss_of(params: Any, rest: Any, batch: Any) -> Any:
-    return rlscan.ppo_loss(eqx.combine(params, rest), batch, CONFIG)[0]
+    return rlscan.ppo.ppo_loss(eqx.combine(params, rest), batch, CONFIG)[0]
 
 
 def nudged(policy: Any) -> Any:
@@ -250,7 +250,7 @@ def test_the_ratio_is_1_late_in_training():
 def test_minibatches_of_environments_only():
     with pytest.raises(ValueError, match=r"num_envs \(the policy is recurrent\) = 3 is not div"):
         config = dataclasses.replace(CONFIG, num_minibatches=2)
-        rlscan.init_train(make(), ENV, config, key=rlscan.key(0))
+        rlscan.ppo.init_train(make(), ENV, config, key=rlscan.key(0))
     _, (_, _, trajectory) = roll(make(), ENV)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory)
     with pytest.raises(ValueError, match="take minibatches over environments"):
@@ -265,7 +265,7 @@ def test_vmapped_seeds_are_single_runs():
     def run(key):
         policy_key, train_key = jax.random.split(key)
         policy = RecurrentActorCritic(ENV, hidden_size=4, dropout=RATE, key=policy_key)
-        state, _ = rlscan.train_scan(policy, ENV, config, total_steps=N * T, key=train_key)
+        state, _ = rlscan.ppo.train_scan(policy, ENV, config, total_steps=N * T, key=train_key)
         return eqx.filter(state.policy, eqx.is_inexact_array)
 
     keys = jax.random.split(rlscan.key(5), 2)
@@ -379,9 +379,9 @@ def test_only_memory_solves_a_task_that_asks_for_it():
 
     def last_return(make_policy):
         policy = make_policy(probes.memory, key=rlscan.key(0))
-        run = eqx.filter_jit(rlscan.train_scan)
+        run = eqx.filter_jit(rlscan.ppo.train_scan)
         _, metrics = run(policy, probes.memory, config, total_steps=60_000, key=rlscan.key(1))
         return metrics["episode_return"][-10:].mean()
 
     assert last_return(RecurrentActorCritic) > 0.95
-    assert abs(last_return(rlscan.ActorCritic)) < 0.1
+    assert abs(last_return(rlscan.policies.ActorCritic)) < 0.1

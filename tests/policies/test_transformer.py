@@ -185,7 +185,7 @@ def test_unrolled_is_step_by_step():
 @pytest.mark.exhaustive
 def test_normalised_observations_are_unrolled_too():
     """The wrapper unrolls if the inner policy does; checked after the statistics have changed."""
-    policy = rlscan.NormalizedObservations(make(), ENV)
+    policy = rlscan.policies.NormalizedObservations(make(), ENV)
     (_, _, first), *_ = roll(policy, ENV)
     policy = rlscan.move_statistics(policy, first)
     _, (_, _, trajectory) = roll(policy, ENV)
@@ -193,7 +193,7 @@ def test_normalised_observations_are_unrolled_too():
     assert is_unrolled(policy) and " scan[" not in program
     assert error(policy, trajectory, trajectory) <= 1e-5
     assert error(make(), trajectory, trajectory) > 0.01
-    assert not is_unrolled(rlscan.NormalizedObservations(probes.Recurrent(), ENV))
+    assert not is_unrolled(rlscan.policies.NormalizedObservations(probes.Recurrent(), ENV))
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_vmapped_seeds_are_single_runs():
     def run(key):
         policy_key, train_key = jax.random.split(key)
         policy = make(key=policy_key)
-        state, _ = rlscan.train_scan(policy, ENV, CONFIG, total_steps=N * T, key=train_key)
+        state, _ = rlscan.ppo.train_scan(policy, ENV, CONFIG, total_steps=N * T, key=train_key)
         return eqx.filter(state.policy, eqx.is_inexact_array)
 
     keys = jax.random.split(rlscan.key(5), 2)

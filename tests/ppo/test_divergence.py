@@ -91,13 +91,13 @@ def assert_frozen(state: Any, before: Any, update: int, minibatch: int) -> None:
 @eqx.filter_jit
 @eqx.filter_vmap
 def start(key: Any, at: Any) -> Any:
-    return rlscan.init_train(probes.dropout_policy(), Planted(at, "reward"), CONFIG, key=key)
+    return rlscan.ppo.init_train(probes.dropout_policy(), Planted(at, "reward"), CONFIG, key=key)
 
 
 @eqx.filter_jit
 @eqx.filter_vmap(in_axes=(eqx.if_array(0), 0, None))
 def step(state: Any, at: Any, config: Any) -> Any:
-    return rlscan.update(state, Planted(at, "reward"), config, num_updates=NUM_UPDATES)
+    return rlscan.ppo.update(state, Planted(at, "reward"), config, num_updates=NUM_UPDATES)
 
 
 def seeds(at: Any, config: Any) -> tuple[list, dict]:
@@ -326,9 +326,9 @@ def test_devices_agree():
     """Both devices react to what only one of them has seen."""
     mesh, policy, env = rlscan.make_mesh(2), probes.dropout_policy(), probes.Wander()
     config = dataclasses.replace(CONFIG, num_epochs=1, num_minibatches=1, num_envs=4).as_arrays()
-    update = eqx.filter_jit(partial(rlscan.update, num_updates=2, loss=off_in_one, mesh=mesh))
+    update = eqx.filter_jit(partial(rlscan.ppo.update, num_updates=2, loss=off_in_one, mesh=mesh))
     explain = partial(explain_divergence, num_updates=2, loss=off_in_one, mesh=mesh)
-    start = rlscan.init_train(policy, env, config, key=rlscan.key(2), mesh=mesh)
+    start = rlscan.ppo.init_train(policy, env, config, key=rlscan.key(2), mesh=mesh)
     for number, minibatch, named in (
         (jnp.nan, 0, "rollout: observation is not finite, first at step 0 of environment 3"),
         (1e6, 1, "minibatch 1: the loss is nan"),

@@ -66,4 +66,4 @@ def test_options_without_effect_are_refused(option: str, capsys: pytest.CaptureF
 
 
 def test_equal_seeds_have_an_empty_interval():
-    assert rlscan.bootstrap_interval(np.full(10, 500.0)) == (500.0, 500.0)
+    assert rlscan.runs.bootstrap_interval(np.full(10, 500.0)) == (500.0, 500.0)

@@ -689,8 +689,8 @@ def test_a_value_that_is_not_a_scalar_is_refused():
 def test_an_endless_run_keeps_learning():
     """After more than 2^31 gradient steps, a 32-bit count would make the rate 0."""
     env = rlscan.make("CartPole-v1")
-    config = rlscan.PPOConfig(num_envs=4, num_steps=4, num_epochs=4, num_minibatches=4)
-    policy = rlscan.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
-    state = rlscan.init_train(policy, env, config, key=rlscan.key(1))
-    _, metrics = eqx.filter_jit(rlscan.update)(state, env, config, num_updates=10**9)
+    config = rlscan.ppo.PPOConfig(num_envs=4, num_steps=4, num_epochs=4, num_minibatches=4)
+    policy = rlscan.policies.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
+    state = rlscan.ppo.init_train(policy, env, config, key=rlscan.key(1))
+    _, metrics = eqx.filter_jit(rlscan.ppo.update)(state, env, config, num_updates=10**9)
     assert metrics["learning_rate"] == pytest.approx(config.learning_rate)

@@ -16,11 +16,11 @@ from rlscan.ppo import _program, _train
 from rlscan.ppo._program import Program
 
 ENV = rlscan.make("CartPole-v1")
-CONFIG = rlscan.PPOConfig(num_envs=2, num_steps=8)
+CONFIG = rlscan.ppo.PPOConfig(num_envs=2, num_steps=8)
 
 
 def small_training(*key_shape: int) -> _train.Training:
-    make = partial(rlscan.ActorCritic, ENV, hidden_sizes=(8,))
+    make = partial(rlscan.policies.ActorCritic, ENV, hidden_sizes=(8,))
     key = jax.random.split(rlscan.key(0), key_shape) if key_shape else rlscan.key(0)
     return rlscan.train(make, ENV, CONFIG, total_steps=64, key=key)
 
@@ -53,7 +53,7 @@ def test_seconds_count_tracing_and_compiling(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**31, 2**32 - 1])
-@pytest.mark.parametrize("generator", rlscan.GENERATORS)
+@pytest.mark.parametrize("generator", rlscan.random.GENERATORS)
 def test_a_seed_is_the_same_inside_a_program(seed: int, generator: str):
     """A run starts from the key that `rlscan.key` makes from its seed."""
     inside = jax.jit(lambda seed: rlscan.key(seed, generator=generator))(np.uint32(seed))

@@ -15,7 +15,7 @@ import rlscan
 from rlscan.ppo._update import collect
 
 T, N, GAMMA, EPSILON = 12, 3, 0.9, 1e-8
-CONFIG = rlscan.PPOConfig(num_envs=N, num_steps=T, num_minibatches=2, scale_rewards=True)
+CONFIG = rlscan.ppo.PPOConfig(num_envs=N, num_steps=T, num_minibatches=2, scale_rewards=True)
 
 DEFECTS = ("reset before the division", "leak into the next episode", "mean taken off", "no reset")
 
@@ -52,13 +52,13 @@ def some_rollouts(num: int = 3, scale: float = 20.0) -> list:
 
 @jax.jit
 def scale(scaling: Any, reward: Any, done: Any, gamma: Any = GAMMA) -> Any:
-    return rlscan.scale_rewards(scaling, reward, done, gamma=gamma)
+    return rlscan.ppo.scale_rewards(scaling, reward, done, gamma=gamma)
 
 
 def test_rewards_equal_those_of_a_loop_across_rollouts() -> None:
     rollouts = some_rollouts()
     wanted, running = reference(rollouts)
-    scaling = rlscan.init_reward_scaling(N)
+    scaling = rlscan.ppo.init_reward_scaling(N)
     for (reward, done), by_hand in zip(rollouts, wanted, strict=True):
         scaling, scaled = scale(scaling, jnp.asarray(reward), jnp.asarray(done))
         np.testing.assert_allclose(scaled, by_hand, rtol=1e-5)
@@ -73,7 +73,7 @@ def test_defects_of_other_libraries_would_be_found(defect: str) -> None:
 
 
 def test_it_does_not_matter_where_a_rollout_ends() -> None:
-    (first, second), start = some_rollouts(2), rlscan.init_reward_scaling(N)
+    (first, second), start = some_rollouts(2), rlscan.ppo.init_reward_scaling(N)
     both = [jnp.concatenate([a, b]) for a, b in zip(first, second, strict=True)]
     whole, _ = scale(start, *both)
     parts, _ = scale(scale(start, *map(jnp.asarray, first))[0], *map(jnp.asarray, second))
@@ -86,7 +86,7 @@ def test_it_does_not_matter_where_a_rollout_ends() -> None:
 
 def test_rewards_in_other_units_are_scaled_alike() -> None:
     (reward, done), *_ = some_rollouts()
-    start = rlscan.init_reward_scaling(N)
+    start = rlscan.ppo.init_reward_scaling(N)
     _, once = scale(start, jnp.asarray(reward), jnp.asarray(done))
     _, often = scale(start, 1000 * jnp.asarray(reward), jnp.asarray(done))
     np.testing.assert_allclose(often, once, rtol=1e-4)
@@ -96,13 +96,13 @@ def test_rewards_in_other_units_are_scaled_alike() -> None:
 def test_constant_rewards_are_unchanged(reward: float) -> None:
     """All episodes have one step and the same reward."""
     rewards = jnp.full((T, N), reward)
-    _, scaled = scale(rlscan.init_reward_scaling(N), rewards, jnp.ones((T, N), bool))
+    _, scaled = scale(rlscan.ppo.init_reward_scaling(N), rewards, jnp.ones((T, N), bool))
     np.testing.assert_array_equal(scaled, rewards)
 
 
 def test_discounts_are_mapped_over() -> None:
     (reward, done), *_ = some_rollouts()
-    reward, done, start = jnp.asarray(reward), jnp.asarray(done), rlscan.init_reward_scaling(N)
+    reward, done, start = jnp.asarray(reward), jnp.asarray(done), rlscan.ppo.init_reward_scaling(N)
     gammas = jnp.array([0.5, 0.99])
     mapped, scaled = jax.vmap(partial(scale, start, reward, done))(gammas)
     for i, gamma in enumerate(gammas):
@@ -122,13 +122,13 @@ def test_advantages_use_scaled_rewards_and_metrics_the_original_ones() -> None:
     plain_config = dataclasses.replace(scaled_config, scale_rewards=False)
 
     def one_update(config: Any) -> tuple:
-        state = rlscan.init_train(policy, env, config, key=rlscan.key(0))
+        state = rlscan.ppo.init_train(policy, env, config, key=rlscan.key(0))
 
         @eqx.filter_jit
         def both(state: Any) -> tuple:
             numbers = config.as_arrays()
             batch = collect(state, env, numbers)[2]
-            return batch, rlscan.update(state, env, numbers, num_updates=1)
+            return batch, rlscan.ppo.update(state, env, numbers, num_updates=1)
 
         return both(state)
 
@@ -138,7 +138,7 @@ def test_advantages_use_scaled_rewards_and_metrics_the_original_ones() -> None:
     np.testing.assert_array_equal(reward, plain.trajectory.reward)
 
     done = batch.trajectory.terminated | batch.trajectory.truncated
-    start = rlscan.init_reward_scaling(N)
+    start = rlscan.ppo.init_reward_scaling(N)
     scaling, scaled = scale(start, reward, done, scaled_config.gamma)
     np.testing.assert_allclose(batch.target - plain.target, scaled - reward, atol=1e-4)
     assert np.abs(scaled - reward).max() > 0.1
@@ -154,9 +154,9 @@ def test_advantages_use_scaled_rewards_and_metrics_the_original_ones() -> None:
 @pytest.mark.slow
 def test_a_state_made_without_scaling_is_refused() -> None:
     env, policy = probes.Wander(), probes.dropout_policy()
-    state = rlscan.init_train(policy, env, CONFIG, key=rlscan.key(0))
+    state = rlscan.ppo.init_train(policy, env, CONFIG, key=rlscan.key(0))
     without = dataclasses.replace(state, reward_scaling=None)
     for made, used in [(state, False), (without, True)]:
         config = dataclasses.replace(CONFIG, scale_rewards=used)
         with pytest.raises(ValueError, match=f"scale_rewards must be {not used}.*got {used}"):
-            rlscan.update(made, env, config, num_updates=1)
+            rlscan.ppo.update(made, env, config, num_updates=1)

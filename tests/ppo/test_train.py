@@ -13,9 +13,9 @@ import pytest
 import rlscan
 
 ENV = probes.Wander()
-CONFIG = rlscan.PPOConfig(num_envs=2, num_steps=8, num_minibatches=2, num_epochs=2)
+CONFIG = rlscan.ppo.PPOConfig(num_envs=2, num_steps=8, num_minibatches=2, num_epochs=2)
 STEPS = 16  # of an update
-make = partial(rlscan.ActorCritic, ENV, hidden_sizes=(8,), dropout=0.5)
+make = partial(rlscan.policies.ActorCritic, ENV, hidden_sizes=(8,), dropout=0.5)
 train = partial(rlscan.train, env=ENV, config=CONFIG, total_steps=6 * STEPS)
 
 
@@ -32,7 +32,7 @@ def assert_same(ours, theirs) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[list[dict], rlscan.TrainState]:
+def whole() -> tuple[list[dict], rlscan.ppo.TrainState]:
     training = train(make, key=rlscan.key(0))
     return rows_of(training), training.state
 
@@ -133,7 +133,7 @@ def test_a_run_that_diverged_leaves_the_others_and_all_together_end():
     rows = rows_of(train(make, config=config, key=keys, updates_per_call=1))
     assert 0 < len(rows) < 6 and rows[-1]["diverged"].tolist() == [1, 1]
     assert all(row["diverged"].min() == 0 for row in rows[:-1])
-    with pytest.raises(rlscan.DivergenceError, match="the loss is inf") as error:
+    with pytest.raises(rlscan.ppo.DivergenceError, match="the loss is inf") as error:
         rows_of(train(make, config=config, key=keys, debug=True))
     assert error.value.runs == [0, 1]
 
@@ -141,7 +141,7 @@ def test_a_run_that_diverged_leaves_the_others_and_all_together_end():
 def test_the_failing_update_is_handed_over_and_its_run_is_named(monkeypatch):
     def fresh(policy, minibatch, config):
         clean = eqx.nn.inference_mode(policy)
-        loss, (log_ratio, metrics) = rlscan.ppo_loss(clean, minibatch, config)
+        loss, (log_ratio, metrics) = rlscan.ppo.ppo_loss(clean, minibatch, config)
         return loss, (log_ratio, metrics)
 
     training = train(make, key=jax.random.split(rlscan.key(7), 2), loss=fresh, strict=True)

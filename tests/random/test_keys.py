@@ -28,7 +28,7 @@ def test_key_is_a_typed_key_of_the_default_generator() -> None:
     key = rlscan.key(3)
     assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
     assert impl_of(key) == DEFAULT == GENERATORS[0]
-    assert (key == jax.random.key(3, impl=rlscan.mix32)).item()
+    assert (key == jax.random.key(3, impl=rlscan.random.mix32)).item()
     assert (jax.vmap(rlscan.key)(jnp.arange(5))[3] == key).item()  # as seeds are vmapped
 
 
@@ -56,13 +56,15 @@ def test_generators_that_are_unknown_or_inexact_are_refused_by_name() -> None:
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_keys_are_restored_from_their_data(generator: str) -> None:
     keys = jax.random.split(rlscan.key(5, generator=generator), (2, 3))
-    data = rlscan.key_data(keys)
+    data = rlscan.random.key_data(keys)
     assert data.generator == generator and data.words.dtype == np.uint32
     file = io.BytesIO()
     np.savez(file, **data._asdict())
     file.seek(0)
     stored = np.load(file)
-    back = rlscan.keys_from_data(rlscan.KeyData(stored["words"], str(stored["generator"])))
+    back = rlscan.random.keys_from_data(
+        rlscan.random.KeyData(stored["words"], str(stored["generator"]))
+    )
     assert back.dtype == keys.dtype and (back == keys).all()
 
 
@@ -83,20 +85,20 @@ def test_keys_are_restored_from_their_data(generator: str) -> None:
 )
 def test_invalid_key_data_is_refused(data: tuple, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        rlscan.keys_from_data(rlscan.KeyData(*data))
+        rlscan.random.keys_from_data(rlscan.random.KeyData(*data))
 
 
 def test_keys_of_an_unknown_generator_have_no_data() -> None:
     with pytest.raises(
         ValueError, match="must be of one of the generators mix32, .*, got keys of 'unnamed'; use"
     ):
-        rlscan.key_data(jax.random.key(0, impl=registered("unnamed")))
+        rlscan.random.key_data(jax.random.key(0, impl=registered("unnamed")))
 
 
 # Keys that `as_key` accepts and rejects.
 
 
-@pytest.mark.parametrize("impl", [*OF_JAX, rlscan.mix32], ids=str)
+@pytest.mark.parametrize("impl", [*OF_JAX, rlscan.random.mix32], ids=str)
 def test_exact_generators_are_accepted_as_they_are(impl: Any) -> None:
     key = jax.random.key(1, impl=impl)
     assert as_key(key) is key
@@ -276,7 +278,7 @@ class Dice(eqx.Module):
 
 # Not threefry4x32. It is exact, but XLA cannot compile its batched split of a split on a CPU.
 @pytest.mark.slow(cases="all")
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.mix32], ids=str)
+@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.random.mix32], ids=str)
 def test_rollouts_keep_the_generator(impl: str) -> None:
     key = jax.random.key(2, impl=impl)
     state, trajectory = rlscan.rollout(Guess(), Dice(), init(key), 3)
@@ -336,4 +338,4 @@ def num_distinct(impl: Any, n: int) -> int:
 
 
 def test_half_a_million_splits_of_the_default_generator_are_distinct() -> None:
-    assert num_distinct(rlscan.mix32, 500_000) == 500_000
+    assert num_distinct(rlscan.random.mix32, 500_000) == 500_000

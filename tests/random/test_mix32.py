@@ -183,8 +183,8 @@ import equinox as eqx, jax, rlscan
 env = rlscan.make("Pendulum-v1")
 def start(key):
     policy_key, train_key = jax.random.split(key)
-    policy = rlscan.ActorCritic(env, dropout=0.1, key=policy_key)
-    return rlscan.init_train(policy, env, rlscan.PPOConfig(num_envs=16), key=train_key)
+    policy = rlscan.policies.ActorCritic(env, dropout=0.1, key=policy_key)
+    return rlscan.ppo.init_train(policy, env, rlscan.ppo.PPOConfig(num_envs=16), key=train_key)
 eqx.filter_jit(start).lower(rlscan.key(0)).compile()
 """
 

@@ -47,7 +47,7 @@ def written(directory: Path, state: Any, num_updates: int = 1, **options: Any) -
     return checkpoint_files(directory)[0]
 
 
-@pytest.mark.parametrize("generator", rlscan.GENERATORS)
+@pytest.mark.parametrize("generator", rlscan.random.GENERATORS)
 def test_every_bit_is_read_back(generator: str, tmp_path: Path):
     state, like = a_state(generator), a_state(generator, value=9.0)
     loaded = restore(read_checkpoint(written(tmp_path, state)), like)

@@ -30,7 +30,7 @@ def write(path: Path, text: str) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_config_in_the_repository_loads(path: Path):
     config = parse(["--config", str(path)])
-    assert config.env.name in rlscan.ENVIRONMENTS
+    assert config.env.name in rlscan.envs.ENVIRONMENTS
     assert str(config.output).startswith(f"runs/{path.stem}-0-")
 
 
@@ -398,7 +398,7 @@ def test_each_kind_is_built_as_described(kind: Any):
 
 
 def test_minibatches_of_a_recurrent_policy_divide_the_environments():
-    ppo = rlscan.PPOConfig(num_envs=4, num_steps=128, num_minibatches=8)
+    ppo = rlscan.ppo.PPOConfig(num_envs=4, num_steps=128, num_minibatches=8)
     check(Config(ppo=ppo))
     with pytest.raises(ValueError, match=r"ppo.num_envs \(the policy is recurrent\) = 4 is not"):
         check(Config(ppo=ppo, policy=PolicyConfig(kind="gru")))

@@ -28,14 +28,14 @@ def num_bytes(tree: object) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_sizes_equal_those_of_the_arrays(name: str):
-    ppo = rlscan.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2)
+    ppo = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2)
     config = Config(EnvConfig(name), PolicyConfig(hidden_sizes=(8, 8)), ppo, total_steps=100)
     found = footprint(config)
     env = build_env(config.env)
     policy = build_policy(config, env, key=rlscan.key(0))
-    state = rlscan.init_train(policy, env, ppo, key=rlscan.key(1))
+    state = rlscan.ppo.init_train(policy, env, ppo, key=rlscan.key(1))
     _, trajectory = rlscan.rollout(policy, env, state.rollout_state, 8)
-    parameters = jax.tree.leaves(rlscan.partition_trainable(policy)[0])
+    parameters = jax.tree.leaves(rlscan.nn.partition_trainable(policy)[0])
     assert found.num_parameters == sum(x.size for x in parameters)
     assert found.num_updates == 3
     assert found.bytes_per_transition == num_bytes(trajectory) / 32
@@ -101,10 +101,12 @@ def test_a_run_that_cannot_fit_is_refused(options: list[str], tmp_path: Path, ca
 def test_stored_policy_states_count(policy: PolicyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """For 512 environments of 128 steps, the transformer's cache alone takes gigabytes."""
     monkeypatch.setattr(_footprint, "device_memory", lambda: 2**20)
-    ppo = rlscan.PPOConfig(num_envs=512, num_steps=128)
+    ppo = rlscan.ppo.PPOConfig(num_envs=512, num_steps=128)
     with pytest.raises(ValueError, match="needs about .* GB of memory"):
         _footprint.check_memory(Config(policy=policy, ppo=ppo))
-    _footprint.check_memory(Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.PPOConfig()))
+    _footprint.check_memory(
+        Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.ppo.PPOConfig())
+    )
 
 
 def test_an_obviously_small_run_is_not_traced(monkeypatch: pytest.MonkeyPatch):

@@ -55,7 +55,7 @@ class Failing(Kept):
 def test_a_logger_that_fails_is_dropped_with_one_warning():
     first, broken, last = Kept(), Failing(OSError(28, "No space left on device")), Kept()
     said: list[str] = []
-    loggers = rlscan.Loggers([first, broken, last], warn=said.append)
+    loggers = rlscan.runs.Loggers([first, broken, last], warn=said.append)
     for update in range(4):
         loggers.log({**ROW, "update": update})
     loggers.close()
@@ -68,12 +68,14 @@ def test_a_logger_that_fails_is_dropped_with_one_warning():
         assert [row["update"] for row in kept.rows] == [0, 1, 2, 3]
         assert all(row["episode_return"] == 3.0 for row in kept.rows)  # not emptied by another
         assert kept.num_closed == 1
-    assert isinstance(first, rlscan.Logger)
+    assert isinstance(first, rlscan.runs.Logger)
 
 
 def test_a_logger_that_fails_when_it_is_closed():
     said: list[str] = []
-    loggers = rlscan.Loggers([Failing(ConnectionError(), at=9), kept := Kept()], warn=said.append)
+    loggers = rlscan.runs.Loggers(
+        [Failing(ConnectionError(), at=9), kept := Kept()], warn=said.append
+    )
     loggers.log(ROW)
     loggers.close()
     loggers.close()  # nothing is left to close
@@ -83,12 +85,12 @@ def test_a_logger_that_fails_when_it_is_closed():
 
 def test_by_default_a_failure_is_a_python_warning():
     with pytest.warns(UserWarning, match="Failing failed to log and is dropped"):
-        rlscan.Loggers([Failing(RuntimeError("lost"), at=1)]).log(ROW)
+        rlscan.runs.Loggers([Failing(RuntimeError("lost"), at=1)]).log(ROW)
 
 
 def test_ctrl_c_is_not_a_failure_of_a_logger():
     with pytest.raises(KeyboardInterrupt):
-        rlscan.Loggers([Failing(KeyboardInterrupt(), at=1)]).log(ROW)  # type: ignore
+        rlscan.runs.Loggers([Failing(KeyboardInterrupt(), at=1)]).log(ROW)  # type: ignore
 
 
 @pytest.mark.slow
@@ -103,7 +105,7 @@ def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: An
         "warning: Failing failed to log and is dropped (OSError: [Errno 28] No space left on "
         "device); the run continues\n"
     )
-    written = rlscan.read_metrics(run)
+    written = rlscan.runs.read_metrics(run)
     trained = [row for row in kept.rows if "loss" in row]
     np.testing.assert_array_equal([row["loss"] for row in trained], written["loss"])
     seen = [row for row in kept.rows if "evaluation/episode_return" in row]
@@ -156,7 +158,7 @@ def test_wandb_never_prompts_for_a_key(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setitem(sys.modules, "wandb", Fake("wandb"))
     said: list[str] = []
-    rlscan.Loggers([WandbLogger("run")], warn=said.append).log(ROW)
+    rlscan.runs.Loggers([WandbLogger("run")], warn=said.append).log(ROW)
     assert "WandbLogger failed to log" in said[0] and "WANDB_MODE=offline" in said[0]
 
 

@@ -157,7 +157,7 @@ def test_exactly_the_needed_space_is_reserved(tmp_path: Path):
 
 def test_an_annealed_rate_is_that_of_the_last_update(tmp_path: Path):
     settings = PolicyConfig(hidden_sizes=(8,), dropout=0.5, dropout_end=0.1)
-    config = Config(policy=settings, ppo=rlscan.PPOConfig(num_envs=2), total_steps=5 * 2 * 128)
+    config = Config(policy=settings, ppo=rlscan.ppo.PPOConfig(num_envs=2), total_steps=5 * 2 * 128)
     policy = a_policy(config)
     assert [float(rlscan.nn.anneal(policy, u).actor.dropout.p) for u in (0, 1, 4, 5)] == (
         pytest.approx([0.5, 0.4, 0.1, 0.1])  # the last of five updates has the number 4

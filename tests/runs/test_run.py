@@ -183,10 +183,10 @@ def test_the_callers_time_is_not_that_of_training(tmp_path: Path):
 # Around PPO's own loop.
 
 
-def ppo(directory: Path, until: int = 6, **settings: Any) -> rlscan.TrainState:
+def ppo(directory: Path, until: int = 6, **settings: Any) -> rlscan.ppo.TrainState:
     env = rlscan.make("CartPole-v1")
-    config = rlscan.PPOConfig(num_envs=2, num_steps=16)
-    make = partial(rlscan.ActorCritic, env, hidden_sizes=(8,), dropout=0.5)
+    config = rlscan.ppo.PPOConfig(num_envs=2, num_steps=16)
+    make = partial(rlscan.policies.ActorCritic, env, hidden_sizes=(8,), dropout=0.5)
     train = partial(rlscan.train, env=env, config=config, total_steps=6 * 32, **settings)
     training = train(make, key=rlscan.key(3))
     with Run(
@@ -223,7 +223,7 @@ def test_a_policy_of_ones_own_class_is_loaded_like_another(tmp_path: Path):
     with pytest.raises(ValueError, match="no config of rlscan builds; pass like="):
         rlscan.load_policy(tmp_path / "run")
     env = rlscan.make("CartPole-v1")
-    other = rlscan.ActorCritic(env, hidden_sizes=(9,), key=rlscan.key(0))
+    other = rlscan.policies.ActorCritic(env, hidden_sizes=(9,), key=rlscan.key(0))
     with pytest.raises(ValueError, match="must hold one part with the arrays of `like`, got 0"):
         rlscan.load_policy(tmp_path / "run", like=other)
 

@@ -66,7 +66,7 @@ def test_ranges_are_drawn_together_and_from_the_seed():
 
 
 def test_the_leaves_of_the_settings_can_be_swept():
-    leaves = jax.tree_util.tree_leaves_with_path(rlscan.PPOConfig())
+    leaves = jax.tree_util.tree_leaves_with_path(rlscan.ppo.PPOConfig())
     assert list(SWEEPABLE) == [f"ppo{jax.tree_util.keystr(path)}" for path, _ in leaves]
     assert {"ppo.learning_rate", "ppo.gamma", "ppo.target_kl"} <= set(SWEEPABLE)
 

@@ -89,8 +89,8 @@ def test_recurrence_of_a_gru():
 
 
 def test_value_loss():
-    testing.check_value_loss(rlscan.clipped_value_loss)
-    twice = lambda *arrays: 2 * rlscan.clipped_value_loss(*arrays)  # noqa: E731
+    testing.check_value_loss(rlscan.ppo.clipped_value_loss)
+    twice = lambda *arrays: 2 * rlscan.ppo.clipped_value_loss(*arrays)  # noqa: E731
     testing.check_value_loss(twice)  # the factor, ½ or 1, is arbitrary
 
 
@@ -103,11 +103,11 @@ def test_gradient_clip():
 @pytest.mark.slow
 def test_learning_rate_schedule():
     """The rate that an update reports for its last gradient step."""
-    update = eqx.filter_jit(rlscan.update)
+    update = eqx.filter_jit(rlscan.ppo.update)
     env = testing.constant_reward
 
     def make_schedule(rate, num_updates, num_epochs, num_minibatches):
-        config = rlscan.PPOConfig(
+        config = rlscan.ppo.PPOConfig(
             num_envs=16,
             num_steps=1,
             num_epochs=num_epochs,
@@ -115,7 +115,7 @@ def test_learning_rate_schedule():
             learning_rate=rate,
         )
         policy = testing.DropoutPolicy(1, 2)
-        start = rlscan.init_train(policy, env, config, key=rlscan.key(0))
+        start = rlscan.ppo.init_train(policy, env, config, key=rlscan.key(0))
 
         def schedule(k):
             first = jnp.asarray(k - (num_epochs * num_minibatches - 1))
@@ -140,7 +140,7 @@ def test_minibatches(recurrent):
         count = jnp.zeros(number.shape, jnp.int32)
         columns = [observation, count, number, number, no, no, number, count, keys]
         trajectory = rlscan.Trajectory(*columns, value=None, initial_policy_state=(), final=None)
-        whole = rlscan.Minibatch(trajectory, number, number, number)
+        whole = rlscan.ppo.Minibatch(trajectory, number, number, number)
         some = _shuffle(whole, num_minibatches, recurrent, key)
         return {"advantage": some.advantage, "observation": some.trajectory.observation}
 
@@ -170,7 +170,7 @@ def test_statistics_that_stay_within_an_update():
 @pytest.mark.slow
 def test_ratio():
     def first_log_ratios(key):
-        config = rlscan.PPOConfig(num_envs=4, num_steps=8, learning_rate=0.01)
+        config = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, learning_rate=0.01)
         policy, env = testing.DropoutPolicy(), testing.Walk()
         run = rlscan.train(policy, env, config, total_steps=96, key=rlscan.key(0))
         return jnp.asarray([metrics["audit_log_ratio"] for _, metrics in run])

@@ -167,7 +167,7 @@ def test_half_an_agent():
 
 def ppo_config(**numbers):
     settings = {"num_envs": 16, "num_steps": 16, "learning_rate": 0.02, "gamma": GAMMA}
-    return rlscan.PPOConfig(**{**settings, **numbers})
+    return rlscan.ppo.PPOConfig(**{**settings, **numbers})
 
 
 def judged(policy, key):
@@ -195,7 +195,9 @@ def test_ppo():
 
     def one(which, key, total_steps):
         env, policy = testing.any_of(environments, which), testing.DropoutPolicy(1, 2, rate=0.1)
-        state, _ = rlscan.train_scan(policy, env, ppo_config(), total_steps=total_steps, key=key)
+        state, _ = rlscan.ppo.train_scan(
+            policy, env, ppo_config(), total_steps=total_steps, key=key
+        )
         return state.policy
 
     on_each = eqx.filter_jit(eqx.filter_vmap(one, in_axes=(0, None, None)))

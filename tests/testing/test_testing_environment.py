@@ -48,7 +48,7 @@ UNTRUE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", rlscan.ENVIRONMENTS)
+@pytest.mark.parametrize("name", rlscan.envs.ENVIRONMENTS)
 def test_gymnax(name):
     if name in UNTRUE:
         with pytest.raises(ConformanceError, match=UNTRUE[name]):

@@ -22,7 +22,7 @@ def make(workload: dict) -> Program:
     rlscan.configure_cpu(num_devices=num_devices, one_thread=one_thread)
     dropout = workload.get("dropout", 0.0)
     env = rlscan.make(workload["env"])
-    config = rlscan.PPOConfig(
+    config = rlscan.ppo.PPOConfig(
         num_envs=workload["num_envs"],
         num_steps=workload["num_steps"],
         num_epochs=workload["num_epochs"],
@@ -40,9 +40,9 @@ def make(workload: dict) -> Program:
     def train(key: Any) -> Any:
         policy_key, train_key = jax.random.split(key)
         # The peers' networks take an image as a flat vector.
-        policy = rlscan.ActorCritic(env, num_channels=(), dropout=dropout, key=policy_key)
+        policy = rlscan.policies.ActorCritic(env, num_channels=(), dropout=dropout, key=policy_key)
         total_steps = workload["seed_steps"]
-        return rlscan.train_scan(policy, env, config, total_steps=total_steps, key=train_key)
+        return rlscan.ppo.train_scan(policy, env, config, total_steps=total_steps, key=train_key)
 
     def mean_return(trained: Any, key: Any) -> Any:
         policy = trained[0].policy
