@@ -24,6 +24,7 @@ from .._core.spaces import (
 from .._core.types import PyTree
 from ..nn._mlp import linear, orthogonal
 from ..random._keys import KeyLike, as_key
+from ._patches import patches
 
 NUM_CHANNELS = (16,)
 """One convolution of 16 channels, as for MinAtar (Young & Tian 2019, arXiv:1903.03176)."""
@@ -123,9 +124,7 @@ class _Flat(eqx.Module):
 class _Image(eqx.Module):
     """Encodes an image `[height, width, channels]` of any size with convolutions."""
 
-    # Each convolution is a linear layer on every patch, because on CPU a matrix product is much
-    # faster than XLA's convolution in `eqx.nn.Conv2d` (`python -m benchmarks --only levers`).
-    layers: tuple[eqx.nn.Linear, ...]
+    layers: tuple[eqx.nn.Linear, ...]  # a convolution each, applied to every patch
     activation: Callable[[Array], Array]
     kernels: tuple[tuple[int, int], ...] = eqx.field(static=True)  # height and width of a patch
     strides: tuple[int, ...] = eqx.field(static=True)
@@ -136,21 +135,8 @@ class _Image(eqx.Module):
     def __call__(self, x: Any) -> Float[Array, " size"]:
         x = _in_float32(x, self.is_bytes)
         for layer, kernel, stride in zip(self.layers, self.kernels, self.strides, strict=True):
-            x = self.activation(jax.vmap(jax.vmap(layer))(_patches(x, kernel, stride)))
+            x = self.activation(jax.vmap(jax.vmap(layer))(patches(x, kernel, stride)))
         return x.ravel()
-
-
-def _patches(
-    x: Float[Array, "height width channels"], kernel: tuple[int, int], stride: int
-) -> Float[Array, "rows columns patch"]:
-    """All patches of an image, each flattened in the order rows, columns, channels."""
-    height, width = (x.shape[axis] - kernel[axis] + 1 for axis in (0, 1))
-    shifted = [
-        x[i : i + height : stride, j : j + width : stride]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    ]
-    return jnp.concatenate(shifted, axis=-1)
 
 
 Part = _OneHot | _Flat | _Image
