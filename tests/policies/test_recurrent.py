@@ -14,7 +14,7 @@ from sequences import N, T, error, jit_replay, lively, log_softmax, mask, roll
 
 import rlscan
 from rlscan import PPOConfig, RecurrentActorCritic
-from rlscan.policies._recurrent import check_recurrent_settings
+from rlscan.policies._recurrent import _cell_weights, check_recurrent_settings
 from rlscan.ppo._update import collect
 
 RATE = 0.25
@@ -317,6 +317,17 @@ def test_without_noise_in_inference_mode():
 # Initialisation, spaces and invalid input.
 
 
+@pytest.mark.parametrize("num_gates, num_inputs, num_units", [(3, 2, 64), (4, 40, 16)])
+def test_units_see_as_much_of_few_numbers_as_of_many(num_gates, num_inputs, num_units):
+    """Inputs of variance 1 give each gate's pre-activations the variance 1, and h does as well."""
+    weights = _cell_weights(num_gates, num_inputs, num_units, rlscan.key(0))
+    for weight in map(np.asarray, weights):
+        of_units = np.square(weight).sum(axis=1).reshape(num_gates, num_units)
+        np.testing.assert_allclose(of_units.mean(axis=1), 1.0, rtol=1e-5)
+        if weight.shape[1] >= num_units:  # else rows cannot all be orthogonal, and they differ
+            np.testing.assert_allclose(of_units, 1.0, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name, num_gates", [("gru", 3), ("lstm", 4)])
 def test_gates_are_orthogonal(name, num_gates):
@@ -324,7 +335,7 @@ def test_gates_are_orthogonal(name, num_gates):
     for gate in np.split(np.asarray(cell.weight_hh), num_gates):
         np.testing.assert_allclose(gate @ gate.T, np.eye(8), atol=1e-5)
     for gate in np.split(np.asarray(cell.weight_ih), num_gates):
-        np.testing.assert_allclose(gate.T @ gate, np.eye(4), atol=1e-5)
+        np.testing.assert_allclose(gate.T @ gate, 8 / 4 * np.eye(4), atol=1e-5)
     biases = np.split(np.asarray(cell.bias), num_gates)
     for i, bias in enumerate(biases):
         np.testing.assert_array_equal(bias, float(name == "lstm" and i == 1))
