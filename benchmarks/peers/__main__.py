@@ -7,12 +7,13 @@
 
 `build` makes an environment for each peer under .venvs/, because their pins differ; it keeps those
 that exist. `run`, the default command, times whole training runs: all processes have compiled and
-stay alive, and run one at a time, A B C A B C …. If a peer cannot do a workload, its row gives the
-reason. purejaxrl is not a package: give the path of a checkout. The return is the mean over 128
-whole episodes after training, with sampled actions, measured outside of the clock; in `cold-start`
-it is the one that the library itself reports. `--keep` keeps the figures in results/. Exit status:
-0, whether or not the bars are met; 1 if a workload has nothing to compare (with `--smoke`: if
-rlscan did not run), or a peer could not be built; 2 for bad input.
+stay alive, and run one at a time, A B C A B C …. Workloads that begin with `learn` are not timed:
+each library trains 16 seeds once, and their returns are compared. If a peer cannot do a workload,
+its row gives the reason. purejaxrl is not a package: give the path of a checkout. The return is the
+mean over 128 whole episodes after training, with sampled actions, measured outside of the clock; in
+`cold-start` it is the one that the library itself reports. `--keep` keeps the figures in results/.
+Exit status: 0, whether or not the bars are met; 1 if a workload has nothing to compare (with
+`--smoke`: if rlscan did not run), or a peer could not be built; 2 for bad input.
 """
 
 import argparse
@@ -25,16 +26,16 @@ from typing import Any, NoReturn
 
 from benchmarks import _results
 from benchmarks._timing import record
-from benchmarks.peers import cold, report, steady
+from benchmarks.peers import cold, learning, report, steady
 from benchmarks.peers.contest import contest
 from benchmarks.peers.environments import BuildError, build, is_built
 from benchmarks.peers.libraries import PEERS, Library
-from benchmarks.peers.workloads import WORKLOADS
+from benchmarks.peers.workloads import LEARNING, WORKLOADS
 from rlscan._core.require import did_you_mean
 
 FAILED, BAD_INPUT = 1, 2
 LEAST_REPEATS, SMOKE_REPEATS = 5, 1
-ALL_WORKLOADS = (*WORKLOADS, cold.NAME)
+ALL_WORKLOADS = (*WORKLOADS, cold.NAME, *LEARNING)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -95,6 +96,10 @@ def list_command(parser: "_Parser", argv: Sequence[str]) -> int:
     for name, workload in WORKLOADS.items():
         print(f"{name}: {workload.env}, {workload.steps:,} steps, bar {workload.bar}")
     print(f"{cold.NAME}: {cold.STEPS:,} steps, bars {cold.COLD_BAR} and {cold.WARM_BAR}")
+    for name, workload in LEARNING.items():
+        print(
+            f"{name}: {workload.env}, {workload.num_seeds} seeds of {workload.seed_steps:,} steps"
+        )
     for name, peer in PEERS.items():
         state = "built" if is_built(peer) else "not built"
         print(f"{name}: {state}; {' '.join(peer.requirements)}")
@@ -134,6 +139,8 @@ def _answer(
     name: str, peers: list[Library], checkout: Path | None, repeats: int, is_smoke: bool
 ) -> dict[str, Any]:
     """Run a workload, print its figures, and return them for the JSON."""
+    if name in LEARNING:
+        return _learned(name, peers, checkout, is_smoke)
     if name == cold.NAME:
         steps = cold.SMOKE_STEPS if is_smoke else cold.STEPS
         about, question = {"name": name, "steps": steps}, report.cold_question(steps)
@@ -155,9 +162,24 @@ def _answer(
     }
 
 
+def _learned(
+    name: str, peers: list[Library], checkout: Path | None, is_smoke: bool
+) -> dict[str, Any]:
+    """The same for a workload whose returns are compared: every seed trains once."""
+    workload = LEARNING[name].smoke() if is_smoke else LEARNING[name]
+    entries = contest(steady.contestants(workload, peers, checkout), repeats=1)
+    learning.show(workload, entries)
+    return {
+        "workload": workload.as_message(),
+        "entries": [asdict(entry) for entry in entries.values()],
+        "verdicts": [],
+        "scores": [score._asdict() for score in learning.scores(entries)],
+    }
+
+
 def _is_answered(figure: dict[str, Any], is_smoke: bool) -> bool:
     if not is_smoke:
-        return bool(figure["verdicts"])
+        return bool(figure["verdicts"]) or len(figure.get("scores", ())) > 1
     return all(e["runs"] for e in figure["entries"] if e["name"].startswith(steady.OURS))
 
 

@@ -22,6 +22,8 @@ class Library:
     """The oldest Python that it supports."""
     needs_checkout: bool = False
     """Whether it is not a package, and comes from a path that the user gives."""
+    has_gru: bool = False
+    """Whether its PPO trains a GRU."""
     message: dict = field(default_factory=dict)
     """Settings for its worker beside the workload."""
 
@@ -75,6 +77,7 @@ PEERS = {
             ),
             ("jax", "flax", "gymnax"),
             needs_checkout=True,
+            has_gru=True,
         ),
     )
 }  # fmt: skip
@@ -89,4 +92,4 @@ class Ours(Library):
         return Path(sys.executable)
 
 
-RLSCAN = Ours("rlscan", (), ("rlscan", "jax", "gymnax"))
+RLSCAN = Ours("rlscan", (), ("rlscan", "jax", "gymnax"), has_gru=True)

@@ -28,6 +28,8 @@ def _start(
     library: Library, workload: Workload, checkout: Path | None = None, **extra: object
 ) -> Worker:
     require(library, checkout)
+    if workload.is_recurrent and not library.has_gru:
+        raise Unable("its PPO has no GRU")
     message = workload.as_message(packages=library.packages, checkout=str(checkout), **extra)
     return Worker([str(library.interpreter), str(library.worker)], message)
 

@@ -54,8 +54,8 @@ class Worker:
             self.close()
             raise
 
-    def run(self, seed: int) -> dict[str, float]:
-        """Train once: the `seconds` and the `return`. Raises `Unable`."""
+    def run(self, seed: int) -> dict[str, Any]:
+        """Train once: `seconds`, `return`, and `returns`, one for each seed. Raises `Unable`."""
         return self._ask({"go": seed}, ("seconds", "return"), self._run_seconds)
 
     def close(self) -> None:

@@ -1,11 +1,12 @@
-"""The workloads: the same work for every library."""
+"""The workloads: the same work for every library. Some are timed, others compare what is learnt."""
 
 from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
 class Workload:
-    """PPO on one environment, with two separate networks of two hidden layers of 64, tanh."""
+    """PPO on one environment, with two separate networks of two hidden layers of 64, tanh; or with
+    a GRU of 64 that actor and critic share, each with a hidden layer of 64 after it, ReLU."""
 
     name: str
     env: str
@@ -13,10 +14,14 @@ class Workload:
     num_steps: int
     num_minibatches: int
     num_updates: int
-    bar: float
-    """The least ratio of rlscan's steps/s over those of the fastest peer."""
+    bar: float = 0.0
+    """The least ratio of rlscan's steps/s over those of the fastest peer, if it is timed."""
     dropout_bar: float | None = 0.95
     """The same for rlscan with dropout 0.1, over the fastest peer without; `None`: not run."""
+    is_timed: bool = True
+    """Whether speed is compared, in several runs; otherwise the returns of one run's seeds are."""
+    is_recurrent: bool = False
+    """Whether the policy has a GRU."""
     num_epochs: int = 4
     num_seeds: int = 1
     learning_rate: float = 2.5e-4
@@ -70,3 +75,12 @@ WORKLOADS = {
         ),
     )
 }  # fmt: skip
+
+# The budgets end while the returns still rise, so that libraries can differ.
+LEARNING = {
+    workload.name: replace(workload, is_timed=False, dropout_bar=None, num_seeds=16)
+    for workload in (
+        Workload("learn-mlp", "CartPole-v1", 4, 128, 4, num_updates=200),
+        Workload("learn-gru", "CartPole-v1", 16, 128, 4, num_updates=122, is_recurrent=True),
+    )
+}

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import _results
-from benchmarks.peers import __main__ as command, cold, report, steady
+from benchmarks.peers import __main__ as command, cold, learning, report, steady
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.contest import Contestant, Entry, contest
 from benchmarks.peers.environments import BuildError, constraints_without, find_python
 from benchmarks.peers.libraries import PEERS, RLSCAN
 from benchmarks.peers.worker import Unable, Worker
-from benchmarks.peers.workloads import WORKLOADS
+from benchmarks.peers.workloads import LEARNING, WORKLOADS
 
 WORKERS = RLSCAN.worker.parent
 
@@ -33,7 +33,7 @@ def make(workload):
             print({{name!r}}, seed, file=log)
         {{run}}
         return seed
-    return Program(run, lambda seed: 10.0 * seed, gradient_steps=32, network="none")
+    return Program(run, lambda seed: [10.0 * seed] * 2, gradient_steps=32, network="none")
 
 serve(make)
 """
@@ -44,11 +44,17 @@ def fake(tmp_path):
     """Makes a contestant of a fake worker, from what it does when it starts and when it runs."""
 
     def contestant(
-        name: str, *, make: str = "pass", run: str = "pass", program: str = WORKER, **seconds: float
+        name: str,
+        *,
+        make: str = "pass",
+        run: str = "pass",
+        program: str = WORKER,
+        is_timed: bool = True,
+        **seconds: float,
     ) -> Contestant:
         path = tmp_path / f"{name}.py"
         path.write_text(program.format(name=name, log=str(tmp_path / "log"), make=make, run=run))
-        workload = {"packages": ["pytest"]}
+        workload = {"packages": ["pytest"], "is_timed": is_timed}
         return Contestant(name, partial(Worker, [sys.executable, str(path)], workload, **seconds))
 
     return contestant
@@ -60,9 +66,15 @@ def test_contestants_run_in_turn_with_the_same_seeds(fake, tmp_path):
     rounds = [f"{name} {seed}" for seed in range(3) for name in "abc"]
     assert (tmp_path / "log").read_text().splitlines() == warm_ups + rounds
     assert [entry.returns for entry in entries.values()] == [[0.0, 10.0, 20.0]] * 3
+    assert entries["c"].runs[2]["returns"] == [20.0, 20.0]  # of each seed
     assert all(seconds > 0 for entry in entries.values() for seconds in entry.seconds)
     assert entries["a"].about["versions"] == {"pytest": pytest.__version__}
     assert entries["a"].about["gradient_steps"] == 32
+
+
+def test_a_run_that_is_not_timed_has_no_warm_up(fake, tmp_path):
+    contest([fake("a", is_timed=False)], repeats=1)
+    assert (tmp_path / "log").read_text().splitlines() == ["a 0"]
 
 
 def test_one_that_cannot_says_why(fake):
@@ -210,6 +222,40 @@ def test_a_script_that_fails_is_a_reason(tmp_path):
     (tmp_path / "script.py").write_text("raise SystemExit('out of luck')")
     with pytest.raises(Unable, match="out of luck"):
         cold.Shell([sys.executable, str(tmp_path / "script.py")], {}, is_warm=False)
+
+
+def learned(name: str, *returns: float) -> Entry:
+    run = {"seconds": 1.0, "return": sum(returns) / len(returns), "returns": list(returns)}
+    return Entry(name, {"network": "a GRU", "notes": ["clips values"]}, [run])
+
+
+def test_learning_is_the_iqm_over_seeds(monkeypatch, capsys):
+    entries = [learned("rlscan", 20.0, 500.0, 100.0, 120.0), learned("purejaxrl", 90.0, 90.0)]
+    monkeypatch.setattr(command, "contest", lambda *a, **k: {e.name: e for e in entries})
+    monkeypatch.setattr(steady, "contestants", lambda *args: [])
+    ours, theirs = learning.scores({e.name: e for e in entries})
+    assert ours.iqm == 110.0 and ours.worst == 20.0 and theirs.interval == (90.0, 90.0)
+    assert ours.interval[0] < 110.0 < ours.interval[1]
+    assert main(["run", "--only", "learn-gru"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("of each of 16", "110.0", "90.0 … 90.0", "a GRU; clips values"):
+        assert part in printed
+    entries[1] = Entry("rejax", reason="its PPO has no GRU")
+    assert main(["run", "--only", "learn-gru"]) == 1
+    assert "its PPO has no GRU" in capsys.readouterr().out
+
+
+def test_a_peer_without_a_gru_is_not_started(monkeypatch):
+    monkeypatch.setattr(steady, "is_built", lambda library: True)
+    monkeypatch.setattr(steady, "Worker", lambda command, message: message)
+    for name, peer in PEERS.items():
+        for workload in LEARNING.values():
+            contestant = steady.contestants(workload, [peer], Path("checkout"))[-1]
+            if workload.is_recurrent and not peer.has_gru:
+                with pytest.raises(Unable, match="its PPO has no GRU"):
+                    contestant.start()
+            else:
+                assert contestant.name == name and contestant.start()["num_seeds"] == 16
 
 
 def test_work_is_the_same_for_all():

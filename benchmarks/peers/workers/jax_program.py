@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from protocol import Program
 
 EPISODES = 128
@@ -41,7 +42,7 @@ def jax_program(
     judge = jit(mean_return if num_seeds == 1 else vmap(mean_return))
     return Program(
         run=lambda seed: jax.block_until_ready(compiled(keys(seed))),
-        score=lambda trained: float(judge(trained, keys(1_000)).mean()),
+        scores=lambda trained: jnp.atleast_1d(judge(trained, keys(1_000))).tolist(),
         gradient_steps=workload["gradient_steps"],
         compile_s=compile_s,
         **about,

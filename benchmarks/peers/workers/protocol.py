@@ -1,7 +1,8 @@
 """The protocol between a worker and the harness: lines of JSON. Needs only the standard library.
 
 The worker reads the workload, then `{"go": SEED}` for each run. It replies `{"ready": {…}}` after
-compiling and one run that is not counted, then `{"seconds": …, "return": …}` for each run; or
+compiling, and after one run that is not counted if runs are timed. Then it replies `{"seconds": …,
+"return": …, "returns": […]}` to each run, with the returns of its seeds and their mean; or
 `{"cannot": REASON}`. Between two runs a worker waits for its next line, so that the others have the
 machine.
 """
@@ -26,8 +27,9 @@ class Program:
 
     run: Callable[[int], Any]
     """Trains once with a seed, from new parameters. Returns when everything is computed."""
-    score: Callable[[Any], float]
-    """The mean return of a trained policy over 128 whole episodes, actions sampled. Not timed."""
+    scores: Callable[[Any], list[float]]
+    """For each seed, the mean return of the trained policy over 128 whole episodes, with sampled
+    actions. Not timed."""
     gradient_steps: int
     """For one run and seed; a step of two optimisers on one minibatch counts once."""
     network: str
@@ -55,7 +57,8 @@ def serve(make: Callable[[dict], Program]) -> None:
         _send(replies, {"cannot": str(reason)})
         return
     start = time.perf_counter()
-    program.warm_up() if program.warm_up else program.run(0)
+    if workload.get("is_timed", True):
+        program.warm_up() if program.warm_up else program.run(0)
     about = {
         "compile_s": program.compile_s,
         "first_s": time.perf_counter() - start,
@@ -69,7 +72,9 @@ def serve(make: Callable[[dict], Program]) -> None:
         start = time.perf_counter()
         trained = program.run(json.loads(line)["go"])
         seconds = time.perf_counter() - start
-        _send(replies, {"seconds": seconds, "return": program.score(trained)})
+        returns = program.scores(trained)
+        mean = sum(returns) / len(returns)
+        _send(replies, {"seconds": seconds, "return": mean, "returns": returns})
 
 
 def _take_stdout() -> TextIO:

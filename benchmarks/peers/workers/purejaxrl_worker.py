@@ -20,8 +20,6 @@ def make(workload: dict) -> Program:
         raise Cannot(f"{folder / 'ppo.py'} is not there")
     initialize_one_by_one()  # before purejaxrl imports it
     sys.path.insert(0, str(folder))
-    import ppo
-
     config = {
         "ENV_NAME": workload["env"],
         "NUM_ENVS": workload["num_envs"],
@@ -39,11 +37,19 @@ def make(workload: dict) -> Program:
         "MAX_GRAD_NORM": workload["max_grad_norm"],
         "ACTIVATION": "tanh",
     }
+    if workload["is_recurrent"]:
+        import purejaxrl_gru as module
+
+        network = "64 relu, a GRU of 64, then 64 relu each"
+    else:
+        import purejaxrl_mlp as module
+
+        network = "2 x 64 tanh each"
     return jax_program(
         workload,
-        ppo.make_train(config),
-        lambda trained, key: play(ppo, workload["env"], trained, key),
-        network="2 x 64 tanh each",
+        module.make_train(config),
+        lambda trained, key: play(module, workload["env"], trained, key),
+        network=network,
         notes=[f"checkout {commit_of(folder)}", "clips values"],
     )
 
@@ -56,28 +62,29 @@ def commit_of(folder: Path) -> str:
         return "without a commit"
 
 
-def play(ppo: Any, name: str, trained: Any, key: Any) -> Any:
+def play(module: Any, name: str, trained: Any, key: Any) -> Any:
     """The mean return of whole episodes, because purejaxrl has no evaluation."""
-    env, params = ppo.gymnax.make(name)
-    network = ppo.ActorCritic(env.action_space(params).n, activation="tanh")
-    train_state = trained["runner_state"][0]
+    env, params = module.gymnax.make(name)
+    network = module.make_network(env.action_space(params).n)
+    trained_params = trained["runner_state"][0].params
     length = params.max_steps_in_episode
 
     def episode(key: Any) -> Any:
         reset_key, key = jax.random.split(key)
-        observation, state = env.reset(reset_key, params)
+        observation, env_state = env.reset(reset_key, params)
 
         def step(carry: tuple, key: Any) -> tuple:
-            observation, state, is_over, total = carry
+            observation, env_state, state, is_over, total = carry
             act_key, step_key = jax.random.split(key)
-            distribution, _ = network.apply(train_state.params, jnp.ravel(observation))
+            observation = jnp.ravel(observation)
+            state, distribution = module.act(network, trained_params, state, observation)
             action = distribution.sample(seed=act_key)
-            observation, state, reward, done, _ = env.step(step_key, state, action, params)
+            observation, env_state, reward, done, _ = env.step(step_key, env_state, action, params)
             total += jnp.where(is_over, 0.0, reward)
-            return (observation, state, is_over | done, total), None
+            return (observation, env_state, state, is_over | done, total), None
 
-        start = (observation, state, False, 0.0)
-        (_, _, _, total), _ = jax.lax.scan(step, start, jax.random.split(key, length))
+        start = (observation, env_state, module.initial_state(), False, 0.0)
+        total = jax.lax.scan(step, start, jax.random.split(key, length))[0][-1]
         return total
 
     return jax.vmap(episode)(jax.random.split(key, EPISODES)).mean()

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -37,10 +38,11 @@ def make(workload: dict) -> Program:
         max_grad_norm=workload["max_grad_norm"],
     )
 
+    make_policy, network = policy_of(workload)
+
     def train(key: Any) -> Any:
         policy_key, train_key = jax.random.split(key)
-        # The peers' networks take an image as a flat vector.
-        policy = rlscan.policies.ActorCritic(env, num_channels=(), dropout=dropout, key=policy_key)
+        policy = make_policy(env, dropout=dropout, key=policy_key)
         total_steps = workload["seed_steps"]
         return rlscan.ppo.train_scan(policy, env, config, total_steps=total_steps, key=train_key)
 
@@ -62,9 +64,23 @@ def make(workload: dict) -> Program:
         make_key=rlscan.key,
         jit=eqx.filter_jit,
         vmap=over_seeds,
-        network="2 x 64 tanh each",
+        network=network,
         notes=[*notes, *["clips values"] * workload["clips_values"]],
     )
+
+
+def policy_of(workload: dict) -> tuple[Callable, str]:
+    """A function that makes the workload's policy, and what its network is."""
+    if not workload["is_recurrent"]:
+        # The peers' networks take an image as a flat vector.
+        return partial(rlscan.policies.ActorCritic, num_channels=()), "2 x 64 tanh each"
+    make_policy = partial(
+        rlscan.policies.RecurrentActorCritic,
+        hidden_size=64,
+        hidden_sizes=(64,),
+        activation="relu",
+    )
+    return make_policy, "a GRU of 64, then 64 relu each"
 
 
 if __name__ == "__main__":

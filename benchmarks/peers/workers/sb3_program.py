@@ -41,14 +41,14 @@ def sb3_program(workload: dict, algorithm: Any, activation: Any, **settings: Any
         )
         return model.learn(num_updates * num_envs * num_steps)
 
-    def score(model: Any) -> float:
+    def scores(model: Any) -> list[float]:
         env = make_vec_env(workload["env"], ENVS_TO_EVALUATE, seed=1_000)
         mean, _ = evaluate_policy(model, env, EPISODES, deterministic=False)
-        return float(mean)
+        return [float(mean)]
 
     return Program(
         run,
-        score,
+        scores,
         gradient_steps=workload["gradient_steps"],
         network="2 x 64 tanh each",
         warm_up=lambda: run(0, num_updates=2),
