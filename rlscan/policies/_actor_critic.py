@@ -50,6 +50,10 @@ class ActorCritic(eqx.Module):
     ):
         """Orthogonal initialisation with gains √2 (hidden), 0.01 (actor) and 1 (critic).
 
+        A gain is the standard deviation of a unit before its activation if its inputs have variance
+        1, however few they are. Elsewhere in PPO the first layer of a wide network is scaled by the
+        number of its units instead, so that it hardly sees an observation of a few numbers.
+
         **Arguments:**
 
         - `env`: the environment whose spaces the policy is built for.

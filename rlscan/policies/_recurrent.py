@@ -1,6 +1,5 @@
 """`RecurrentActorCritic`: an actor-critic on top of a GRU or an LSTM."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -67,10 +66,9 @@ class RecurrentActorCritic(eqx.Module):
         key: KeyLike,
     ):
         """Orthogonal initialisation with gains 1 (each gate), √2 (hidden), 0.01 (actor) and 1
-        (critic). If a gate has fewer inputs than units, the gain of its input matrix is
-        √(units / inputs), so that inputs of variance 1 give it the variance 1, as LeCun's
-        initialisation does. Biases are 0, except 1 for an LSTM's forget gate (Jozefowicz et al.
-        2015).
+        (critic). A gain is the standard deviation of a unit before its activation if its inputs
+        have variance 1, however few they are. Biases are 0, except 1 for an LSTM's forget gate
+        (Jozefowicz et al. 2015).
 
         **Arguments:**
 
@@ -188,11 +186,8 @@ def _cell_weights(
     """`(weight_ih, weight_hh)`, orthogonal for each of the gates that Equinox stacks."""
 
     def gates(key: PRNGKeyArray, num_inputs: int) -> Array:
-        # If inputs are fewer than units, the columns of an orthogonal matrix have norm 1, and its
-        # rows √(inputs / units): the units would hardly see an observation of a few numbers.
-        gain = math.sqrt(max(1.0, hidden_size / num_inputs))
         keys = jax.random.split(key, num_gates)
-        return jnp.concatenate([orthogonal(k, (hidden_size, num_inputs), gain) for k in keys])
+        return jnp.concatenate([orthogonal(k, (hidden_size, num_inputs), 1.0) for k in keys])
 
     input_key, hidden_key = jax.random.split(key)
     return gates(input_key, input_size), gates(hidden_key, hidden_size)

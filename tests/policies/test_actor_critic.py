@@ -98,10 +98,11 @@ def test_weights_are_orthogonal_with_their_gains(sizes: tuple[int, ...]) -> None
     for name, last_gain in (("actor", 0.01), ("critic", 1.0)):
         matrices = weights(policy)[name]
         for matrix, gain in zip(matrices, [math.sqrt(2)] * 2 + [last_gain], strict=True):
+            np.testing.assert_allclose(np.square(matrix).sum(axis=1).mean(), gain**2, rtol=1e-5)
             wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-            np.testing.assert_allclose(
-                wide @ wide.T / gain**2, np.eye(len(wide)), atol=1e-5, rtol=1e-5
-            )
+            products = wide @ wide.T
+            eye = np.eye(len(wide)) * products[0, 0]
+            np.testing.assert_allclose(products, eye, atol=1e-5, rtol=1e-5)
     for net in (policy.actor, policy.critic):
         assert all((np.asarray(layer.bias) == 0).all() for layer in net.layers)
         assert all(layer.use_bias for layer in net.layers)
