@@ -108,6 +108,7 @@ from .runs import (
     Logger as Logger,
     Loggers as Loggers,
     bootstrap_interval as bootstrap_interval,
+    fit as fit,
     iqm as iqm,
     load_policy as load_policy,
     read_metrics as read_metrics,
@@ -127,6 +128,7 @@ __all__ = [
     "key",
     "make",
     "train",
+    "fit",
     "load_policy",
     # What says whether it is right
     "check_policy",

@@ -152,7 +152,7 @@ def test_a_module_depends_on_few_others(module: str, below: set[str]) -> None:
 
 FLAT = """
 rollout init_rollout replay next_value gae evaluate check_policy explain_ratio filter_scan key make
-train load_policy move_statistics transition_bytes
+train fit load_policy move_statistics transition_bytes
 Policy SequencePolicy Environment Distribution
 RolloutState Trajectory Transition FinalObservations Evaluation Spread AuditError
 configure_cpu num_cores make_mesh on_devices __version__
@@ -171,7 +171,7 @@ bootstrap_interval check_policy clipped_policy_loss clipped_value_loss configure
 explain_divergence explain_ratio export filter_scan gae init_reward_scaling init_rollout init_train
 iqm key key_data keys_from_data load_exported load_policy make make_mesh mix32 move_statistics
 next_value nn normalize num_cores on_devices partition_trainable ppo_loss read_metrics replay
-reset_where rollout scale_rewards train train_scan transition_bytes update __version__
+reset_where rollout scale_rewards fit train train_scan transition_bytes update __version__
 """.split()
 
 

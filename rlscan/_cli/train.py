@@ -11,13 +11,14 @@ from jax.errors import JaxRuntimeError
 from .._core.garbage import rare_garbage_collection
 from .._rollout.audit import AuditError
 from ..ppo._finite import DivergenceError
+from ..ppo._verdicts import check_divergences
 from ..runs._build import members
 from ..runs._config import Config
 from ..runs._directory import check_output
 from ..runs._footprint import check_memory, dry_run
 from ..runs._machine import on_this_machine
 from ..runs._parse import parse_command
-from ..runs._train import follow, open_run, raise_verdicts
+from ..runs._train import follow_config, open_run
 from .terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, fail
 
 
@@ -54,9 +55,9 @@ def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
         try:
             was_finished = run.num_updates_done == run.num_updates
             with stack:
-                finished = follow(config, run, training, signals)
+                finished = follow_config(config, run, training, signals)
             if not was_finished:
-                raise_verdicts(config, training, training.state, at_end=True)
+                check_divergences(training, training.state, debug=config.debug)
         except AuditError as error:
             return fail(_of_runs(error, [] if error.run is None else [error.run], config), FAILED)
         except DivergenceError as error:

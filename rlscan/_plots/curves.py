@@ -12,9 +12,8 @@ from jaxtyping import Float
 from .._core.require import did_you_mean
 from .._core.tree import flatten_keys
 from ..ppo._metrics import METRICS
-from ..runs._config import to_dict
 from ..runs._directory import METRICS_FILES
-from ..runs._load import load_config
+from ..runs._load import load_settings
 from ..runs._read import Table, read_metrics
 from ..runs._scores import bootstrap_interval, iqm
 
@@ -22,9 +21,18 @@ NUM_POINTS = 200  # more than a figure of the usual size can resolve
 MAX_SETTINGS = 3  # in a label, unless more are needed to tell the groups apart
 
 # Settings in which runs of one group may differ, because they do not affect learning.
-_IGNORED = {"seed", "num_seeds", "num_devices", "compile_cache", "log_interval", "strict", "debug"}
+_IGNORED = {
+    "seed",
+    "key",
+    "num_seeds",
+    "num_devices",
+    "compile_cache",
+    "log_interval",
+    "strict",
+    "debug",
+}
 _IGNORED |= {"loggers", "eval_interval", "eval_episodes", "sweep", "num_samples"}
-_IGNORED |= {"checkpoint_interval", "keep_checkpoints"}
+_IGNORED |= {"strict", "debug", "checkpoint_interval", "keep_checkpoints"}
 
 
 @dataclasses.dataclass
@@ -46,7 +54,7 @@ def read_groups(directories: Sequence[str | Path], file: str = METRICS_FILES[0])
         if (path := Path(directory).resolve()) in known:
             raise ValueError(f"{directory} is given twice; its seeds would count double")
         known.add(path)
-        settings = _settings(to_dict(load_config(directory)))
+        settings = _settings(load_settings(directory)) or {"directory": str(directory)}
         table = read_metrics(directory, file)
         if not len(table["run"]):
             raise ValueError(
@@ -83,7 +91,7 @@ def labels(groups: Sequence[Group]) -> list[str]:
         values = [_name_and_value(key, group.settings.get(key)) for key in shown]
         count = len(group.runs)
         seeds = f"{count} seed{'s' if count > 1 else ''}"
-        return f"{', '.join(values) or group.settings['env.name']} ({seeds})"
+        return f"{', '.join(values) or group.settings.get('env.name', 'run')} ({seeds})"
 
     return [label(group) for group in groups]
 

@@ -7,6 +7,7 @@
 from .._rollout.audit import with_audit as with_audit
 from ._checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
 from ._evaluations import evaluation_key as evaluation_key, summarize as summarize
+from ._fit import fit as fit
 from ._loggers import (
     Logger as Logger,
     Loggers as Loggers,

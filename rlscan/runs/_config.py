@@ -191,6 +191,11 @@ def prefixed(prefix: str) -> Iterator[None]:
         raise ValueError(f"{prefix}{error}") from None
 
 
+def is_config(tree: Any) -> bool:
+    """Whether settings in a file are those of a `Config`, rather than of a user's own loop."""
+    return isinstance(tree, dict) and GROUPS.keys() <= tree.keys()
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain dictionaries, lists and numbers.
 

@@ -28,7 +28,7 @@ _DOMAINS = {"after": 0x6576616C, "during": 0x76616C69}
 
 
 def evaluation_key(
-    seed: int, when: Literal["after", "during"] = "after", *, generator: str = "mix32"
+    seed: int, when: Literal["after", "during"] = "after", *, generator: Any = "mix32"
 ) -> PRNGKeyArray:
     """Make the key of an evaluation, which no training run draws from, whatever the seeds.
 
@@ -79,7 +79,7 @@ def summarize(evaluation: Evaluation) -> dict[str, float | int]:
 
 
 def make_evaluator(
-    env: Environment, seeds: Sequence[int], *, num_episodes: int, generator: str
+    env: Environment, seeds: Sequence[int], *, num_episodes: int, generator: Any
 ) -> Callable[[Policy], list[dict[str, float | int]]]:
     """Make a function that evaluates the policy of a run, or of several side by side.
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from .._core.types import Environment, Policy
 from ._build import build_env
-from ._config import Config
+from ._config import Config, is_config, to_dict
 from ._directory import CONFIG_FILE
 from ._parse import parse
 from ._policy_file import load_policy
@@ -28,6 +30,26 @@ def load_config(directory: str | Path) -> Config:
     if not file.is_file():
         raise ValueError(f"{directory} is not a run directory: it has no {CONFIG_FILE}")
     return parse(["--config", str(file)])
+
+
+def load_settings(directory: str | Path) -> dict[str, Any]:
+    """Read the settings that a run directory keeps, those of a loop of one's own included.
+
+    **Returns:** the contents of its config file as plain dicts, lists and numbers; empty if there
+    is none.
+
+    **Raises:** `ValueError` if the file cannot be read.
+    """
+    file = Path(directory) / CONFIG_FILE
+    if not file.is_file():
+        return {}
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        tree = None  # the parser of configs says what is wrong
+    if isinstance(tree, dict) and not is_config(tree):
+        return tree
+    return to_dict(load_config(directory))
 
 
 def load_trained(directory: str | Path, *, run: int | None = None) -> Trained:

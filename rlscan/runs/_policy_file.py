@@ -22,7 +22,7 @@ from ._checkpoint import (
     find_part,
     restore,
 )
-from ._config import Config, from_dict, to_dict
+from ._config import Config, from_dict, is_config, to_dict
 
 FORMAT = "rlscan policy"
 FORMAT_VERSION = 3  # raised when older versions of rlscan can no longer read a file
@@ -95,7 +95,7 @@ def load_policy(
         raise FileNotFoundError(
             f"no policy at {file}; give the directory of a run, which holds {POLICY_FILE}"
         ) from None
-    is_own = like is not None or not _is_config(header["config"])
+    is_own = like is not None or not is_config(header["config"])
     if is_own and like is None:
         raise ValueError(
             f"{file} holds a policy that no config of rlscan builds; pass like=, a policy of the "
@@ -116,11 +116,6 @@ def load_policy(
     if num_runs > 1:
         policy = map_arrays(lambda x: x[run], policy)
     return eqx.nn.inference_mode(policy) if inference else policy
-
-
-def _is_config(tree: Any) -> bool:
-    """Whether the settings in a file are those of a `Config`, rather than of a user's own loop."""
-    return isinstance(tree, dict) and {"env", "policy", "ppo"} <= tree.keys()
 
 
 def _file_of(path: Path) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ._directory import METRICS_FILES
-from ._load import load_config
+from ._load import load_settings
 
 Table = dict[str, Shaped[np.ndarray, " rows"]]
 
@@ -43,5 +43,5 @@ def read_metrics(directory: str | Path, file: str = METRICS_FILES[0]) -> Table:
         raise ValueError(f"{path} is not a table of metrics: it must hold only numbers") from None
     table = dict(zip(header, columns, strict=True))
     one = np.zeros(len(rows))
-    seed = load_config(directory).seed if "seed" not in table else 0
+    seed = load_settings(directory).get("seed", 0) if "seed" not in table else 0
     return {"run": one, "seed": one + seed, **table}

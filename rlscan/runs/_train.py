@@ -14,14 +14,14 @@ from jaxtyping import Array, Key
 
 from .._core.mesh import make_mesh
 from ..ppo._config import PPOConfig
-from ..ppo._train import Training, count_updates, first_state, train
+from ..ppo._train import Training, count_updates
 from ..ppo._update import TrainState
-from ..ppo._verdicts import check_divergences
 from ..random._keys import key as make_key
 from ._build import build_env, build_policy, members
 from ._config import Config, from_dict, to_dict
 from ._directory import check_output
 from ._evaluations import make_evaluator
+from ._fit import follow, open_training
 from ._footprint import check_memory
 from ._loggers import check_loggers, make_loggers
 from ._resume import ALLOWED, LONGER, check_unchanged
@@ -56,17 +56,7 @@ def open_run(
     if resume is None:
         check_output(str(config.output))
         check_memory(config)
-    env, keys = build_env(config.env), _keys_of(config)
-    make_policy = partial(build_policy, config, env)
-    begin = partial(
-        train,
-        env=env,
-        config=_with_swept_numbers(config),
-        total_steps=config.total_steps,
-        state_interval=config.eval_interval or None,
-        strict=config.strict,
-        mesh=None if config.num_devices in (None, 1) else make_mesh(config.num_devices),
-    )
+    env = build_env(config.env)
     setup = Setup(
         command=command,
         about={"seed": config.seed, "runs": _labels(config)},
@@ -75,20 +65,23 @@ def open_run(
         total=f"total_steps = {config.total_steps}",
         signals=signals,
     )
-    if resume is None:
-        training = begin(make_policy, key=keys)
-        with _directory(config, training.state, False, setup) as run:
-            yield run, training
-        return
-    # The shapes of the first state are enough to read a checkpoint.
-    shapes = eqx.filter_eval_shape(first_state, make_policy, env, config.ppo, keys)
-    with _directory(config, shapes, resume, setup) as run:
-        is_new = run.num_updates_done == 0  # it was stopped before its first checkpoint
-        yield run, begin(make_policy, key=keys) if is_new else begin(None, state=run.state)
+    with open_training(
+        partial(_run_of, config, resume or False, setup),
+        partial(build_policy, config, env),
+        env,
+        _with_swept_numbers(config),
+        _keys_of(config),
+        goes_on=resume is not None,
+        total_steps=config.total_steps,
+        state_interval=config.eval_interval or None,
+        strict=config.strict,
+        mesh=None if config.num_devices in (None, 1) else make_mesh(config.num_devices),
+    ) as opened:
+        yield opened
 
 
-def _directory(
-    config: Config, state: TrainState, resume: bool | str, setup: Setup
+def _run_of(
+    config: Config, resume: bool | str, setup: Setup, *, state: TrainState
 ) -> Run[TrainState]:
     tree, labels = to_dict(config), _labels(config)
     return Run(
@@ -114,48 +107,30 @@ def _labels(config: Config) -> list[dict[str, Any]]:
     return [{"run": i, "seed": m.seed, **m.swept} for i, m in enumerate(members(config))]
 
 
-def follow(
+def follow_config(
     config: Config, run: Run[TrainState], training: Training, signals: Sequence[int] = ()
 ) -> bool:
-    """Train, and write metrics, evaluations and checkpoints to the run directory.
-
-    **Arguments:**
-
-    - `config`: of the run.
-    - `run`, `training`: from `open_run`.
-    - `signals`: as for `open_run`. The first one ends the run after the updates under way.
+    """Train as a config says, see `follow`; at a signal, end after the updates under way.
 
     **Returns:** whether all updates were made.
 
-    **Raises:** `AuditError` if `strict` and an update fails the audit; `DivergenceError` if every
-    run has diverged; `OSError` if the disk is full: files are whole then, and there is a
-    checkpoint. `KeyboardInterrupt` if a signal came before the first update.
+    **Raises:** as `follow`, and `KeyboardInterrupt` if a signal came before the first update.
     """
     if signals:
         raise KeyboardInterrupt
-    raise_verdicts(config, training, training.state)  # it may have diverged before it was stopped
-    evaluate = None
-    if config.eval_interval:
-        evaluate = make_evaluator(
+    follow(
+        run,
+        training,
+        eval_interval=config.eval_interval,
+        evaluator=lambda: make_evaluator(
             training.env,
             [member.seed for member in members(config)],
             num_episodes=config.eval_episodes,
             generator=config.generator,
-        )
-    for state, _ in run.record(training):
-        if evaluate is not None and run.num_updates_done % config.eval_interval == 0:
-            run.add_evaluation(evaluate(state.policy))
-    raise_verdicts(config, training, training.state)
+        ),
+        debug=config.debug,
+    )
     return run.num_updates_done == run.num_updates
-
-
-def raise_verdicts(
-    config: Config, training: Training, state: TrainState, *, at_end: bool = False
-) -> None:
-    """Raise `DivergenceError` if every run has diverged, or at the end if any has."""
-    diverged = np.asarray(state.divergence.update) > 0
-    if diverged.all() or (at_end and diverged.any()):
-        check_divergences(training, state, debug=config.debug)
 
 
 def _with_swept_numbers(config: Config) -> PPOConfig:

@@ -48,6 +48,21 @@ def test_metrics_are_read_with_and_without_runs(tmp_path: Path):
     np.testing.assert_array_equal(table["seed"], [7, 8])
 
 
+def test_loops_of_ones_own_are_read_and_grouped_too(tmp_path: Path):
+    """`Run` keeps the settings that it is given, which need not be a config of rlscan, or none."""
+    runs = [run_dirs.with_metrics(tmp_path / f"{i}", rows([i])) for i in range(5)]
+    for run in runs:
+        (run / "config.yaml").unlink()
+    for run, settings in zip(
+        runs, ("seed: 3\nrate: 1", "seed: 4\nrate: 1", "rate: 2"), strict=False
+    ):
+        (run / "config.yaml").write_text(settings)
+    assert rlscan.runs.read_metrics(runs[0])["seed"].tolist() == [3]
+    groups = read_groups(runs)
+    assert [len(group.runs) for group in groups] == [2, 1, 1, 1]
+    assert len(set(labels(groups))) == 4
+
+
 def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path):
     run = run_dirs.with_metrics(tmp_path / "a", rows([1.0, 2.0]))
     with open(run / "metrics.csv", "a") as file:
@@ -184,7 +199,7 @@ def test_the_pictures(tmp_path: Path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("nowhere --output a.png", "nowhere is not a run directory: it has no config.yaml"),
+        ("nowhere --output a.png", "nowhere has no metrics.csv; give the directory of a run"),
         ("run run --output a.png", "run is given twice"),
         ("run --output a.pdf", "--output must end in .png or .svg, got a.pdf"),
         ("run --output no/a.png", "--output no/a.png is in no directory that exists"),

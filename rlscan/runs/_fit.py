@@ -1,0 +1,218 @@
+"""`fit`: PPO from Python, in a run directory."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+
+from .._core.require import require_positive
+from .._core.types import Environment, Policy
+from ..ppo._config import PPOConfig
+from ..ppo._losses import Loss, ppo_loss
+from ..ppo._train import Training, count_updates, first_state, train
+from ..ppo._update import TrainState
+from ..ppo._verdicts import check_divergences
+from ..random._keys import KeyLike, as_keys, generator_of, impl_of
+from ._directory import check_output, holds_run
+from ._evaluations import make_evaluator
+from ._loggers import Logger
+from ._resume import check_unchanged
+from ._run import Run, Setup
+
+
+def fit(
+    policy: Policy | Callable[..., Policy],
+    env: Environment,
+    config: PPOConfig,
+    *,
+    total_steps: int,
+    output: str | os.PathLike,
+    key: KeyLike,
+    loss: Loss = ppo_loss,
+    resume: bool = True,
+    log_interval: int = 1,
+    loggers: Iterable[Logger] = (),
+    eval_interval: int = 0,
+    eval_episodes: int = 64,
+    checkpoint_interval: float = 30.0,
+    keep_checkpoints: int = 2,
+    strict: bool | float = False,
+    debug: bool = False,
+    mesh: Mesh | None = None,
+) -> TrainState:
+    """Train a policy with PPO in a run directory, as `rlscan train` does.
+
+    Started again, a script goes on from its last checkpoint, bit for bit, and a finished run is
+    only read. A larger `total_steps` extends it, unless the learning rate is annealed.
+
+    The directory holds `metrics.csv`, `metrics.jsonl`, `evaluations.csv`, `config.yaml`, `run.json`
+    and `checkpoints`. `rlscan.load_policy(output, like=policy)` reads the trained policy. For a
+    loop that does something of its own with each update, put `rlscan.runs.Run` around
+    `rlscan.train`.
+
+    **Arguments:**
+
+    - `policy`, `env`, `config`, `total_steps`, `key`, `loss`, `strict`, `debug`, `mesh`: as for
+        `rlscan.train`. Keys `[R]` train R runs side by side.
+    - `output`: the run directory; made if needed.
+    - `resume`: whether to go on if `output` holds this run already; `False` refuses.
+    - `log_interval`, `loggers`, `checkpoint_interval`, `keep_checkpoints`: as for
+        `rlscan.runs.Run`.
+    - `eval_interval`: updates between evaluations, see `rlscan.evaluate`; 0 means none.
+    - `eval_episodes`: episodes of each evaluation, by the mode of the distribution.
+
+    **Returns:** the state after the last update; `state.policy` is the trained policy. Of several
+    runs every array has an axis `[R]` in front; `state.divergence` tells which have diverged.
+
+    **Raises:** `ValueError` if `output` cannot be written or holds another run, and whatever
+    `rlscan.train` raises; `rlscan.ppo.DivergenceError` if every run has diverged. After an error or
+    Ctrl-C in mid-run there is a checkpoint.
+    """
+    if eval_interval != 0:
+        require_positive("eval_interval", eval_interval)
+    require_positive("eval_episodes", eval_episodes)
+    goes_on = resume and holds_run(Path(output))
+    if not goes_on:
+        check_output(output)
+    keys = as_keys(key)
+    settings = _settings(config, total_steps, keys)
+    run_of = partial(
+        Run[TrainState],
+        output,
+        num_updates=count_updates(total_steps, config),
+        steps_per_update=config.num_envs * config.num_steps,
+        config=settings,
+        labels=[{"run": i} for i in range(len(keys))] if keys.ndim else ({},),
+        log_interval=log_interval,
+        loggers=loggers,
+        checkpoint_interval=checkpoint_interval,
+        keep_checkpoints=keep_checkpoints,
+        resume=resume,
+        policy=lambda state: state.policy,
+        setup=Setup(check=partial(_check_resumed, Path(output), settings)),
+    )
+    opened = open_training(
+        run_of,
+        policy,
+        env,
+        config,
+        keys,
+        goes_on=goes_on,
+        total_steps=total_steps,
+        loss=loss,
+        state_interval=eval_interval or None,
+        strict=strict,
+        mesh=mesh,
+    )
+    seeds, generator = range(keys.size), impl_of(keys)
+    with opened as (run, training):
+        follow(
+            run,
+            training,
+            eval_interval=eval_interval,
+            evaluator=lambda: make_evaluator(
+                env, seeds, num_episodes=eval_episodes, generator=generator
+            ),
+            debug=debug,
+        )
+    if debug:
+        check_divergences(training, training.state, debug=True)
+    return training.state
+
+
+@contextmanager
+def open_training(
+    run_of: Callable[..., Run[TrainState]],
+    policy: Any,
+    env: Environment,
+    config: PPOConfig,
+    keys: Key[Array, "*R"],
+    *,
+    goes_on: bool,
+    **settings: Any,
+) -> Iterator[tuple[Run[TrainState], Training]]:
+    """Open a run directory around training: nothing is written before all is checked.
+
+    **Arguments:**
+
+    - `run_of`: makes the run from a state, called as `run_of(state=…)`.
+    - `policy`, `env`, `config`, `keys`, `settings`: as for `rlscan.train`.
+    - `goes_on`: whether the directory holds this run already.
+
+    **Returns:** a context, of the run and its updates, which are not compiled yet.
+    """
+    begin = partial(train, env=env, config=config, **settings)
+    if not goes_on:
+        training = begin(policy, key=keys)
+        with run_of(state=training.state) as run:
+            yield run, training
+        return
+    # The shapes of the first state are enough to read a checkpoint.
+    shapes = eqx.filter_eval_shape(lambda: first_state(policy, env, config, keys))
+    with run_of(state=shapes) as run:
+        is_new = run.num_updates_done == 0  # it was stopped before its first checkpoint
+        yield run, begin(policy, key=keys) if is_new else begin(None, state=run.state)
+
+
+def follow(
+    run: Run[TrainState],
+    training: Training,
+    *,
+    eval_interval: int,
+    evaluator: Callable[[], Callable[[Policy], Any]],
+    debug: bool,
+) -> None:
+    """Train, and write metrics, evaluations and checkpoints to the run directory.
+
+    **Arguments:**
+
+    - `run`, `training`: from `open_training`.
+    - `eval_interval`: updates between evaluations; 0 means none.
+    - `evaluator`: makes the function that evaluates a policy; called only if it is needed.
+    - `debug`: whether a divergence is explained.
+
+    **Raises:** `AuditError` if an update fails the audit; `DivergenceError` if every run has
+    diverged; `OSError` if the disk is full: files are whole then, and there is a checkpoint.
+    """
+    _raise_if_all_diverged(training, debug)  # it may have diverged before it was stopped
+    evaluate = evaluator() if eval_interval else None
+    for state, _ in run.record(training):
+        if evaluate is not None and run.num_updates_done % eval_interval == 0:
+            run.add_evaluation(evaluate(state.policy))
+    _raise_if_all_diverged(training, debug)
+
+
+def _raise_if_all_diverged(training: Training, debug: bool) -> None:
+    if np.all(np.asarray(training.state.divergence.update) > 0):
+        check_divergences(training, training.state, debug=debug)
+
+
+def _settings(config: PPOConfig, total_steps: int, keys: Key[Array, "*R"]) -> dict[str, Any]:
+    """What must be the same when the run goes on, for `config.yaml`."""
+    numbers = {name: np.asarray(value).tolist() for name, value in vars(config).items()}
+    words = np.asarray(jax.random.key_data(keys)).tolist()
+    settings = {"ppo": numbers, "key": {"generator": generator_of(keys), "words": words}}
+    if config.anneal_learning_rate:  # over the whole run, whose length is part of it then
+        settings["total_steps"] = total_steps
+    return settings
+
+
+def _check_resumed(directory: Path, now: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Refuse a run that goes on with settings other than those in its checkpoint."""
+    before, after = (tree.get("total_steps") for tree in (saved, now))
+    if before != after and None not in (before, after):
+        raise ValueError(
+            f"total_steps was {before} when the run in {directory} began, got {after}; the "
+            "learning rate is annealed over it (anneal_learning_rate), so train again in another "
+            "directory"
+        )
+    check_unchanged(directory, saved, json.loads(json.dumps(now)))
