@@ -11,6 +11,7 @@ import distrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.random import define_prng_impl
 from jax.nn import one_hot
 
 from rlscan.testing import (
@@ -214,3 +215,23 @@ def _distribution(output: Any, is_continuous: bool) -> Any:
     if is_continuous:
         return distrax.Independent(distrax.Normal(output, 0.3 * jnp.ones_like(output)), 1)
     return distrax.Categorical(logits=output)
+
+
+def wide_generator() -> Any:
+    """A generator whose keys have four words: threefry with each key twice."""
+
+    def half(words: Any) -> Any:
+        return jax.random.wrap_key_data(words[:2], impl="threefry2x32")
+
+    def twice(keys: Any) -> Any:
+        return jnp.tile(jax.random.key_data(keys), 2)
+
+    return define_prng_impl(
+        key_shape=(4,),
+        seed=lambda seed: twice(jax.random.key(seed, impl="threefry2x32")),
+        split=lambda key, shape: twice(jax.random.split(half(key), shape)),
+        random_bits=lambda key, width, shape: jax.random.bits(half(key), shape, f"uint{width}"),
+        fold_in=lambda key, data: twice(jax.random.fold_in(half(key), data)),
+        name="wide",
+        tag="wide",
+    )

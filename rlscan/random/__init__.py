@@ -3,6 +3,7 @@
 from ._keys import (
     GENERATORS as GENERATORS,
     KeyData as KeyData,
+    as_threefry as as_threefry,
     key as key,
     key_data as key_data,
     keys_from_data as keys_from_data,

@@ -1,4 +1,4 @@
-"""`key` and the checks of keys: which generators can be replayed exactly."""
+"""`key`, the checks of keys, and their conversions: which generators can be replayed exactly."""
 
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from ._mix32 import mix32
@@ -16,17 +17,25 @@ KeyLike = Any
 
 
 # The generators that replay exactly. The first is the default, and the only one that is not JAX's.
-Generator = Literal["mix32", "philox4x32", "threefry2x32", "threefry4x32"]
+Generator = Literal["mix32", "philox4x32", "threefry2x32"]
 GENERATORS: tuple[str, ...] = get_args(Generator)
 
+_FIRST_KEY_ONLY = "cannot be replayed: it draws a vmapped batch from its first key only (jax#19085)"
 _REFUSED = {
-    "rbg": "draws a vmapped batch from its first key only (jax#19085)",
-    "unsafe_rbg": "draws a vmapped batch from its first key only (jax#19085)",
-    "philox2x32": "holds 32 bits, so that half a million splits already contain equal keys",
+    "rbg": _FIRST_KEY_ONLY,
+    "unsafe_rbg": _FIRST_KEY_ONLY,
+    "philox2x32": "cannot be replayed: it holds 32 bits, and half a million splits repeat a key",
+    # With an optimisation barrier, as in `mix32`, a first state would still take half a minute.
+    "threefry4x32": "cannot be compiled: XLA takes minutes and many gigabytes for a key of a key",
 }
 
+_NUM_SEEDS = 2**32  # without 64-bit mode, JAX would silently drop the higher bits
 
-def key(seed: int | Integer[Array, ""], *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
+
+Seed = int | np.integer | Integer[Array | np.ndarray, ""]
+
+
+def key(seed: Seed, *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
     """Make a typed key, by default for rlscan's own generator `mix32`.
 
     Rollouts and training use the generator of the key that they get, so it is chosen here for every
@@ -35,16 +44,21 @@ def key(seed: int | Integer[Array, ""], *, generator: Any = GENERATORS[0]) -> PR
 
     **Arguments:**
 
-    - `seed`: any integer, or an integer array of shape `()`.
+    - `seed`: an integer from 0 to 2³² − 1, or an integer array of shape `()`. Under `jit` and
+        `vmap` the range is not checked.
     - `generator`: one of `rlscan.random.GENERATORS`, or a generator of your own from
         `jax.extend.random.define_prng_impl`.
 
     **Returns:** a typed key, shape `()`.
 
-    **Raises:** `ValueError` if the generator is unknown, or cannot be replayed.
+    **Raises:** `ValueError` if the seed is out of range, or the generator is unknown or cannot be
+        used.
     """
     if isinstance(generator, str) and generator not in (*GENERATORS, *_REFUSED):
         raise ValueError(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}")
+    is_known = np.ndim(seed) == 0 and not isinstance(seed, Tracer)
+    if is_known and not 0 <= int(seed) < _NUM_SEEDS:
+        raise ValueError(f"seed must be from 0 to {_NUM_SEEDS - 1}, got {seed}; use seed % 2**32")
     return as_key(jax.random.key(seed, impl=_impl(generator)))
 
 
@@ -86,19 +100,42 @@ def keys_from_data(data: KeyData) -> Key[Array, "*batch"]:
     return jax.random.wrap_key_data(jnp.asarray(words), impl=_impl(generator))
 
 
+def as_threefry(key: KeyLike) -> PRNGKeyArray:
+    """Convert a key to one of `threefry2x32`, for functions that take no other.
+
+    `jax.random.poisson` is such a function: `poisson(rlscan.random.as_threefry(key), rate)` draws
+    with keys of every generator. Different keys of 64 bits stay different.
+
+    **Arguments:**
+
+    - `key`: consumed.
+
+    **Returns:** a typed key, shape `()`; a key of `threefry2x32` is returned as it is.
+
+    **Raises:** as `rlscan.init_rollout` for its key.
+    """
+    key = as_key(key)
+    if generator_of(key) == "threefry2x32":
+        return key
+    words = jax.random.key_data(key)
+    if words.shape != (2,):  # a generator of the user's own
+        words = jax.random.bits(key, (2,), jnp.uint32)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
 def _impl(generator: Any) -> Any:
     """The generator in the form that JAX takes, which does not know `mix32` by name."""
     return mix32 if generator == "mix32" else generator
 
 
 def as_key(key: KeyLike) -> PRNGKeyArray:
-    """Check that a key can be replayed, and return it as a typed key.
+    """Check that a key can be used for rollouts, and return it as a typed key.
 
     Replay draws with the recorded keys in another batch shape and order. It draws the same noise
     only if `vmap(draw)(keys)[i] == draw(keys[i])` and no two keys are equal.
 
     **Raises:** `TypeError` if `key` is not a key; `ValueError` if it is a batch of keys, or if its
-    generator draws other bits under `vmap` or has fewer than 64 bits.
+    generator draws other bits under `vmap`, has fewer than 64 bits, or cannot be compiled.
     """
     if not isinstance(key, jax.Array):
         raise TypeError(
@@ -118,11 +155,10 @@ def as_key(key: KeyLike) -> PRNGKeyArray:
             f"key must be one key of shape (), got a batch of shape {key.shape}; "
             "pass key=keys[0], or vmap over the keys"
         )
-    reason = _why_inexact(jax.random.key_impl(key))
+    reason = _why_unusable(jax.random.key_impl(key))
     if reason is not None:
         raise ValueError(
-            f"keys of the generator {generator_of(key)!r} cannot be replayed: it {reason}; "
-            "use key=rlscan.key(0)"
+            f"keys of the generator {generator_of(key)!r} {reason}; use key=rlscan.key(0)"
         )
     return key
 
@@ -154,8 +190,8 @@ def impl_of(keys: Any) -> Any:
 
 
 @lru_cache
-def _why_inexact(impl: Any) -> str | None:
-    """The reason why keys of this generator cannot be replayed; `None` if they can.
+def _why_unusable(impl: Any) -> str | None:
+    """The reason why keys of this generator are refused; `None` if they can be replayed.
 
     Known generators are looked up by name, because their faults need not show in a small sample. A
     user's own is tested: its keys must have 64 bits, and a batch must draw the same under `vmap`.
@@ -174,9 +210,9 @@ def _why_inexact(impl: Any) -> str | None:
         keys = jax.random.split(jax.random.key(0, impl=impl), 4)
         data = jax.random.key_data(keys)
         if data[0].size * data.dtype.itemsize < 8:
-            return "holds fewer than 64 bits, so that keys repeat"
+            return "cannot be replayed: it holds fewer than 64 bits, so that keys repeat"
         batched = jax.vmap(draws)(keys)
         single = [jnp.stack(column) for column in zip(*map(draws, keys), strict=True)]
         if not all(map(jnp.array_equal, batched, single)):
-            return "draws other bits under vmap than without"
+            return "cannot be replayed: it draws other bits under vmap than without"
     return None

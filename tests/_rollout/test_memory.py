@@ -72,7 +72,7 @@ def test_a_trajectory_has_the_size_of_the_formula(name: str) -> None:
 @pytest.mark.slow
 def test_the_generator_determines_the_size_of_keys() -> None:
     policy, env, key = probes.dropout_policy(), probes.Wander(), rlscan.key(0)
-    wide = rlscan.key(0, generator="threefry4x32")
+    wide = rlscan.key(0, generator=probes.wide_generator())
     told = rlscan.transition_bytes(policy, env, 7, key=wide)
     assert told == pytest.approx(formula(7, 7, o=16, a=4, k=16))
     assert bytes_of(trajectory_of(policy, env, 7, 2, wide)) == pytest.approx(7 * 2 * told)

@@ -1,12 +1,15 @@
+import inspect
 import io
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 from jax import lax
 from jax.extend.random import define_prng_impl
@@ -14,9 +17,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 import rlscan
 from rlscan import GENERATORS
-from rlscan.random._keys import as_key
+from rlscan.random._keys import as_key, generator_of
 
-OF_JAX = ["threefry2x32", "philox4x32", "threefry4x32"]
+OF_JAX = ["threefry2x32", "philox4x32"]
 DEFAULT = "mix32"
 
 
@@ -48,6 +51,26 @@ def test_generators_that_are_unknown_or_inexact_are_refused_by_name() -> None:
         rlscan.key(0, generator="rbg")
     own = registered("of a user")
     assert impl_of(rlscan.key(0, generator=own)) == "of a user"
+
+
+@pytest.mark.parametrize(
+    "seed", [-1, 2**32, 2**40 + 1, 10**30, np.int64(-1), np.array(2**32), jnp.asarray(-1)]
+)
+def test_seeds_that_would_share_a_stream_are_refused(seed: Any) -> None:
+    told = rf"seed must be from 0 to 4294967295, got {seed}; use seed % 2\*\*32"
+    with pytest.raises(ValueError, match=told):
+        rlscan.key(seed)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_each_seed_has_a_stream_of_its_own(generator: str) -> None:
+    seeds = [0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
+    keys = [rlscan.key(seed, generator=generator) for seed in seeds]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(seeds)
+    same = [rlscan.key(kind(2**32 - 1), generator=generator) for kind in (np.uint32, jnp.uint32)]
+    with jax.enable_x64(True):
+        same.append(rlscan.key(2**32 - 1, generator=generator))
+    assert all((key == keys[-1]).item() for key in same)
 
 
 # Keys as data.
@@ -145,9 +168,10 @@ def test_a_batch_of_keys_is_refused() -> None:
         ("rbg", "it draws a vmapped batch from its first key only (jax#19085)"),
         ("unsafe_rbg", "it draws a vmapped batch from its first key only (jax#19085)"),
         ("philox2x32", "it holds 32 bits"),
+        ("threefry4x32", "cannot be compiled: XLA takes minutes"),
     ],
 )
-def test_generators_that_cannot_be_replayed_are_refused(impl: str, reason: str) -> None:
+def test_generators_that_cannot_be_used_are_refused(impl: str, reason: str) -> None:
     key = jax.random.key(0, impl=impl)
     with pytest.raises(ValueError) as error:
         as_key(key)
@@ -276,9 +300,8 @@ class Dice(eqx.Module):
         return Space()
 
 
-# Not threefry4x32. It is exact, but XLA cannot compile its batched split of a split on a CPU.
 @pytest.mark.slow(cases="all")
-@pytest.mark.parametrize("impl", ["threefry2x32", "philox4x32", rlscan.random.mix32], ids=str)
+@pytest.mark.parametrize("impl", [*OF_JAX, rlscan.random.mix32], ids=str)
 def test_rollouts_keep_the_generator(impl: str) -> None:
     key = jax.random.key(2, impl=impl)
     state, trajectory = rlscan.rollout(Guess(), Dice(), init(key), 3)
@@ -291,6 +314,86 @@ def test_rollouts_keep_the_generator(impl: str) -> None:
     expected = np.take_along_axis(log_p, np.asarray(trajectory.action)[..., None], -1)[..., 0]
     np.testing.assert_allclose(trajectory.log_prob, expected, rtol=1e-5)
     assert len(np.unique(trajectory.log_prob)) == 6
+
+
+# Functions that take keys of `threefry2x32` alone.
+
+ARGUMENTS = {
+    **dict.fromkeys(("a", "alpha", "b", "concentration", "df", "dfden", "dfnum"), 2.0),
+    **dict.fromkeys(("lam", "loc", "scale", "right", "upper"), 2.0),
+    **dict.fromkeys(("p", "lower"), 0.5),
+    **{"left": 0.0, "mode": 1.0, "n": 3, "d": 3, "x": 5, "data": 1, "shape": (2,)},
+    **{"logits": np.zeros(3), "mean": np.ones(2), "cov": np.eye(2), "minval": 0, "maxval": 9},
+}
+
+
+def functions_of_a_key() -> dict[str, Callable[[PRNGKeyArray], Any]]:
+    """All public functions of `jax.random` whose first argument is a key, with their arguments."""
+    functions = {}
+    for name, function in vars(jax.random).items():
+        if name.startswith("_") or not inspect.isfunction(inspect.unwrap(function)):
+            continue
+        first, *rest = inspect.signature(function).parameters.values()
+        if first.name == "key":
+            wanted = [p.name for p in rest if p.default is p.empty]
+            arguments = {argument: ARGUMENTS[argument] for argument in wanted}
+            if name in ("choice", "dirichlet", "multinomial"):
+                arguments |= {"a": 5, "alpha": np.ones(3), "p": np.ones(3) / 3}
+            functions[name] = partial(function, **{n: arguments[n] for n in wanted})
+    return functions
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_all_of_jax_random_takes_keys_of_every_generator_but_poisson(generator: str) -> None:
+    key, refusing = rlscan.key(0, generator=generator), []
+    functions = functions_of_a_key()
+    assert len(functions) > 35
+    for name, draw in functions.items():
+        try:
+            jax.eval_shape(draw, key)
+        except NotImplementedError:
+            refusing.append(name)
+            jax.eval_shape(lambda key, draw=draw: draw(rlscan.random.as_threefry(key)), key)
+    assert refusing == ([] if generator == "threefry2x32" else ["poisson"])
+
+
+def test_converted_keys_are_exact_and_differ() -> None:
+    keys = jax.random.split(rlscan.key(0), 1000)
+    converted = jax.vmap(rlscan.random.as_threefry)(keys)
+    assert impl_of(converted) == "threefry2x32"
+    assert len(np.unique(jax.random.key_data(converted), axis=0)) == 1000
+    assert (rlscan.random.as_threefry(keys[7]) == converted[7]).item()
+    own = jax.random.key(3, impl="threefry2x32")
+    assert rlscan.random.as_threefry(own) is own
+    own = jax.random.key(0, impl=probes.wide_generator())
+    assert impl_of(own) == "wide" and impl_of(rlscan.random.as_threefry(own)) == "threefry2x32"
+
+
+class Arrivals(Dice):
+    """An environment that draws Poisson numbers with converted keys."""
+
+    convert: Callable = staticmethod(rlscan.random.as_threefry)
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Array, Array]:
+        count = jax.random.poisson(self.convert(key), 2.0)
+        return count.astype(jnp.float32), jnp.zeros(())
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_environments_draw_poisson_numbers_with_every_generator(generator: str) -> None:
+    def start(key: PRNGKeyArray, env: Dice) -> rlscan.RolloutState:
+        return rlscan.init_rollout(Guess(), env, num_envs=2, key=key)
+
+    key = rlscan.key(0, generator=generator)
+    assert generator_of(eqx.filter_eval_shape(start, key, Arrivals()).key) == generator
+    raw = Arrivals(convert=lambda key: key)
+    if generator == "threefry2x32":  # which is also the generator that the check draws from
+        eqx.filter_eval_shape(start, key, raw)
+        rlscan.check_policy(Guess(), raw, key=key)
+        return
+    with pytest.raises(NotImplementedError) as error:
+        start(key, raw)
+    assert "rlscan.random.as_threefry(key)" in error.value.__notes__[-1]
 
 
 # The reasons for the default generator.

@@ -1,8 +1,5 @@
 """`mix32` against a reference in Python's integers, and the properties of a generator."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import jax
@@ -79,6 +76,14 @@ def test_bits_splits_and_folds_are_those_of_the_reference(key: tuple[int, int]) 
     assert data(jax.random.split(wrap(key), (2, 3))) == [parts[:3], parts[3:]]
     for number in (0, 1, 7, 2**31, MASK):
         assert tuple(data(jax.random.fold_in(wrap(key), number))) == fold(key, number)
+
+
+def test_words_and_splits_far_along_are_those_of_the_reference() -> None:
+    key, n = KEYS[4], 2**22 + 3
+    bits = jax.random.bits(wrap(key), (n,))
+    assert bits[-5:].tolist() == [word(key, i) for i in range(n - 5, n)]
+    parts = jax.random.split(wrap(key), n)
+    assert data(parts[-5:]) == [list(child(key, i, SPLIT)) for i in range(n - 5, n)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**31 - 1, -(2**31)])
@@ -176,23 +181,3 @@ def test_bits_splits_and_folds_of_one_key_are_apart() -> None:
     drawn = [jax.random.bits(key, (2000,)), data(jax.random.split(key, 1000)), data(folds)]
     words = np.concatenate([np.ravel(np.asarray(part, np.uint32)) for part in drawn])
     assert len(np.unique(words)) > 5990  # of 6000, fewer than one of which repeats by chance
-
-
-FIRST_STATE = """
-import equinox as eqx, jax, rlscan
-env = rlscan.make("Pendulum-v1")
-def start(key):
-    policy_key, train_key = jax.random.split(key)
-    policy = rlscan.policies.ActorCritic(env, dropout=0.1, key=policy_key)
-    return rlscan.ppo.init_train(policy, env, rlscan.ppo.PPOConfig(num_envs=16), key=train_key)
-eqx.filter_jit(start).lower(rlscan.key(0)).compile()
-"""
-
-
-@pytest.mark.slow
-def test_keys_that_are_split_repeatedly_compile():
-    """Successive splits compile in seconds; without the barrier they take many minutes."""
-    # With the optimisations that users have; the tests switch them off, and the problem with them.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-c", FIRST_STATE]
-    subprocess.run(command, check=True, timeout=120, env=environment)
