@@ -21,9 +21,9 @@ from .._core.spaces import (
     map_space,
     num_categories,
 )
-from .._core.tree import as_strong_arrays
+from .._core.tree import as_strong_arrays, is_key
 from .._core.types import PyTree
-from ..random._keys import key as make_key
+from ..random._keys import KeyLike, as_key, generator_of, key as make_key
 from .noise import (
     CallInputs,
     CallOutputs,
@@ -35,7 +35,7 @@ from .noise import (
 )
 
 
-def check_policy(policy: Any, env: Any) -> None:
+def check_policy(policy: Any, env: Any, *, key: KeyLike | None = None) -> None:
     """Check that a policy and an environment follow their contracts, and fit each other.
 
     One reset, two calls and one step are traced; nothing is compiled or computed. Apart from
@@ -46,6 +46,7 @@ def check_policy(policy: Any, env: Any) -> None:
 
     - `policy`: an `eqx.Module` that follows the contract of `rlscan.Policy`.
     - `env`: an object that follows the contract of `rlscan.Environment`.
+    - `key`: a key of the generator that rollouts will draw from; by default one of `mix32`.
 
     **Raises:** `TypeError` for a missing method or a wrong signature or type; `ValueError` for a
     wrong shape, an action that the environment does not accept, or noise that cannot be replayed.
@@ -77,7 +78,12 @@ def check_policy(policy: Any, env: Any) -> None:
         action = _check_policy_call(inputs, env.action_space())
         _check_step(env.step(step_key, env_state, action), observation, env_state)
 
-    jax.eval_shape(trace_all, make_key(0))
+    try:
+        jax.eval_shape(trace_all, make_key(0) if key is None else as_key(key))
+    except NotImplementedError as error:
+        if "only implemented for the threefry2x32" in str(error):  # jax.random.poisson
+            error.add_note("convert its key: rlscan.random.as_threefry(key) works for all keys")
+        raise
 
 
 def _check_policy_call(inputs: CallInputs, action_space: Any) -> PyTree:
@@ -300,7 +306,8 @@ def _check_step(result: Any, observation: PyTree, env_state: PyTree) -> None:
 def _require_same(name: str, got: PyTree, wanted_name: str, wanted: PyTree) -> None:
     """Require the same structure and shapes; numbers count as arrays, and dtypes may differ.
 
-    A reset may return integers and a step floats: the rollout uses the dtypes of the step.
+    A reset may return integers and a step floats: the rollout uses the dtypes of the step. Keys
+    have no common dtype, so their generators must agree.
     """
     got_leaves, got_structure = tree_flatten_with_path(got)
     wanted_leaves, wanted_structure = tree_flatten_with_path(wanted)
@@ -317,6 +324,17 @@ def _require_same(name: str, got: PyTree, wanted_name: str, wanted: PyTree) -> N
                 f"{name}{keystr(path)} must have the shape {wanted_shape} of {wanted_name}, "
                 f"got {got_shape}"
             )
+        if (is_key(g) or is_key(w)) and _kind_of(g) != _kind_of(w):
+            raise ValueError(
+                f"{name}{keystr(path)} must be {_kind_of(w)}, to match {wanted_name}, got "
+                f"{_kind_of(g)}; hold keys of one generator in both, that of `key`"
+            )
+
+
+def _kind_of(leaf: Any) -> str:
+    if is_key(leaf):
+        return f"a key of {generator_of(leaf)}"
+    return _shape_of(jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf)
 
 
 def _require_static(name: str, got: PyTree, wanted: PyTree) -> None:

@@ -126,8 +126,11 @@ def with_audit(
             )
 
 
-def audit_tolerance(policy: Policy, env: Environment) -> float:
-    """The default tolerance of `strict` for the kind of actions that the policy samples."""
+def audit_tolerance(policy: Policy, env: Environment, generator: Any = "mix32") -> float:
+    """The default tolerance of `strict` for the kind of actions that the policy samples.
+
+    `generator` is that of the run: an environment may draw with its keys alone.
+    """
 
     def sample(key: PRNGKeyArray) -> PyTree:
         reset_key, policy_key, action_key = jax.random.split(key, 3)
@@ -136,7 +139,7 @@ def audit_tolerance(policy: Policy, env: Environment) -> float:
         distribution, _, _ = policy(observation, state, key=policy_key)
         return distribution.sample(seed=action_key)
 
-    return _tolerance(policy, eqx.filter_eval_shape(sample, make_key(0)))
+    return _tolerance(policy, eqx.filter_eval_shape(sample, make_key(0, generator=generator)))
 
 
 def _tolerance(policy: Policy, action: PyTree) -> float:

@@ -62,7 +62,7 @@ def init_rollout(
     env_key, own_noise_key = jax.random.split(as_key(key))
     noise = own_noise_key if noise_key is None else as_key(noise_key)
     require_positive("num_envs", num_envs)
-    check_policy(policy, env)
+    check_policy(policy, env, key=key)
 
     def reset(index: Int[Array, ""]) -> RolloutState:
         stream, reset_key = jax.random.split(jax.random.fold_in(env_key, index))

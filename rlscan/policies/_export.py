@@ -124,7 +124,8 @@ def _decide(
 
 def _inputs(policy: Policy, env: Environment) -> tuple[PyTree, list[Any]]:
     """The shapes and dtypes of one observation, and of the leaves of one state."""
-    observation, _ = jax.eval_shape(lambda key: as_strong_arrays(env.reset(key)), make_key(0))
+    key = make_key(0, generator="threefry2x32")  # which all of jax.random takes
+    observation, _ = jax.eval_shape(lambda key: as_strong_arrays(env.reset(key)), key)
     state = jax.eval_shape(lambda: as_strong_arrays(policy.initial_state()))
     return observation, jax.tree.leaves(state)
 

@@ -17,6 +17,7 @@ from .._rollout.audit import (
     failed_audit,
 )
 from .._rollout.state import is_recurrent
+from ..random._keys import impl_of
 from ._config import PPOConfig
 from ._divergence import explain_divergence
 from ._finite import DivergenceError, place_of
@@ -57,7 +58,8 @@ def check_audit(
     for i in np.flatnonzero(failed):
         state, config, mesh = _run(settings, before, int(i))
         # The tolerance for the kind of actions takes a trace, so it is found only if needed.
-        tolerance = audit_tolerance(state.policy, settings.env) if is_default else least
+        impl = impl_of(state.rollout_state.key)
+        tolerance = audit_tolerance(state.policy, settings.env, impl) if is_default else least
         if not failed_audit(errors[i], tolerance):
             continue
         once = partial(update, num_updates=settings.num_updates, loss=settings.loss, mesh=mesh)

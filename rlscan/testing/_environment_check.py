@@ -66,7 +66,7 @@ def check_environment(
     """
     play_key, start_key = jax.random.split(rlscan.key(0) if key is None else key)
     draw = sample_action or partial(sample, env.action_space())
-    _check_types(env, draw)
+    _check_types(env, draw, play_key)
     steps = _play(env, draw, play_key, num_steps, num_envs)
     _check_rewards(steps)
     _check_observations(env, steps)
@@ -142,9 +142,8 @@ def _in_dtypes(like: Any, tree: Any) -> Any:
     return jax.tree.map(convert, like, tree)
 
 
-def _check_types(env: Any, draw: Callable) -> None:
+def _check_types(env: Any, draw: Callable, key: Any) -> None:
     """Check the number of values, and their structures, shapes and dtypes, by tracing alone."""
-    key = rlscan.key(0)
     start = eqx.filter_eval_shape(env.reset, key)
     is_pair = isinstance(start, tuple) and len(start) == 2
     require(is_pair, "reset must return (observation, state)", type(start).__name__, "Return both")

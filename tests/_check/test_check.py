@@ -593,6 +593,20 @@ def test_a_key_in_the_state_is_accepted_if_it_was_once_drawn_from_key() -> None:
         assert "split a key from `key` into the state" in message
 
 
+def test_keys_of_two_generators_in_one_place_are_refused() -> None:
+    start = {"key": jax.random.key(0, impl="threefry2x32"), "t": 0}
+    keeps = Acts(eqx.nn.Dropout(0.5), keeps_the_last_key, start)
+    assert (
+        "the state that Acts.__call__ returns['key'] must be a key of threefry2x32, to match "
+        "initial_state(), got a key of mix32; hold keys of one generator in both, that of `key`"
+    ) in refusal(ValueError, keeps, Env())
+    check_policy(keeps, Env(), key=start["key"])  # as in rollouts with keys of threefry2x32
+    grows = policy(start={"h": jnp.zeros(())}, after=lambda state: {"h": rlscan.key(0)})
+    assert "['h'] must be float32[], to match" in refusal(ValueError, grows, Env())
+    env = Env(state={"time": rlscan.key(0)})
+    assert "env.step['time'] must be int32[], to match" in refusal(ValueError, policy(), env)
+
+
 def test_a_key_in_the_observation_is_accepted() -> None:
     class Keyed(Env):
         def reset(self, key: Any) -> Any:

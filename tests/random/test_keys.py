@@ -17,7 +17,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 import rlscan
 from rlscan import GENERATORS
+from rlscan._rollout.audit import audit_tolerance
 from rlscan.random._keys import as_key, generator_of
+from rlscan.testing._environment_check import _check_types
 
 OF_JAX = ["threefry2x32", "philox4x32"]
 DEFAULT = "mix32"
@@ -387,9 +389,11 @@ def test_environments_draw_poisson_numbers_with_every_generator(generator: str) 
     key = rlscan.key(0, generator=generator)
     assert generator_of(eqx.filter_eval_shape(start, key, Arrivals()).key) == generator
     raw = Arrivals(convert=lambda key: key)
-    if generator == "threefry2x32":  # which is also the generator that the check draws from
+    if generator == "threefry2x32":  # all that is traced before a run draws with its keys
         eqx.filter_eval_shape(start, key, raw)
         rlscan.check_policy(Guess(), raw, key=key)
+        audit_tolerance(Guess(), raw, generator)
+        _check_types(raw, lambda key: jax.random.randint(key, (), 0, 3), key)
         return
     with pytest.raises(NotImplementedError) as error:
         start(key, raw)
