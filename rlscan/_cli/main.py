@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from .._version import __version__
+from .configs import configs_main
 from .evaluate import evaluate_main
 from .plot import plot_main
 from .render import render_main
@@ -12,6 +13,7 @@ from .train import train_main
 
 COMMANDS = {
     "train": (train_main, "train a policy from a config"),
+    "configs": (configs_main, "list the configs that come with rlscan"),
     "evaluate": (evaluate_main, "play episodes with the policy of a run, and print its return"),
     "plot": (plot_main, "draw the learning curves of runs"),
     "render": (render_main, "draw an episode of a run's policy"),

@@ -9,6 +9,7 @@ import yaml
 from .._core.require import did_you_mean
 from ._config import GROUPS, KEYS
 from ._config_keys import first_key, is_key, may_be_none, nearest, wanted
+from ._named_configs import named_configs
 
 _STANDARD = "tag:yaml.org,2002:"  # how the tags of YAML's own types begin
 
@@ -47,7 +48,7 @@ def _compose(path: str) -> yaml.Node:
     try:
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
-        siblings = [p for p in Path(path).parent.glob("*.y*ml")]
+        siblings = [*Path(path).parent.glob("*.y*ml"), *named_configs()]
         raise ValueError(f"no config file {path}{did_you_mean(path, siblings)}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"

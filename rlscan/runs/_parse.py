@@ -13,6 +13,7 @@ from ._config import GROUPS, KEYS, Config, check
 from ._config_file import Setting, read_settings
 from ._config_keys import PARAMS, is_key, nearest, wanted, wanted_of
 from ._directory import CONFIG_FILE
+from ._named_configs import find_config
 from ._resume import ALLOWED, LONGER, locate
 
 # Options that are no keys of a config, with the type of their values.
@@ -61,7 +62,7 @@ def parse_command(argv: Sequence[str], *, prog: str = "train") -> Command:
         directory = _directory_to_resume(given["resume"], [*given, *["config"] * bool(files)])
         files, values["output"] = [str(directory / CONFIG_FILE)], str(directory)
     for file in files:
-        _override(values, read_settings(file), parser)
+        _override(values, read_settings(find_config(file)), parser)
     _override(values, (Setting(key, value, value) for key, value in given.items()), parser)
     resume, dry_run = values.pop("resume", None), values.pop("dry_run", False)
 
@@ -100,8 +101,9 @@ def _parser(prog: str) -> Any:
         "--config",
         action="config",
         metavar="FILE",
-        help="Read values from a YAML file with any of the keys below. May be repeated; later "
-        "files override earlier ones.",
+        help="Read values from a YAML file with any of the keys below, or from a config that comes "
+        "with rlscan, by its name: `rlscan configs` lists them. May be repeated; later files "
+        "override earlier ones.",
     )
     # They have no defaults, so that --print_config leaves them out: they are not part of a config.
     parser.add_argument(
