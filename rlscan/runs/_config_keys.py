@@ -21,6 +21,26 @@ _WANTED = {
 }
 
 
+# What CleanRL, Stable-Baselines3 and purejaxrl call the settings whose names here are not near.
+_ELSEWHERE = {
+    "env_id": "env.name",
+    "env_name": "env.name",
+    "total_timesteps": "total_steps",
+    "lr": "ppo.learning_rate",
+    "anneal_lr": "ppo.anneal_learning_rate",
+    "n_envs": "ppo.num_envs",
+    "n_steps": "ppo.num_steps",
+    "n_epochs": "ppo.num_epochs",
+    "update_epochs": "ppo.num_epochs",
+    "batch_size": "ppo.num_minibatches",
+    "minibatch_size": "ppo.num_minibatches",
+    "ent_coef": "ppo.entropy_coef",
+    "vf_coef": "ppo.value_coef",
+    "clip_coef": "ppo.clip_range",
+    "clip_eps": "ppo.clip_range",
+}
+
+
 def is_key(key: str) -> bool:
     """Whether a dotted key such as `ppo.gamma` holds a value."""
     return key in KEYS or key.startswith(PARAMS)
@@ -30,6 +50,9 @@ def nearest(key: str) -> str:
     """The end of an error about a key that does not exist: the edit that fixes it."""
     if key in GROUPS:
         return f"; set its keys one by one, such as {first_key(key)}"
+    name = key.rpartition(".")[2].lower()
+    if name in _ELSEWHERE:
+        return f", did you mean {_ELSEWHERE[name]}?"
     return did_you_mean(key, KEYS) or "; --help lists all"
 
 

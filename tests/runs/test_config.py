@@ -15,6 +15,7 @@ import yaml
 import rlscan
 from rlscan.runs._build import build_policy
 from rlscan.runs._config import KEYS, Config, check, from_dict, to_dict, to_yaml
+from rlscan.runs._config_keys import _ELSEWHERE
 from rlscan.runs._parse import parse, parse_command
 from rlscan.runs._policy_config import KINDS, PolicyConfig
 
@@ -234,6 +235,8 @@ BAD_OPTIONS = {
     "--ppo.learning-rat 1e-3": "unknown option --ppo.learning_rat, did you mean ppo.learning_rate",
     "--learning_rate 1e-3": "unknown option --learning_rate, did you mean ppo.learning_rate",
     "--total 5": "did you mean total_steps?",
+    "--ppo.lr 1e-3": "unknown option --ppo.lr, did you mean ppo.learning_rate?",
+    "--env-id CartPole-v1": "unknown option --env_id, did you mean env.name?",
     "--xyzzy 5": "unknown option --xyzzy; --help lists all",
     "--ppo 3": "unknown option --ppo; set its keys one by one, such as ppo.num_envs",
     "--ppo.gamma null": "ppo.gamma must be a number, such as 3e-4, got null",
@@ -440,3 +443,8 @@ def test_every_config_value_is_read():
 def test_a_value_that_is_only_checked_does_not_count_as_read():
     source = "def check_all(config: PPOConfig): config.gamma\ndef f(c: PPOConfig): c.clip_range\n"
     assert read_keys([source]) == {"ppo.clip_range"}
+
+
+def test_names_of_other_libraries_lead_to_keys():
+    assert set(_ELSEWHERE.values()) <= set(KEYS)
+    assert not set(_ELSEWHERE) & {key.rpartition(".")[2] for key in KEYS}
