@@ -19,7 +19,7 @@ from benchmarks.growth.points import AXES
 from benchmarks.learning import __main__ as learning, report
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers.cold import NAME as COLD_START
-from benchmarks.peers.workloads import WORKLOADS
+from benchmarks.peers.workloads import LEARNING, WORKLOADS
 from benchmarks.randomness import __main__ as randomness
 from benchmarks.randomness.runs import RUNS
 
@@ -117,7 +117,7 @@ def test_a_study_keeps_one_file_with_the_cells_that_it_knows(study: str) -> None
 def test_workloads_that_were_kept_are_those_of_the_contest() -> None:
     kept = _results.read(peers.RESULTS)
     workloads = {name for content in kept.values() for name in content["figures"]}
-    assert workloads == {*WORKLOADS, COLD_START}
+    assert workloads == {*WORKLOADS, *LEARNING, COLD_START}
 
 
 def test_the_table_of_returns_is_that_of_the_results() -> None:

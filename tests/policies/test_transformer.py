@@ -308,10 +308,23 @@ def test_each_dropout_is_on_and_goes_off(rates):
     np.testing.assert_array_equal(says(quiet, rlscan.key(1)), says(quiet, rlscan.key(2)))
 
 
-def test_gates_start_near_the_identity():
+@pytest.fixture(scope="module")
+def gated() -> Any:
+    return make(gated=True, embed_size=64, dropout=0.0)
+
+
+def test_layers_see_as_much_of_few_numbers_as_of_many(gated):
+    """Inputs of variance 1 give each unit of the embedding and of a block a variance of 1/3."""
+    arrays = jax.tree.leaves(eqx.filter((gated.embedding, gated.blocks), eqx.is_array))
+    weights = [np.asarray(x) for x in arrays if x.ndim == 2]
+    assert {weight.shape[1] for weight in weights} == {4, 64, 256}
+    for weight in weights:
+        np.testing.assert_allclose(np.square(weight).sum(axis=1).mean(), 1 / 3, rtol=0.2)
+
+
+def test_gates_start_near_the_identity(gated):
     """Each gate passes σ(2) = 0.88 of the stream, whatever the sublayer's output."""
-    policy = make(gated=True, embed_size=64, dropout=0.0)
-    gate = policy.blocks[0].gates[0]
+    gate = gated.blocks[0].gates[0]
     x, y = jax.random.normal(rlscan.key(1), (2, 1000, 64))
     out = jax.vmap(gate)(jax.nn.relu(y), x)
     slope = (out * x).sum() / (x * x).sum()
