@@ -18,7 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 import rlscan
 from rlscan import GENERATORS
 from rlscan._rollout.audit import audit_tolerance
-from rlscan.random._keys import as_key, generator_of
+from rlscan.random._keys import as_key, as_keys, generator_of
 from rlscan.testing._environment_check import _check_types
 
 OF_JAX = ["threefry2x32", "philox4x32"]
@@ -73,6 +73,12 @@ def test_each_seed_has_a_stream_of_its_own(generator: str) -> None:
     with jax.enable_x64(True):
         same.append(rlscan.key(2**32 - 1, generator=generator))
     assert all((key == keys[-1]).item() for key in same)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_shapes_of_keys_have_their_generator(generator: str) -> None:
+    shapes = jax.eval_shape(lambda: jax.random.split(rlscan.key(0, generator=generator)))
+    assert generator_of(shapes) == generator
 
 
 # Keys as data.
@@ -157,6 +163,16 @@ def test_other_objects_than_keys_are_refused(wrong: Any, told: str) -> None:
     message = str(error.value)
     assert message.startswith("key must be a JAX random key") and told in message
     assert message.endswith("use key=rlscan.key(0)")
+
+
+def test_one_key_or_a_row_of_keys_is_taken() -> None:
+    keys, raw = jax.random.split(rlscan.key(0), 3), jax.vmap(jax.random.PRNGKey)(jnp.arange(3))
+    assert as_keys(keys) is keys and as_keys(keys[0]).shape == ()
+    assert (as_keys(raw) == jax.vmap(jax.random.key)(jnp.arange(3))).all()
+    assert (as_keys(raw[1]) == jax.random.key(1)).item()
+    for wrong in (keys[:0], keys[None], raw[:0], raw[None], jnp.zeros((3, 3), jnp.uint32), None):
+        with pytest.raises((TypeError, ValueError), match="^key must be"):
+            as_keys(wrong)
 
 
 def test_a_batch_of_keys_is_refused() -> None:
