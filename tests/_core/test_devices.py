@@ -22,7 +22,7 @@ import rlscan
 from rlscan._core.cpu import WHOLE_LOOPS
 from rlscan._core.mesh import FIRST, WHOLE, device_key, sharded
 from rlscan.nn._trainable import partition_trainable
-from rlscan.ppo._update import collect, flatten_steps
+from rlscan.ppo._update import check_mesh, collect, flatten_steps
 from rlscan.runs._config import Config, PolicyConfig
 from rlscan.runs._machine import best_num_devices, on_this_machine
 
@@ -115,6 +115,15 @@ def test_an_update_uses_the_mean_gradient_and_reports_mean_metrics() -> None:
     assert metrics["audit_error"] <= 1e-5
 
 
+def test_an_update_on_devices_makes_a_state_like_the_one_it_takes() -> None:
+    env, config = probes.Wander(), CONFIG.as_arrays()
+    start = partial(rlscan.ppo.init_train, probes.dropout_policy(), env, config)
+    state = eqx.filter_eval_shape(start, key=rlscan.key(0))
+    once = partial(rlscan.ppo.update, env=env, config=config, num_updates=1, mesh=MESH)
+    after, metrics = eqx.filter_eval_shape(once, state)
+    assert eqx.tree_equal(after, state) and metrics.keys() == rlscan.ppo.METRICS.keys()
+
+
 @pytest.mark.slow
 def test_the_audit_reports_the_device_that_is_off() -> None:
     """The loss's log-ratios are wrong for a single environment, which is on one device."""
@@ -199,6 +208,13 @@ def test_sizes_not_divisible_by_the_devices_are_refused() -> None:
         trained(MESH, num_envs=3)
     with pytest.raises(ValueError, match=r"has 16 of 32 samples.* or num_minibatches = 16"):
         trained(MESH, num_minibatches=32)
+
+
+def test_minibatches_of_a_recurrent_policy_are_divided_over_the_devices() -> None:
+    config = dataclasses.replace(CONFIG, num_envs=8, num_minibatches=8)
+    check_mesh(MESH, probes.dropout_policy(), config)
+    with pytest.raises(ValueError, match=r"has 4 of 8 samples.* or num_minibatches = 4"):
+        check_mesh(MESH, probes.Recurrent(), config)
 
 
 def test_statistics_are_refused() -> None:

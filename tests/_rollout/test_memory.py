@@ -69,6 +69,11 @@ def test_a_trajectory_has_the_size_of_the_formula(name: str) -> None:
     assert measured == pytest.approx(num_steps * num_envs * formula(num_steps, limit, **sizes))
 
 
+def test_the_size_is_told_without_a_rollout() -> None:
+    told = rlscan.transition_bytes(probes.dropout_policy(), probes.Wander(), 9)
+    assert told == pytest.approx(formula(9, 7, o=16, a=4))
+
+
 @pytest.mark.slow
 def test_the_generator_determines_the_size_of_keys() -> None:
     policy, env, key = probes.dropout_policy(), probes.Wander(), rlscan.key(0)
