@@ -36,6 +36,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,9 +201,19 @@ def sample(count: int, seed: int) -> list[Fault]:
     by_line: dict[tuple, list[Fault]] = {}
     for fault in (fault for file in TESTS for fault in all_faults(file)):
         by_line.setdefault(fault[:2], []).append(fault)
-    faults = [draw.choice(of_line) for of_line in by_line.values()]
-    draw.shuffle(faults)
-    return faults[:count]
+    lines = list(by_line.values())
+    draw.shuffle(lines)
+    faults = (next(filter(is_fault, draw.sample(each, len(each))), None) for each in lines)
+    return list(islice(filter(None, faults), count))
+
+
+def is_fault(fault: Fault) -> bool:
+    """Whether it is a program, and another one: `a=0, b=0` may have been swapped."""
+    code = (ROOT / fault.file).read_text()
+    try:
+        return ast.dump(ast.parse(fault.planted(code))) != ast.dump(ast.parse(code))
+    except SyntaxError:
+        return False
 
 
 def copy_repository(to: Path) -> None:
