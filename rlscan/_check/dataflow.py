@@ -1,10 +1,12 @@
 """Dataflow analysis of a jaxpr: which inputs each output depends on."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
 
+import jax
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
@@ -71,7 +73,12 @@ def _flow_equation(
         base, data = ins
         return [base | (data & ANYTHING) if base else data]
     if name in _RULES:
-        return _RULES[name](eqn.params, ins, on_draw, site)
+        try:
+            flow_inside = _RULES[name](eqn)
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
+            _warn_unknown(name, error)
+            return [everything | ANYTHING] * len(eqn.outvars)
+        return flow_inside(ins, on_draw, site)
     inner = _inner_jaxprs(eqn)
     if len(inner) == 1 and len(inner[0].invars) == len(ins):
         outs = flow(inner[0], ins, on_draw, site)  # a call: jit, checkpoint, custom_jvp, …
@@ -82,37 +89,94 @@ def _flow_equation(
     return [everything] * len(eqn.outvars)
 
 
-def _flow_cond(params: dict, ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
-    which, *operands = ins
-    branches = [flow(branch.jaxpr, operands, on_draw, site) for branch in params["branches"]]
-    return [which | union(outs) for outs in zip(*branches, strict=True)]
+def _warn_unknown(name: str, error: Exception) -> None:
+    warnings.warn(
+        f"noise is not traced through `{name}`, which jax {jax.__version__} writes in a way that "
+        f"this version of rlscan does not know ({type(error).__name__}: {error}); noise in it is "
+        "not checked, and all else is",
+        stacklevel=2,
+    )
 
 
-def _flow_scan(params: dict, ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
-    start, stop = params["num_consts"], params["num_consts"] + params["num_carry"]
-    consts, carry, xs = ins[:start], ins[start:stop], ins[stop:]
+# How the sources of an equation's outputs follow from those of its inputs.
+FlowInside = Callable[[list[Sources], OnDraw, JaxprEqn], list[Sources]]
 
-    def body(carry: list[Sources], on_draw: OnDraw) -> list[Sources]:
-        return flow(params["jaxpr"].jaxpr, [*consts, *carry, *xs], on_draw, site)
-
-    carry = _settle(lambda carry, on_draw: body(carry, on_draw)[: len(carry)], carry, on_draw)
-    return [*carry, *body(carry, on_draw)[len(carry) :]]
+# Rules for equations whose operands are not those of one inner jaxpr. They read an equation before
+# anything flows, by what all versions of JAX have: inner jaxprs, and the shapes of operands.
 
 
-def _flow_while(params: dict, ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
-    start, stop = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-    cond_consts, body_consts, carry = ins[:start], ins[start:stop], ins[stop:]
+def _flow_cond(eqn: JaxprEqn) -> FlowInside:
+    branches = [_open(branch) for branch in eqn.params["branches"]]
+    _require_inputs(branches, len(eqn.invars) - 1)
 
-    def body(carry: list[Sources], on_draw: OnDraw) -> list[Sources]:
-        return flow(params["body_jaxpr"].jaxpr, [*body_consts, *carry], on_draw, site)
+    def inside(ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
+        which, *operands = ins
+        outs = [flow(branch, operands, on_draw, site) for branch in branches]
+        return [which | union(out) for out in zip(*outs, strict=True)]
 
-    carry = _settle(body, carry, on_draw)
-    # The number of iterations affects every output of the loop.
-    goes_on = union(flow(params["cond_jaxpr"].jaxpr, [*cond_consts, *carry], on_draw, site))
-    return [goes_on | sources for sources in carry]
+    return inside
+
+
+def _flow_scan(eqn: JaxprEqn) -> FlowInside:
+    jaxpr = _open(eqn.params["jaxpr"])
+    _require_inputs([jaxpr], len(eqn.invars))
+    # What is sliced or stacked has one axis less in the body.
+    num_carry = _num_of_equal_rank(eqn.outvars, jaxpr.outvars)
+    num_consts = _num_of_equal_rank(eqn.invars, jaxpr.invars) - num_carry
+    if num_consts < 0:
+        raise ValueError(f"a carry of {num_carry}, which is more than what is not sliced")
+
+    def inside(ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
+        consts, rest = ins[:num_consts], ins[num_consts:]
+        carry, xs = rest[:num_carry], rest[num_carry:]
+
+        def body(carry: list[Sources], on_draw: OnDraw) -> list[Sources]:
+            return flow(jaxpr, [*consts, *carry, *xs], on_draw, site)
+
+        carry = _settle(lambda carry, on_draw: body(carry, on_draw)[: len(carry)], carry, on_draw)
+        return [*carry, *body(carry, on_draw)[len(carry) :]]
+
+    return inside
+
+
+def _flow_while(eqn: JaxprEqn) -> FlowInside:
+    cond, body = _open(eqn.params["cond_jaxpr"]), _open(eqn.params["body_jaxpr"])
+    num_carry = len(eqn.outvars)
+    num_cond, num_body = len(cond.invars) - num_carry, len(body.invars) - num_carry
+    if min(num_cond, num_body) < 0 or len(eqn.invars) != num_cond + num_body + num_carry:
+        raise ValueError(f"{len(eqn.invars)} operands")
+
+    def inside(ins: list[Sources], on_draw: OnDraw, site: JaxprEqn) -> list[Sources]:
+        cond_consts, rest = ins[:num_cond], ins[num_cond:]
+        body_consts, carry = rest[:num_body], rest[num_body:]
+
+        def once(carry: list[Sources], on_draw: OnDraw) -> list[Sources]:
+            return flow(body, [*body_consts, *carry], on_draw, site)
+
+        carry = _settle(once, carry, on_draw)
+        # The number of iterations affects every output of the loop.
+        goes_on = union(flow(cond, [*cond_consts, *carry], on_draw, site))
+        return [goes_on | sources for sources in carry]
+
+    return inside
 
 
 _RULES = {"cond": _flow_cond, "scan": _flow_scan, "while": _flow_while}
+
+
+def _open(jaxpr: Any) -> Jaxpr:
+    """A jaxpr without its constants; JAX 0.11 has one class for both."""
+    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+
+
+def _require_inputs(jaxprs: Sequence[Jaxpr], number: int) -> None:
+    for jaxpr in jaxprs:
+        if len(jaxpr.invars) != number:
+            raise ValueError(f"{len(jaxpr.invars)} inputs for {number} operands")
+
+
+def _num_of_equal_rank(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outer, inner, strict=True))
 
 
 def _settle(

@@ -6,8 +6,8 @@ from importlib.metadata import entry_points, version
 
 import jax
 
-# The jaxlib versions whose flags are known. XLA ends the process if it meets an unknown flag.
-_JAXLIB_WITH_FLAGS = "0.10."
+# The jaxlib versions that know these flags.
+_JAXLIBS_WITH_FLAGS = ("0.10.", "0.11.")
 
 _WIDE_VECTORS = {"xla_cpu_prefer_vector_width": "512"}
 WHOLE_LOOPS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
@@ -26,7 +26,8 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
       compete for a small program. One thread is faster for small minibatches, and slower for large
       ones (see the `threads` benchmark).
 
-    Flags that are already in `XLA_FLAGS` are kept. With a jaxlib other than 0.10 no flag is added.
+    Flags that are already in `XLA_FLAGS` are kept. No flag is added with a jaxlib other than 0.10
+    and 0.11, because XLA ends the process if it does not know one.
 
     **Arguments:**
 
@@ -39,7 +40,7 @@ def configure_cpu(num_devices: int | None = None, *, one_thread: bool = False) -
     given = {flag.lstrip("-").partition("=")[0] for flag in flags}
     are_several = (num_devices or 1) > 1
     wanted = _WIDE_VECTORS | (WHOLE_LOOPS if are_several else {})
-    if not version("jaxlib").startswith(_JAXLIB_WITH_FLAGS):
+    if not version("jaxlib").startswith(_JAXLIBS_WITH_FLAGS):
         wanted = {}
     flags += [f"--{name}={value}" for name, value in wanted.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join(flags)

@@ -39,6 +39,14 @@ class Distribution(Protocol):
         ...
 
 
+def is_distribution(node: Any) -> bool:
+    """Whether an object has the methods of a distribution.
+
+    From Python 3.12 on `isinstance` misses those that an object hands on by `__getattr__`.
+    """
+    return all(callable(getattr(node, name, None)) for name in ("sample", "log_prob", "entropy"))
+
+
 @runtime_checkable
 class Policy(Protocol):
     """A stochastic policy for one observation: an `eqx.Module` with these two methods."""

@@ -23,7 +23,8 @@ def stored_input_major(policy: PyTree) -> Callable[[], PyTree]:
     has few outputs. The weights are transposed once here, and transposed back in the body of the
     loop, where the compiler folds the transposition into the product.
 
-    Weights of `eqx.nn.GRUCell` are left alone: they are slower this way.
+    Weights of `eqx.nn.GRUCell` are left alone: they are slower this way. With jaxlib 0.11 XLA
+    multiplies by YNNPACK, and undoes the transposition.
 
     **Returns:** a function that gives the policy back; call it in the body of the loop.
     """

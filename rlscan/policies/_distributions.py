@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.nn import softplus
 from jaxtyping import Array, Float
 
-from .._core.types import Distribution, PyTree
+from .._core.types import PyTree, is_distribution
 
 
 class TanhNormal(eqx.Module):
@@ -129,7 +129,7 @@ class Joint(eqx.Module):
     distributions: PyTree
 
     def sample(self, *, seed: Any) -> PyTree:
-        leaves, structure = jax.tree.flatten(self.distributions, is_leaf=_is_distribution)
+        leaves, structure = jax.tree.flatten(self.distributions, is_leaf=is_distribution)
         seeds = jax.tree.unflatten(structure, list(jax.random.split(seed, len(leaves))))
         return self._map(lambda d, s: d.sample(seed=s), seeds)
 
@@ -146,11 +146,7 @@ class Joint(eqx.Module):
         return self._map(lambda d, a: d.legal(a) if hasattr(d, "legal") else a, action)
 
     def _map(self, f: Callable[..., Any], *trees: PyTree) -> PyTree:
-        return jax.tree.map(f, self.distributions, *trees, is_leaf=_is_distribution)
-
-
-def _is_distribution(node: Any) -> bool:
-    return isinstance(node, Distribution)
+        return jax.tree.map(f, self.distributions, *trees, is_leaf=is_distribution)
 
 
 def _sum(tree: PyTree) -> Float[Array, "*batch"]:

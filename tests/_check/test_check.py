@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 import rlscan
 from rlscan import check_policy
+from rlscan._check import dataflow
 
 # A policy and an environment that fit, made of replaceable parts: each test replaces one.
 
@@ -510,6 +511,24 @@ def test_noise_from_a_constant_key_is_refused(noise: Callable) -> None:
     message = refusal(ValueError, acting(noise), Env())
     assert "it is drawn from a key that is a constant" in message
     assert "It freezes one mask forever; draw with jax.random from `key`" in message
+
+
+@pytest.mark.parametrize("primitive", ["scan", "while", "cond"])
+def test_an_equation_that_jax_writes_in_another_way_is_passed_over(
+    primitive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noise(part: Any, o: Any, key: Any) -> Any:
+        body = lambda carry, k: (carry + normal(k), None)  # noqa: E731
+        total = jax.lax.scan(body, 0.0, jax.random.split(key, 2))[0]
+        more = jax.lax.while_loop(lambda x: x < 1, lambda x: x + o[0], total)
+        return jax.lax.cond(o[0] > 0, lambda: more, lambda: total)
+
+    check_policy(acting(noise), Env())
+    read = dataflow._RULES[primitive]
+    renamed = lambda eqn: read(eqn.replace(params={"renamed": eqn.params}))  # noqa: E731
+    monkeypatch.setitem(dataflow._RULES, primitive, renamed)
+    with pytest.warns(UserWarning, match=f"noise is not traced through `{primitive}`, which jax"):
+        check_policy(acting(noise), Env())
 
 
 def as_raw(key: Any) -> Any:

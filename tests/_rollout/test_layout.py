@@ -1,6 +1,7 @@
 """The memory layout of weights: another order of computation, but the same numbers."""
 
 import re
+from importlib.metadata import version
 
 import equinox as eqx
 import jax
@@ -100,6 +101,10 @@ of_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads a CPU 
 
 
 @of_cpu
+@pytest.mark.skipif(
+    not version("jaxlib").startswith("0.10."),
+    reason="XLA of jaxlib 0.11 multiplies by YNNPACK, and undoes the transposition",
+)
 def test_a_rollout_multiplies_by_input_major_weights(recorded):
     policy, state, _ = recorded
 

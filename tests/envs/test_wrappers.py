@@ -267,16 +267,11 @@ def test_the_observed_action_is_the_one_that_was_sent() -> None:
     ],
 )
 def test_an_episode_begins_with_the_first_action(space: Any, first_action: Any) -> None:
-    class Shifted(eqx.Module):
-        inner: Any = probes.Wander()
-
+    class Shifted(rlscan.envs.Wrapper):
         def action_space(self) -> Any:
             return space
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.inner, name)
-
-    shifted: Any = Shifted()
+    shifted = Shifted(probes.Wander())
     first, _ = rlscan.envs.LastActionReward(shifted).reset(jax.random.key(0))
     np.testing.assert_array_equal(first["last_action"], first_action)
 
@@ -323,18 +318,12 @@ def test_a_stack_of_no_frames_is_refused(n: int) -> None:
 
 
 def test_spaces_that_cannot_be_stacked_are_refused() -> None:
-    class Strange(eqx.Module):
-        inner: Any = probes.Wander()
-
+    class Strange(rlscan.envs.Wrapper):
         def observation_space(self) -> Any:
             return "text"
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.inner, name)
-
-    strange: Any = Strange()
     with pytest.raises(ValueError, match="stacks a Box, a Discrete, or dicts and tuples of them"):
-        rlscan.envs.FrameStack(strange, 2)
+        rlscan.envs.FrameStack(Strange(probes.Wander()), 2)
 
 
 def test_a_second_wrapper_of_the_same_kind_is_refused() -> None:
