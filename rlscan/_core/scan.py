@@ -306,7 +306,8 @@ def filter_repeat(
         ]
 
     _, shapes = jax.eval_shape(once, arrays)
-    ys = [jnp.zeros((most, *y.shape), y.dtype) for y in shapes]
+    # Two at least: XLA compiles the body in another way around a store into an array of one.
+    ys = [jnp.zeros((max(most, 2), *y.shape), y.dtype) for y in shapes]
     arrays, ys = lax.fori_loop(0, times, step, (arrays, ys))
     assert y_rest is not None  # set by the trace
-    return merge_arrays(arrays, rest), merge_arrays(ys, y_rest)
+    return merge_arrays(arrays, rest), merge_arrays([y[:most] for y in ys], y_rest)

@@ -7,12 +7,13 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
+from .._core.program import call_program
 from .._core.require import require_one_of, require_positive
 from .._core.scan import filter_scan
 from .._core.tree import as_strong_arrays, map_arrays, where
-from .._core.types import Distribution, Environment, Policy, PyTree
+from .._core.types import Environment, Policy, PyTree, is_distribution
 from ..random._keys import KeyLike, as_key
 from .rollout import act, init_rollout
 from .state import KEY_SCHEDULES, KeySchedule, RolloutState
@@ -97,16 +98,10 @@ def evaluate(
         own_noise_key if noise_key is None else as_key(noise_key)
     )
     policy = eqx.nn.inference_mode(policy) if network == "inference" else with_noise(policy)
-    state = init_rollout(policy, env, num_envs=num_episodes, key=env_key, noise_key=noise_key)
-    masks = None
-    if is_mc:
-        masks = jax.random.split(masks_key, num_masks)
-        state = eqx.tree_at(
-            lambda s: s.policy_key, state, jnp.repeat(masks, num_episodes // num_masks)
-        )
-    one_step = partial(act, policy, env, key_schedule=key_schedule, is_mode=action == "mode")
-    played = _play(one_step, policy, state, masks, max_steps)
-    return played if masks is None else _by_mask(played, num_masks)
+    masks = jax.random.split(masks_key, num_masks) if is_mc else None
+    settings = {"key_schedule": key_schedule, "is_mode": action == "mode"}
+    play = partial(_play, env, num_episodes, max_steps, settings)
+    return call_program(play, policy, env_key, noise_key, masks)
 
 
 def with_noise(policy: Policy) -> Policy:
@@ -125,6 +120,26 @@ def with_noise(policy: Policy) -> Policy:
 
 
 def _play(
+    env: Environment,
+    num_episodes: int,
+    max_steps: int,
+    settings: dict[str, Any],
+    policy: Policy,
+    env_key: PRNGKeyArray,
+    noise_key: PRNGKeyArray,
+    masks: Key[Array, "*K"] | None,
+) -> Evaluation:
+    """Play an episode in each environment; `settings` are those of `act`."""
+    state = init_rollout(policy, env, num_envs=num_episodes, key=env_key, noise_key=noise_key)
+    one_step = partial(act, policy, env, **settings)
+    if masks is None:
+        return _play_first(one_step, policy, state, None, max_steps)
+    of_each = jnp.repeat(masks, num_episodes // len(masks))
+    state = eqx.tree_at(lambda s: s.policy_key, state, of_each)
+    return _by_mask(_play_first(one_step, policy, state, masks, max_steps), len(masks))
+
+
+def _play_first(
     one_step: Callable, policy: Policy, state: RolloutState, masks: Array | None, max_steps: int
 ) -> Evaluation:
     """Play the first episode of each environment, `[E]`."""
@@ -200,9 +215,7 @@ def _disagreement(
 def _parameters(distribution: Any) -> PyTree:
     """The parameters of a distribution: its logits, or its mean and standard deviation."""
     if hasattr(distribution, "distributions"):  # rlscan's or distrax's Joint
-        return jax.tree.map(
-            _parameters, distribution.distributions, is_leaf=lambda d: isinstance(d, Distribution)
-        )
+        return jax.tree.map(_parameters, distribution.distributions, is_leaf=is_distribution)
     base = getattr(distribution, "distribution", distribution)  # within distrax.Independent
     if getattr(base, "logits", None) is not None:
         return {"logits": base.logits}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from .._core.program import call_program
 from .._core.scan import filter_scan
 from .._core.tree import as_strong_arrays, clone_keys, map_arrays, where
 from .._core.types import Policy, PyTree, SequencePolicy
@@ -41,7 +42,7 @@ def replay(
     covers any source of noise.
     """
     if is_recurrent(policy):
-        return _replay_sequences(policy, trajectory)
+        return call_program(_replay_sequences, policy, trajectory)
 
     def one(policy: Policy, call: RecordedCall) -> tuple[Array, Array, PyTree]:
         return _call_again(policy, call, policy.initial_state())[0]

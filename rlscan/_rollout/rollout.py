@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._check.policy import check_policy
 from .._core.mesh import FIRST, SECOND, WHOLE, require_divisible, sharded
+from .._core.program import call_program
 from .._core.require import require_one_of, require_positive
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
@@ -63,7 +64,18 @@ def init_rollout(
     noise = own_noise_key if noise_key is None else as_key(noise_key)
     require_positive("num_envs", num_envs)
     check_policy(policy, env, key=key)
+    reset = partial(_reset, env, num_envs, shared_noise)
+    return call_program(reset, policy, env_key, noise)
 
+
+def _reset(
+    env: Environment,
+    num_envs: int,
+    shared_noise: bool,
+    policy: Policy,
+    env_key: PRNGKeyArray,
+    noise: PRNGKeyArray,
+) -> RolloutState:
     def reset(index: Int[Array, ""]) -> RolloutState:
         stream, reset_key = jax.random.split(jax.random.fold_in(env_key, index))
         which = 0 if shared_noise else index
@@ -84,7 +96,7 @@ def init_rollout(
         after, *_ = eqx.filter_eval_shape(act, policy, env, state)
         return cast_like(after, state)
 
-    return eqx.filter_jit(eqx.filter_vmap(reset))(jnp.arange(num_envs))
+    return eqx.filter_vmap(reset)(jnp.arange(num_envs))
 
 
 def rollout(
@@ -100,8 +112,8 @@ def rollout(
     """Act with a policy in N environments for T steps.
 
     Every draw of a step depends only on the keys in `state`, so rollouts chain: two of T steps
-    are one of 2T (except for the schedule `"rollout"`). Not jitted by itself: call it under
-    `eqx.filter_jit`.
+    are one of 2T (except for the schedule `"rollout"`). It runs as one compiled program, but is
+    traced in each call: in a loop call it under `eqx.filter_jit`.
 
     **Arguments:**
 
@@ -136,6 +148,18 @@ def rollout(
         on_each = lambda policy, state: rollout(policy, env, state, **settings)  # noqa: E731
         return sharded(on_each, mesh, (WHOLE, FIRST), (FIRST, SECOND))(policy, state)
 
+    steps = partial(_rollout, env, num_steps, key_schedule, unroll)
+    return call_program(steps, policy, state)
+
+
+def _rollout(
+    env: Environment,
+    num_steps: int,
+    key_schedule: KeySchedule,
+    unroll: int,
+    policy: Policy,
+    state: RolloutState,
+) -> tuple[RolloutState, Trajectory]:
     block_length = _block_length(env, num_steps)
     load_policy = stored_input_major(policy)
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from .._core.program import is_outermost
 from .._core.require import did_you_mean
 from .._core.types import Environment, PyTree
 from ._import_gymnax import import_gymnax
@@ -67,8 +69,7 @@ def make(name: str, **params: Any) -> Environment:
     or if the environment rejects a value.
     """
     check_name(name)
-    gymnax = import_gymnax()
-    probe, defaults = gymnax.make(name)
+    probe, defaults = _registered(name)
     settings = vars(defaults)
     _check_params(name, params, settings, settings.keys() | _constructor_arguments(type(probe)))
     arguments = {param: value for param, value in params.items() if param not in settings}
@@ -81,13 +82,30 @@ def make(name: str, **params: Any) -> Environment:
         if param in params
     }
     try:
-        env, defaults = gymnax.make(name, **arguments)
+        env, defaults = _registered(name, **arguments)
         adapted = GymnaxEnvironment(env, defaults.replace(**given))
         # gymnax does not check parameters. An invalid one raises in the first reset, so trace one.
         jax.eval_shape(lambda: adapted.reset(jax.random.key(0))[0])
     except Exception as error:
         raise ValueError(f"{name} does not take {params}: {error}") from error
     return adapted
+
+
+@lru_cache(typed=True)
+def _made_once(name: str, **arguments: Any) -> tuple[Any, Any]:
+    return import_gymnax().make(name, **arguments)
+
+
+def _registered(name: str, **arguments: Any) -> tuple[Any, Any]:
+    """gymnax's environment and its parameters, the same object each time.
+
+    gymnax's environments hold no state and are equal only to themselves, so JAX would compile a
+    program again for another one.
+    """
+    try:
+        return _made_once(name, **arguments)
+    except TypeError:  # an argument that cannot be hashed, or one that gymnax refuses
+        return import_gymnax().make(name, **arguments)
 
 
 def _check_params(
@@ -137,25 +155,36 @@ class GymnaxEnvironment(eqx.Module):
     """A gymnax environment (≥ 1.0) and its parameters, as an `rlscan.Environment`.
 
     MinAtar's observations, which are 0 or 1 by construction, are booleans and take a byte each.
-    Parameters given as JAX arrays are leaves, so they can be traced and mapped over.
+    Parameters given as JAX arrays are leaves, so they can be traced and mapped over. Outside of
+    compiled functions `reset` and `step` are jitted, as gymnax's own are.
     """
 
     env: Any
     params: Any
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        observation, state = self.env.reset(key, self.params)
-        return self._cast(observation), state
+        return _jitted(GymnaxEnvironment._reset, self, key)
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Any
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
-        observation, state, reward, terminated, truncated, info = self._step(key, state, action)
+        return _jitted(GymnaxEnvironment._step, self, key, state, action)
+
+    def _reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        observation, state = self.env.reset(key, self.params)
+        return self._cast(observation), state
+
+    def _step(
+        self, key: PRNGKeyArray, state: Any, action: Any
+    ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
+        observation, state, reward, terminated, truncated, info = self._auto_reset(
+            key, state, action
+        )
         info = {**info, "final_observation": self._cast(info["final_observation"])}
         reward = jnp.asarray(reward, jnp.float32)  # UmbrellaChain's is an integer
         return self._cast(observation), state, reward, terminated, truncated, info
 
-    def _step(
+    def _auto_reset(
         self, key: PRNGKeyArray, state: Any, action: Any
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
         """gymnax's `step`, except that it draws a reset only when an episode ends."""
@@ -213,6 +242,21 @@ class GymnaxEnvironment(eqx.Module):
         """Cast an observation to its space's dtype; FourRooms declares floats, returns integers."""
         space = self.observation_space()
         return jnp.asarray(observation, space.dtype) if hasattr(space, "dtype") else observation
+
+
+def _jitted(method: Callable[..., PyTree], env: GymnaxEnvironment, *arguments: PyTree) -> PyTree:
+    """Call a method, jitted unless a caller compiles it."""
+    if not is_outermost():
+        return method(env, *arguments)
+    arrays, rest = eqx.partition(env, eqx.is_array)
+    return _call(method, rest, arrays, *arguments)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _call(
+    method: Callable[..., PyTree], rest: GymnaxEnvironment, arrays: PyTree, *arguments: PyTree
+) -> PyTree:
+    return method(eqx.combine(arrays, rest), *arguments)
 
 
 def _is_boolean(env: Any) -> bool:

@@ -99,9 +99,9 @@ def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.Gradien
     return optax.flatten(chain)
 
 
-def init_optimiser(config: PPOConfig, params: PyTree) -> PyTree:
-    """Make the optimiser's state before the first step. It holds no learning rate."""
-    return _optimiser(config, 0.0).init(_wide(params))
+def init_optimiser(params: PyTree) -> PyTree:
+    """Make the optimiser's state before the first step. It holds no number of the settings."""
+    return _optimiser(PPOConfig(), 0.0).init(_wide(params))
 
 
 def _wide(tree: PyTree) -> PyTree:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 from .._core.mesh import FIRST, on_devices, place
+from .._core.program import Program
 from .._core.require import require_positive
 from .._core.scan import filter_repeat, filter_scan
 from .._core.tree import map_arrays
@@ -24,7 +25,6 @@ from ._config import PPOConfig, check_config
 from ._losses import Loss, ppo_loss
 from ._metrics import Metrics, until_diverged
 from ._pace import Pace
-from ._program import Program
 from ._runs_axis import over_runs
 from ._update import TrainState, check_mesh, init_train, state_specs, update
 from ._verdicts import check_audit, check_divergences
@@ -272,10 +272,12 @@ def _arguments(
 ) -> tuple[jax.ShapeDtypeStruct, np.ndarray, PyTree]:
     """What the program takes beside the state: updates in a call, updates of the run, numbers.
 
-    The numbers are those that differ between runs; the others are constants of the program.
+    The numbers are the settings, those that differ between runs and the others: a program is the
+    same whatever they are.
     """
     runs = state.num_updates.shape
-    own, shared = eqx.partition(config, lambda x: np.ndim(x) > 0)
+    settings = jax.tree.map(lambda number: np.asarray(number, np.float32), config)
+    own, shared = eqx.partition(settings, lambda x: np.ndim(x) > 0)
     for path, number in jax.tree_util.tree_leaves_with_path(own):
         if np.shape(number) != runs:
             raise ValueError(
@@ -294,7 +296,7 @@ def _several_updates(
     state: TrainState,
     times: Integer[Array, ""],
     num_updates: Integer[Array, "*R"],
-    configs: tuple[PyTree, PPOConfig],
+    configs: tuple[PPOConfig, PPOConfig],
 ) -> tuple[TrainState, Metrics]:
     """Make `times` updates: the state after them, and their metrics, `[*R, at_most]`."""
     is_single = num_updates.ndim == 0

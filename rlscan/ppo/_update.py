@@ -96,7 +96,7 @@ def init_train(
     state = TrainState(
         policy=policy,
         # Jitted, because compiling its small programs one by one takes a tenth of a second.
-        opt_state=eqx.filter_jit(init_optimiser)(config, partition_trainable(policy)[0]),
+        opt_state=eqx.filter_jit(init_optimiser)(partition_trainable(policy)[0]),
         num_updates=jnp.zeros((), jnp.int32),
         num_gradient_steps=jnp.zeros((), jnp.int32),
         rollout_state=rollout_state,

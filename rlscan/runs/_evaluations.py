@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._core.files import append, write_whole
+from .._core.program import Program
 from .._core.types import Environment, Policy
 from .._rollout.evaluate import Evaluation, evaluate
 from ..ppo._runs_axis import over_runs, run_of
@@ -101,10 +102,14 @@ def make_evaluator(
     def one(policy: Policy, key: PRNGKeyArray) -> Evaluation:
         return evaluate(policy, env, num_episodes=num_episodes, action="mode", key=key)
 
-    compiled: Any = eqx.filter_jit(over_runs(one, keys.shape))
+    compiled: dict[Hashable, Callable] = {}  # by the devices of the policy's arrays
 
     def evaluate_all(policy: Policy) -> list[dict[str, float | int]]:
-        result = jax.device_get(compiled(policy, keys))
+        arrays = jax.tree.leaves(eqx.filter(policy, eqx.is_array))
+        places = tuple(getattr(x, "sharding", None) for x in arrays)
+        if places not in compiled:
+            compiled[places] = Program(over_runs(one, keys.shape), policy, keys).compile()
+        result = jax.device_get(compiled[places](policy, keys))
         return [summarize(run_of(result, i, keys.shape)) for i in range(len(seeds))]
 
     return evaluate_all

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from .._core.mesh import make_mesh
+from .._core.program import call_program
 from ..ppo._config import PPOConfig
 from ..ppo._train import Training, count_updates
 from ..ppo._update import TrainState
@@ -147,7 +148,7 @@ def _keys_of(config: Config) -> Key[Array, "*R"]:
     """The key of the run, or keys `[R]` of several."""
     make = partial(make_key, generator=config.generator)
     seeds = np.asarray([member.seed for member in members(config)], np.uint32)
-    return jax.jit(jax.vmap(make))(seeds) if len(seeds) > 1 else make(config.seed)
+    return call_program(jax.vmap(make), seeds) if len(seeds) > 1 else make(config.seed)
 
 
 def _check_resumed(config: Config, saved_tree: Any) -> None:

@@ -1,0 +1,137 @@
+"""`Program`: a function that is traced for known shapes, and compiled once in a process.
+
+Whoever trains again in one process, as tuning loops, notebooks and tests do, builds environments,
+policies and functions again, so that `jax.jit` would take each for another program. Here programs
+are compared by what was traced, which also notices an attribute that has changed in between.
+"""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.core import eval_context
+from jax.extend.core import get_opaque_trace_state
+
+from .tree import ArrayFunction, is_shape
+from .types import PyTree
+
+MOST_KEPT = 32
+"""The number of compiled programs that are kept; the least recently used are dropped first."""
+
+
+class Program:
+    """A function that is traced when this is made, from the shapes of its arguments alone.
+
+    Tracing one program while XLA compiles another shortens a cold start.
+    """
+
+    seconds: float  # spent on tracing, and on compiling once that is done
+    result: PyTree  # the result, with `jax.ShapeDtypeStruct` in the place of arrays
+
+    def __init__(self, function: Callable[..., PyTree], *arguments: PyTree):
+        """Trace a function.
+
+        **Arguments:**
+
+        - `function`: takes and returns pytrees; whatever is not an array in them is static.
+        - `arguments`: arrays, or `jax.ShapeDtypeStruct` in their places.
+        """
+        started = time.monotonic()
+        self._function = ArrayFunction(function, arguments, is_shape)
+        leaves, structure = jax.tree.flatten(self._function.arrays)
+        self._structure: Any = None  # of the result, set by the trace
+
+        # Lists of arrays, because a compiled program is called for equal structures alone.
+        def flat(*leaves: Any) -> list[Any]:
+            arrays, self._structure = jax.tree.flatten(
+                self._function(*jax.tree.unflatten(structure, leaves))
+            )
+            return arrays
+
+        # The name that profiles and cached programs show.
+        named = getattr(function, "func", function)
+        flat.__name__ = getattr(named, "__name__", "program").removeprefix("_")
+        # Unused arguments are kept, because which were dropped is not seen in the program's text.
+        self._lowered: Any = jax.jit(flat, keep_unused=True).lower(*leaves)
+        self._key = (tuple(map(_kind, leaves)), tuple(map(_kind, self._lowered.out_info)))
+        self.result = self._merge(self._lowered.out_info)
+        self.seconds = time.monotonic() - started
+
+    def compile(self) -> Callable[..., PyTree]:
+        """Compile the function for arrays of these shapes, unless an equal program was compiled.
+
+        The compiled function returns when its work is done: if memory runs out, waiting for all
+        results raises, but `jax.device_get` of some of them waits for ever (JAX 0.10).
+        """
+        started = time.monotonic()
+        compiled = _compile(self._lowered, self._key)
+        self.seconds += time.monotonic() - started
+
+        def call(*arguments: PyTree) -> PyTree:
+            leaves = jax.tree.leaves(eqx.filter(arguments, eqx.is_array))
+            return self._merge(jax.block_until_ready(compiled(*leaves)))
+
+        return call
+
+    def _merge(self, arrays: list[Any]) -> PyTree:
+        return self._function.merge(jax.tree.unflatten(self._structure, arrays))
+
+
+def call_program(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """Call a function as one program, which is compiled once however often it is called.
+
+    The function is traced in each call. Within a transformation, such as `jax.jit`, it is called as
+    it is, and so it is while JAX looks for the reuse of keys or compiles nothing.
+    """
+    if not is_outermost() or _setting("jax_debug_key_reuse") or _setting("jax_disable_jit"):
+        return function(*arguments)
+    return Program(function, *arguments).compile()(*arguments)
+
+
+def is_outermost() -> bool:
+    """Whether no function is being traced, mapped or differentiated."""
+    with eval_context():
+        outermost = get_opaque_trace_state()
+    return get_opaque_trace_state() == outermost
+
+
+_kept: OrderedDict[Hashable, Any] = OrderedDict()  # the most recently used program is the last
+_lock = threading.Lock()
+
+
+def _compile(lowered: Any, kinds: Hashable) -> Any:
+    text = lowered.as_text()
+    if not _says_all(text):
+        return lowered.compile()
+    key = (hashlib.sha256(text.encode()).digest(), kinds, _setting("jax_default_device"))
+    with _lock:
+        compiled = _kept.pop(key, None)
+    if compiled is None:
+        compiled = lowered.compile()
+    with _lock:
+        _kept[key] = compiled
+        if len(_kept) > MOST_KEPT:
+            _kept.popitem(last=False)
+    return compiled
+
+
+def _says_all(text: str) -> bool:
+    """Whether programs with this text are equal: Python's functions are numbers in it."""
+    hoists_constants = _setting("jax_use_simplified_jaxpr_constants")
+    return not (hoists_constants or "callback" in text or "host_transfer" in text)
+
+
+def _setting(name: str) -> Any:
+    return getattr(jax.config, name, None)
+
+
+def _kind(x: Any) -> Hashable:
+    """What a program's text does not say of an argument or result: dtypes of keys, devices."""
+    aval = jax.typeof(x) if eqx.is_array(x) else x
+    sharding = x.sharding if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else None
+    return aval.shape, aval.dtype, getattr(aval, "weak_type", False), sharding
