@@ -8,8 +8,8 @@ are compared by what was traced, which also notices an attribute that has change
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import Any
 
 import equinox as eqx
@@ -100,24 +100,46 @@ def is_outermost() -> bool:
     return get_opaque_trace_state() == outermost
 
 
-_kept: OrderedDict[Hashable, Any] = OrderedDict()  # the most recently used program is the last
+class _Kept:
+    """A compiled program, and what tells it from others."""
+
+    def __init__(self, lowered: Any, kinds: Hashable):
+        self.kinds = kinds, _setting("jax_default_device")
+        self._lowered = lowered
+        self.compiled: Any = None
+
+    @cached_property
+    def digest(self) -> bytes | None:
+        """Of the program's text; `None` if the text does not say all.
+
+        Computed only if there is another program of the same kinds, because writing the text takes
+        a noticeable part of a start.
+        """
+        text, self._lowered = self._lowered.as_text(), None
+        return hashlib.sha256(text.encode()).digest() if _says_all(text) else None
+
+    def __eq__(self, other: object) -> bool:
+        same_kinds = isinstance(other, _Kept) and self.kinds == other.kinds
+        return same_kinds and self.digest == other.digest and self.digest is not None
+
+
+_kept: list[_Kept] = []  # the most recently used program is the last
 _lock = threading.Lock()
 
 
 def _compile(lowered: Any, kinds: Hashable) -> Any:
-    text = lowered.as_text()
-    if not _says_all(text):
-        return lowered.compile()
-    key = (hashlib.sha256(text.encode()).digest(), kinds, _setting("jax_default_device"))
+    program = _Kept(lowered, kinds)
     with _lock:
-        compiled = _kept.pop(key, None)
-    if compiled is None:
-        compiled = lowered.compile()
+        found = next((kept for kept in _kept if kept == program), None)
+    if found is None:
+        program.compiled = lowered.compile()
+        found = program
     with _lock:
-        _kept[key] = compiled
-        if len(_kept) > MOST_KEPT:
-            _kept.popitem(last=False)
-    return compiled
+        if found in _kept:
+            _kept.remove(found)
+        _kept.append(found)
+        del _kept[:-MOST_KEPT]
+    return found.compiled
 
 
 def _says_all(text: str) -> bool:

@@ -96,6 +96,17 @@ def test_a_weak_type_stays_weak():
         assert call_program(lambda x: -x, x).weak_type == x.weak_type
 
 
+def test_the_text_of_a_program_is_written_only_to_compare_it(monkeypatch: pytest.MonkeyPatch):
+    """A run has two programs, and writing their texts would slow its start."""
+    says_all, texts = module._says_all, []
+    monkeypatch.setattr(module, "_says_all", lambda text: texts.append(text) or says_all(text))
+    for size in (1, 2, 3):
+        call_program(jnp.negative, jnp.ones(size))
+    assert not texts
+    call_program(jnp.negative, jnp.ones(2))
+    assert len(texts) == 2 and len(module._kept) == 3
+
+
 def test_no_more_programs_are_kept_than_stated(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MOST_KEPT", 2)
     for factor in (1.0, 2.0, 3.0, 1.0):
