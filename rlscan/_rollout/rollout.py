@@ -62,7 +62,7 @@ def init_rollout(
     """
     env_key, own_noise_key = jax.random.split(as_key(key))
     noise = own_noise_key if noise_key is None else as_key(noise_key)
-    require_positive("num_envs", num_envs)
+    num_envs = require_positive("num_envs", num_envs)
     check_policy(policy, env, key=key)
     reset = partial(_reset, env, num_envs, shared_noise)
     return call_program(reset, policy, env_key, noise)
@@ -140,7 +140,7 @@ def rollout(
     `rlscan.policies.ActorCritic`), or let λ go to 1. Per-episode masks explore coherently (Xie et
     al., *NADPEx*, 2018, arXiv:1812.09028).
     """
-    require_positive("num_steps", num_steps)
+    num_steps = require_positive("num_steps", num_steps)
     require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
     if mesh is not None:  # each device runs this same function for its own environments
         require_divisible(mesh, "the number of environments", state.episode_length.shape[0])
@@ -326,7 +326,7 @@ def transition_bytes(
 
     **Raises:** whatever `init_rollout` and `rollout` raise.
     """
-    require_positive("num_steps", num_steps)
+    num_steps = require_positive("num_steps", num_steps)
     some_key = make_key(0) if key is None else as_key(key)
 
     def one_environment(key: PRNGKeyArray) -> Trajectory:

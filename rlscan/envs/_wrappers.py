@@ -148,8 +148,8 @@ class FrameStack(Wrapper):
 
         **Raises:** `ValueError` for another observation space, or if n is not a positive integer.
         """
-        require_positive("num_frames", num_frames)
-        self.env, self.num_frames = env, int(num_frames)
+        num_frames = require_positive("num_frames", num_frames)
+        self.env, self.num_frames = env, num_frames
         self.observation_space()  # so that a space that cannot be stacked is refused here
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, "FrameStackState"]:

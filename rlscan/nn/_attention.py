@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from .._core.require import require_rate
 from ._dropout import Schedule, dropout_layer
 
 
@@ -61,7 +62,7 @@ class CausalAttention(eqx.Module):
         )
         shape = context_length, num_heads, size // num_heads
         self.distance = jax.random.normal(keys[4], shape) / math.sqrt(shape[-1])
-        self.dropout = eqx.nn.Dropout(dropout)
+        self.dropout = eqx.nn.Dropout(require_rate("attention_dropout", dropout))
 
     def __call__(
         self,

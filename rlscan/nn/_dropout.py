@@ -1,4 +1,4 @@
-"""Dropout layers that Equinox lacks, and the rate and key that every noisy layer takes."""
+"""Dropout layers that Equinox lacks, and the key that every noisy layer takes."""
 
 import math
 from collections.abc import Callable
@@ -7,21 +7,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._core.require import require_rate
+from .._core.require import is_known, require_rate
 from .._core.types import PyTree
 from ._trainable import NonTrainable
-
-
-def as_rate(name: str, p: Any) -> float:
-    """A rate as a Python float, so that it is a compile-time constant and not a parameter.
-
-    **Raises:** `ValueError` unless `p` is a Python number in [0, 1).
-    """
-    require_rate(name, p)
-    return float(p)
 
 
 def require_key(layer: Any, key: PRNGKeyArray | None) -> PRNGKeyArray:
@@ -65,7 +55,7 @@ class DropPath(eqx.Module):
 
         **Raises:** `ValueError` if `p` is outside [0, 1).
         """
-        self.p = as_rate("p", p)
+        self.p = require_rate("p", p)
         self.inference = inference
 
     def __call__(
@@ -112,7 +102,7 @@ class ChannelDropout(eqx.Module):
 
         **Raises:** `ValueError` if `p` is outside [0, 1).
         """
-        self.p = as_rate("p", p)
+        self.p = require_rate("p", p)
         self.inference = inference
 
     def __call__(
@@ -164,7 +154,7 @@ class GaussianDropout(eqx.Module):
 
         **Raises:** `ValueError` if `p` is outside [0, 1).
         """
-        self.p = as_rate("p", p)
+        self.p = require_rate("p", p)
         self.inference = inference
 
     def __call__(
@@ -220,8 +210,8 @@ class AnnealedDropout(eqx.Module):
         """
         self.schedule = p if callable(p) else None
         start: Any = p(0) if callable(p) else p
-        if not isinstance(start, Tracer) and not 0 <= start < 1:
-            raise ValueError(f"p must be in [0, 1), got {start}; 0 drops nothing")
+        if is_known(start):
+            require_rate("p", start)
         self.rate = NonTrainable(jnp.asarray(start, jnp.float32))
         self.inference = inference
 
@@ -262,4 +252,6 @@ def anneal(policy: PyTree, num_updates: int | Int[Array, ""]) -> PyTree:
 
 def dropout_layer(rate: float | int | Schedule) -> eqx.nn.Dropout | AnnealedDropout:
     """Dropout at a constant rate, or at one that follows a schedule."""
-    return AnnealedDropout(rate) if callable(rate) else eqx.nn.Dropout(rate)
+    return (
+        AnnealedDropout(rate) if callable(rate) else eqx.nn.Dropout(require_rate("dropout", rate))
+    )

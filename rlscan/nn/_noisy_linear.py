@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._core.require import require_positive
+from .._core.require import is_number, require_positive
 from ._dropout import require_key
 
 
@@ -62,9 +62,9 @@ class NoisyLinear(eqx.Module):
         **Raises:** `ValueError` if a size is not a positive integer, or `sigma` is negative or not
         finite.
         """
-        require_positive("in_features", in_features)
-        require_positive("out_features", out_features)
-        if not 0 <= sigma < math.inf:
+        in_features = require_positive("in_features", in_features)
+        out_features = require_positive("out_features", out_features)
+        if not (is_number(sigma) and 0 <= sigma < math.inf):
             raise ValueError(
                 f"sigma must be a finite number, 0 or more, got {sigma!r}; the paper uses 0.5"
             )

@@ -33,6 +33,9 @@ def partition_trainable(policy: PyTree) -> tuple[PyTree, PyTree]:
     updates, opt_state = optimiser.update(grads, opt_state, params)
     policy = eqx.combine(optax.apply_updates(params, updates), rest)
     ```
+
+    Gradients of complex parameters must be conjugated first, `jax.tree.map(jnp.conj, grads)`: JAX
+    returns ∂/∂x − i ∂/∂y for x + iy. `rlscan.ppo.update` does so.
     """
     spec = jax.tree.map(
         lambda node: not _is_fixed(node) and eqx.is_inexact_array(node), policy, is_leaf=_is_fixed

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .._core.require import require_rate
 from .._core.types import PyTree
-from ._dropout import as_rate, require_key
+from ._dropout import require_key
 
 
 class VariationalDropoutState(eqx.Module):
@@ -99,8 +100,8 @@ class VariationalDropoutCell(eqx.Module):
                     f"got {type(cell).__name__} without {name}; give that name to a field"
                 )
         self.cell = cell
-        self.input_dropout = as_rate("input_dropout", input_dropout)
-        self.hidden_dropout = as_rate("hidden_dropout", hidden_dropout)
+        self.input_dropout = require_rate("input_dropout", input_dropout)
+        self.hidden_dropout = require_rate("hidden_dropout", hidden_dropout)
         self.inference = inference
 
     def __call__(

@@ -91,6 +91,7 @@ class RecurrentActorCritic(eqx.Module):
         """
         check_settings(hidden_sizes, activation, dropout, critic_dropout)
         check_recurrent_settings(cell, hidden_size, recurrent_dropout)
+        hidden_size = int(hidden_size)
         function = as_activation(activation)
         encoder_key, cell_key, heads_key = jax.random.split(as_key(key), 3)
         self.encoder = Encoder(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from .._core.require import require_positive, require_rate
+from .._core.require import require_flag, require_positive, require_rate
 from .._core.spaces import action_mask
 from .._core.types import Distribution, Environment, PyTree
 from ..nn._attention import Block, CausalAttention, KeyValueCache
@@ -110,6 +110,8 @@ class TransformerActorCritic(eqx.Module):
             context_length, num_layers, num_heads, embed_size, attention_dropout, gated
         )
         check_settings((), activation, dropout, 0.0)
+        sizes = (context_length, num_layers, num_heads, embed_size)
+        context_length, num_layers, num_heads, embed_size = map(int, sizes)
         function = as_activation(activation)
         encoder_key, embedding_key, blocks_key, heads_key = jax.random.split(as_key(key), 4)
         self.encoder = Encoder(
@@ -199,8 +201,7 @@ def check_transformer_settings(
             f"use embed_size = {-(-embed_size // num_heads) * num_heads}"
         )
     require_rate("attention_dropout", attention_dropout)
-    if not isinstance(gated, bool):
-        raise ValueError(f"gated must be True or False, got {gated!r}")
+    require_flag("gated", gated)
 
 
 def _split(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:

@@ -1,19 +1,34 @@
 """`PPOConfig`: the settings of PPO, and their checks."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._core.require import require_one_of, require_positive
+from .._core.require import (
+    as_plain,
+    is_known,
+    is_number,
+    require_flag,
+    require_one_of,
+    require_positive,
+)
 from .._rollout.state import KEY_SCHEDULES, KeySchedule
 
 
 def _shape(default: Any) -> Any:
-    """A setting that shapes the program: each value compiles a program of its own."""
-    return eqx.field(default=default, static=True)
+    """A count or flag, which shapes the program: each value compiles a program of its own."""
+
+    def convert(x):
+        return as_plain(x)  # NumPy's small integers would overflow in a product
+
+    # What help and the command line show as the type of the setting.
+    convert.__annotations__["x"] = type(default)
+    return eqx.field(default=default, static=True, converter=convert)
 
 
 class PPOConfig(eqx.Module):
@@ -56,7 +71,7 @@ class PPOConfig(eqx.Module):
     never stops."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
-    key_schedule: KeySchedule = _shape("step")
+    key_schedule: KeySchedule = eqx.field(default="step", static=True)
     """Time for which the policy keeps its noise: a step, an episode or a rollout."""
     shared_noise: bool = _shape(False)
     """Whether all environments share the same noise."""
@@ -90,7 +105,7 @@ _NUMBERS = (
 
 
 def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
-    """Raise `ValueError` for an invalid setting. Arrays are not checked, as they may be traced.
+    """Raise `ValueError` for an invalid setting. Traced numbers are not checked.
 
     **Arguments:**
 
@@ -100,17 +115,10 @@ def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
     for name in _COUNTS:
         require_positive(name, getattr(config, name))
     for name in _FLAGS:
-        if not isinstance(getattr(config, name), bool):
-            raise ValueError(f"{name} must be True or False, got {getattr(config, name)!r}")
+        require_flag(name, getattr(config, name))
     for names, is_allowed, words in _NUMBERS:
         for name in names:
-            number = getattr(config, name)
-            if eqx.is_array(number):
-                continue
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise ValueError(f"{name} must be a number, got {number!r}")
-            if not is_allowed(number):
-                raise ValueError(f"{name} must be {words}, got {number!r}")
+            _check_number(name, getattr(config, name), is_allowed, words)
     require_one_of("key_schedule", config.key_schedule, KEY_SCHEDULES)
     samples, what = config.num_envs * config.num_steps, "num_envs * num_steps"
     if recurrent:
@@ -120,6 +128,19 @@ def check_config(config: PPOConfig, *, recurrent: bool = False) -> None:
             f"{what} = {samples} is not divisible by num_minibatches = {config.num_minibatches}; "
             f"use {_near_divisors(samples, config.num_minibatches)}"
         )
+
+
+def _check_number(
+    name: str, given: Any, is_allowed: Callable[[float | int], bool], words: str
+) -> None:
+    """Check a number, or each one of several runs."""
+    if not is_known(given):
+        return
+    for number in np.ravel(given) if eqx.is_array(given) else [given]:
+        if not is_number(number):
+            raise ValueError(f"{name} must be a number, got {given!r}")
+        if not is_allowed(number):
+            raise ValueError(f"{name} must be {words}, got {as_plain(number)!r}")
 
 
 def _near_divisors(number: int, wanted: int) -> str:

@@ -93,9 +93,9 @@ def train(
     """
     num_updates = count_updates(total_steps, config)
     if updates_per_call is not None:
-        require_positive("updates_per_call", updates_per_call)
+        updates_per_call = require_positive("updates_per_call", updates_per_call)
     if state_interval is not None:
-        require_positive("state_interval", state_interval)
+        state_interval = require_positive("state_interval", state_interval)
     several = partial(_several_updates, env, loss, mesh, updates_per_call or MOST_UPDATES)
     first: TrainState
     if state is None:
@@ -359,7 +359,7 @@ def count_updates(total_steps: int, config: PPOConfig) -> int:
     """Count the whole updates in `total_steps`; `ValueError` if there are none."""
     check_config(config)
     per_update = config.num_envs * config.num_steps
-    require_positive("total_steps", total_steps)
+    total_steps = require_positive("total_steps", total_steps)
     if total_steps < per_update:
         raise ValueError(
             f"total_steps = {total_steps} is less than one update, "

@@ -78,8 +78,8 @@ def fit(
     Ctrl-C in mid-run there is a checkpoint.
     """
     if eval_interval != 0:
-        require_positive("eval_interval", eval_interval)
-    require_positive("eval_episodes", eval_episodes)
+        eval_interval = require_positive("eval_interval", eval_interval)
+    eval_episodes = require_positive("eval_episodes", eval_episodes)
     goes_on = resume and holds_run(Path(output))
     if not goes_on:
         check_output(output)
@@ -202,7 +202,7 @@ def _settings(config: PPOConfig, total_steps: int, keys: Key[Array, "*R"]) -> di
     words = np.asarray(jax.random.key_data(keys)).tolist()
     settings = {"ppo": numbers, "key": {"generator": generator_of(keys), "words": words}}
     if config.anneal_learning_rate:  # over the whole run, whose length is part of it then
-        settings["total_steps"] = total_steps
+        settings["total_steps"] = int(total_steps)
     return settings
 
 

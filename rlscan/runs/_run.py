@@ -118,14 +118,13 @@ class Run(Generic[State]):
         **Raises:** when the context is entered, `ValueError` if the directory cannot be written,
         holds a run that must not go on, or belongs to another process.
         """
-        require_positive("num_updates", num_updates)
-        require_positive("log_interval", log_interval)
-        require_positive("keep_checkpoints", keep_checkpoints)
-        self.directory, self.state, self.num_updates = Path(directory), state, num_updates
+        self.directory, self.state = Path(directory), state
+        self.num_updates = require_positive("num_updates", num_updates)
         self._config = None if config is None else json.loads(json.dumps(config))
         self._steps_per_update, self._labels = steps_per_update, labels
-        self._log_interval, self._loggers = log_interval, loggers
-        self._checkpoint_interval, self._keep = checkpoint_interval, keep_checkpoints
+        self._log_interval = require_positive("log_interval", log_interval)
+        self._keep = require_positive("keep_checkpoints", keep_checkpoints)
+        self._checkpoint_interval, self._loggers = checkpoint_interval, loggers
         self._resume, self._policy = resume, policy
         self._title = title or self.directory.name
         self._setup = setup or Setup()

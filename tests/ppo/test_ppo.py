@@ -1,12 +1,15 @@
 """PPO: exact ratios, updates against a loop by hand, and probes with known values."""
 
 import dataclasses
+import math
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import probes
 import pytest
@@ -620,9 +623,32 @@ def test_a_setting_of_another_type_is_refused_by_its_name():
         object.__setattr__(config, name, wrong)
         with pytest.raises(ValueError, match=f"{name} must be .* got {wrong!r}"):
             check_config(config)
-    numpy_count = dataclasses.replace(CONFIG)
-    object.__setattr__(numpy_count, "num_envs", np.int64(4))
-    check_config(numpy_count)
+
+
+def test_a_number_is_checked_whoever_holds_it():
+    """NumPy, JAX, or an array of one number for each of several runs; a traced one is taken."""
+    for hold in (np.float64, np.float32, jnp.float32, lambda x: np.array([0.1, x])):
+        for name, wrong in (("gamma", 1.5), ("learning_rate", -1e-3), ("adam_eps", 0.0)):
+            config = eqx.tree_at(attrgetter(name), CONFIG, hold(wrong))
+            with pytest.raises(ValueError, match=rf"{name} must be .*, got (-?\d|np.float)"):
+                check_config(config)
+        with pytest.raises(ValueError, match="value_coef must be 0 or more, and finite, got nan"):
+            check_config(eqx.tree_at(attrgetter("value_coef"), CONFIG, hold(math.nan)))
+        check_config(eqx.tree_at(attrgetter("gamma"), CONFIG, hold(0.5)))
+    for wrong in (np.array([True]), np.array(1j), "0.5"):
+        with pytest.raises(ValueError, match="gamma must be a number, got "):
+            check_config(eqx.tree_at(attrgetter("gamma"), CONFIG, wrong))
+    jax.eval_shape(lambda x: check_config(eqx.tree_at(attrgetter("gamma"), CONFIG, x)), 1.5)
+
+
+def test_counts_and_flags_become_those_of_python(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the suite's own type checks
+    numbers: Any = {"num_envs": np.uint8(64), "num_steps": np.array(8), "shared_noise": np.True_}
+    given = PPOConfig(**numbers)
+    assert (given.num_envs * given.num_steps, given.shared_noise) == (512, True)
+    assert given == PPOConfig(num_envs=64, num_steps=8, shared_noise=True)
+    assert hash(given) == hash(PPOConfig(num_envs=64, num_steps=8, shared_noise=True))
+    check_config(given)
 
 
 def test_a_size_of_0_is_refused_by_the_run_itself():
