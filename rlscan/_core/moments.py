@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .mesh import mean_over_devices, num_parts
+from .tree import wide
 
 
 class Sum(eqx.Module):
@@ -43,7 +44,7 @@ class Moments(eqx.Module):
 
 def no_moments(shape: tuple[int, ...], dtype: jnp.dtype | type = jnp.float32) -> Moments:
     """The moments of no samples yet, for samples of the given shape; at least float32."""
-    dtype = jnp.promote_types(dtype, jnp.float32)
+    dtype = wide(dtype)
     nothing = Sum(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     return Moments(Sum(jnp.zeros((), dtype), jnp.zeros((), dtype)), nothing, nothing)
 
@@ -70,9 +71,9 @@ def merge(moments: Moments, batch: Float[Array, "B ..."]) -> Moments:
     b = jnp.asarray(batch.shape[0] * num_parts(), n.dtype)
     batch = batch.astype(n.dtype)
     origin = jnp.where(n > 0, moments.mean.value, mean_over_devices(batch[0]))
-    deviation = batch - origin
+    deviation = batch - origin[None]
     mean = mean_over_devices(deviation.mean(axis=0))
-    spread = mean_over_devices(jnp.square(deviation - mean).mean(axis=0))
+    spread = mean_over_devices(jnp.square(deviation - mean[None]).mean(axis=0))
 
     delta = mean - moments.mean.lost
     share = b / (n + b)

@@ -212,7 +212,10 @@ def legal_action(space: Any, action: PyTree, distribution: Any) -> PyTree:
 
 def _to_space(_: Path, space: Any, action: Any) -> Any:
     if is_box(space):
-        legal = jnp.clip(action, space.low, space.high)
+        low, high = space.low, space.high
+        if jnp.issubdtype(dtype := jnp.result_type(action), jnp.floating):
+            low, high = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
+        legal = jnp.clip(action, low, high)
         whole = jnp.issubdtype(space_dtype(space), jnp.integer)
         return jnp.round(legal).astype(space_dtype(space)) if whole else legal
     if is_discrete(space) or num_categories(space) is not None:

@@ -68,6 +68,12 @@ def cast_like(like: PyTree, tree: PyTree) -> PyTree:
     return map_arrays(cast, tree, like)
 
 
+def wide(dtype: Any) -> Any:
+    """The floating-point dtype for sums of such numbers: float32, or a wider one if they are."""
+    with jax.numpy_dtype_promotion("standard"):  # it is asked for here, so no setting forbids it
+        return jnp.promote_types(dtype, jnp.float32)
+
+
 class ArrayFunction:
     """A function of pytrees, called with their arrays alone.
 

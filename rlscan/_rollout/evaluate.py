@@ -85,12 +85,12 @@ def evaluate(
     """
     require_one_of("action", action, ("sample", "mode"))
     require_one_of("network", network, ("train", "inference", "mc-dropout"))
-    require_positive("num_episodes", num_episodes)
+    num_episodes = require_positive("num_episodes", num_episodes)
     require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
     max_steps = _max_steps(env, max_steps)
     is_mc = network == "mc-dropout"
     if is_mc:
-        require_positive("num_masks", num_masks)
+        num_masks = require_positive("num_masks", num_masks)
         _require_divisible(num_episodes, num_masks)
         key_schedule = "rollout"
     env_key, own_noise_key = jax.random.split(as_key(key))
@@ -162,9 +162,9 @@ def _play_first(
 
     def over_episode(per_step: Array) -> Array:
         """The mean over the steps of each episode, for `[T, E, …]`."""
-        return where(playing, per_step, jnp.zeros_like(per_step)).sum(axis=0) / jnp.expand_dims(
-            playing.sum(axis=0), range(1, per_step.ndim - 1)
-        )
+        length = jnp.expand_dims(playing.sum(axis=0), range(1, per_step.ndim - 1))
+        total = where(playing, per_step, jnp.zeros_like(per_step)).sum(axis=0)
+        return total / length.astype(total.dtype)
 
     return Evaluation(
         episode_return=jnp.where(playing, reward, 0).sum(axis=0),
@@ -238,8 +238,7 @@ def _max_steps(env: Environment, max_steps: int | None) -> int:
             f"{type(env).__name__} has no time_limit, so an episode might never end; "
             "give the number of steps after which to cut it: max_steps=1000"
         )
-    require_positive("max_steps", limit)
-    return int(limit)
+    return require_positive("max_steps", limit)
 
 
 def _require_divisible(num_episodes: int, num_masks: int) -> None:

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._core.nan import nan_or
+
 # A hyper-parameter: a number, or an array of shape () where it is traced or mapped over.
 Scalar = float | int | Float[Array, ""]
 
@@ -87,4 +89,5 @@ def explained_variance(
     # Targets that should be equal differ by the rounding of A + V and of their mean.
     rounding = 8 * jnp.finfo(variance.dtype).eps * jnp.abs(target).max()
     is_equal = variance <= rounding**2
-    return jnp.where(is_equal, jnp.nan, 1 - jnp.var(target - value) / variance)
+    unexplained = jnp.var(target - value) / jnp.where(is_equal, 1, variance)
+    return jnp.where(is_equal, nan_or(0.0), 1 - unexplained)

@@ -1,5 +1,6 @@
 """`next_value`: the value of what followed each step, before any reset."""
 
+import math
 from functools import partial
 
 import equinox as eqx
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from .._core.nan import nan_or
 from .._core.tree import where
 from .._core.types import Policy, PyTree
 from .state import FinalObservations, RolloutState, Trajectory
@@ -33,8 +35,9 @@ def next_value(
     - `trajectory`: from the same `rollout`.
     - `value`: `[T, N, …]`, from `replay(policy, trajectory)`.
 
-    **Returns:** `[T, N, …]`. NaN, rather than a wrong value, if an environment was truncated twice
-    within its declared `time_limit`, because then a final observation is lost.
+    **Returns:** `[T, N, …]`. NaN (−∞ under `jax_debug_nans`), rather than a wrong value, if an
+    environment was truncated twice within its declared `time_limit`, because then a final
+    observation is lost.
 
     Source: Pardo et al., *Time Limits in Reinforcement Learning*, 2018, arXiv:1712.00378.
     """
@@ -43,7 +46,8 @@ def next_value(
     last = _values(policy, state.observation, state.policy_state, state.policy_key)
     after = jax.tree.map(lambda v, end: jnp.concatenate([v[1:], end[None]]), value, last)
     truncated = trajectory.truncated & ~trajectory.terminated
-    after = jax.tree.map(lambda x: where(truncated, jnp.full_like(x, jnp.nan), x), after)
+    lost = nan_or(-math.inf)  # until a final observation is found
+    after = jax.tree.map(lambda x: where(truncated, jnp.full_like(x, lost), x), after)
     final = trajectory.final
     assert final is not None, "a trajectory from `rollout` has its final observations"
     return over_used_slots(_fill, policy, after, final)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.nn import softplus
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .._core.nan import nan_or
 from .._core.require import require_one_of
 from .._core.spaces import Path, bounds, is_box, is_discrete, map_space, num_categories
 from .._core.types import Distribution, PyTree
@@ -25,11 +26,12 @@ def masked(
 
     The logit of an illegal action is −2^100. Its probability rounds to 0, and log-probability,
     entropy and all gradients stay finite; −∞ would lead to 0 · ∞. If no action is legal, all logits
-    are NaN, so that a run which needs an action there does not go on silently.
+    are NaN (−∞ under `jax_debug_nans`), so that a run which needs an action there does not go on
+    silently.
     """
     illegal = jnp.asarray(-(2.0**100), jnp.float32)
     logits = jnp.where(mask, logits.astype(jnp.float32), illegal)
-    return jnp.where(mask.any(axis=-1, keepdims=True), logits, jnp.nan)
+    return jnp.where(mask.any(axis=-1, keepdims=True), logits, nan_or(-math.inf))
 
 
 def split_mask(sizes: PyTree, mask: PyTree) -> list[Bool[Array, " n"] | None]:
@@ -53,7 +55,7 @@ def split_mask(sizes: PyTree, mask: PyTree) -> list[Bool[Array, " n"] | None]:
     flat_sizes = jax.tree.leaves(sizes)
     if mask is None:
         return [None] * len(flat_sizes)
-    flat = jnp.concatenate([jnp.ravel(m) for m in jax.tree.leaves(mask)]) != 0
+    flat = jnp.concatenate([jnp.ravel(m).astype(bool) for m in jax.tree.leaves(mask)])
     if flat.size != sum(flat_sizes):
         raise ValueError(
             f"the action mask must have an entry for each of {sum(flat_sizes)} categories, in one "
@@ -185,7 +187,8 @@ class _Categoricals(eqx.Module):
         if mask is not None:
             legal = legal.at[where].set(mask)
         logits = masked(logits, legal).reshape(*self.shape, -1)
-        return distrax.Independent(distrax.Categorical(logits=logits), len(self.shape))
+        with jax.legacy_prng_key("allow"):  # distrax finds a shape with a raw key
+            return distrax.Independent(distrax.Categorical(logits=logits), len(self.shape))
 
 
 class _Continuous(eqx.Module):

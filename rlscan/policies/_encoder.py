@@ -101,7 +101,7 @@ class _OneHot(eqx.Module):
         return sum(self.num_categories)
 
     def __call__(self, x: Any) -> Float[Array, " size"]:
-        index = jnp.ravel(x) - jnp.asarray(self.start)
+        index = jnp.ravel(x).astype(jnp.int32) - jnp.asarray(self.start, jnp.int32)
         return jnp.concatenate(
             [one_hot(i, n) for i, n in zip(index, self.num_categories, strict=True)]
         )

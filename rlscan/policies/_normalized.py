@@ -13,6 +13,7 @@ from jax.tree_util import DictKey, KeyPath, tree_map_with_path
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._core.moments import Moments, merge, no_moments
+from .._core.require import is_number
 from .._core.spaces import ACTION_MASK
 from .._core.types import Distribution, Environment, Policy, PyTree
 from .._rollout.rollout import init_rollout
@@ -60,7 +61,7 @@ class NormalizedObservations(eqx.Module):
 
         **Raises:** as `rlscan.check_policy`; `ValueError` for a `clip` that is not above 0.
         """
-        if not clip > 0:
+        if not (is_number(clip) and clip > 0):
             raise ValueError(f"clip must be above 0, got {clip!r}; math.inf clips nothing")
         # Not `env.reset`, whose dtypes may differ from those of a step.
         start = partial(init_rollout, policy, env, num_envs=1)

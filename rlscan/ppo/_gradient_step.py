@@ -7,17 +7,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core.mesh import mean_over_devices
-from .._core.tree import where
+from .._core.tree import where, wide
 from .._core.types import Policy, PyTree
 from .._rollout.audit import relative_error
 from ..nn._trainable import partition_trainable
 from ._config import PPOConfig
 from ._losses import Loss, Minibatch, ratio_diagnostics
-from ._metrics import Metrics
+from ._metrics import Metrics, loss_metrics
 
 
 class Learner(eqx.Module):
@@ -44,29 +45,37 @@ def gradient_step(
     gradients are averaged over devices. `examine(loss, grads, grad_norm, params)` tells what is
     finite, and is reported as `finite`.
 
-    **Returns:** `(learner, report)`; all entries of the report are scalars, except `finite`.
+    **Returns:** `(learner, report)`; all entries of the report are scalars, except `finite`. Those
+    under `metrics` are averaged over minibatches.
     """
     params, rest = partition_trainable(learner.policy)
 
     def objective(params: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
-        return loss(eqx.combine(params, rest), minibatch, config)
+        total, (log_ratio, metrics) = loss(eqx.combine(params, rest), minibatch, config)
+        return total, (log_ratio, loss_metrics(metrics))
 
     (total, (log_ratio, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    # The gradient of a complex parameter x + iy comes as ∂/∂x − i ∂/∂y, which is not uphill.
+    grads = jax.tree.map(jnp.conj, grads)
     diagnostics = ratio_diagnostics(log_ratio, config.clip_range)
     total, grads, kl = mean_over_devices((total, grads, diagnostics["approx_kl"]))
 
     # The norm of the flat vector, which is what the optimiser clips.
-    grad_norm = optax.tree.norm(ravel_pytree(_wide(grads))[0])
+    grad_norm = optax.tree.norm(ravel_pytree(_wide_and_real(grads))[0])
     learning_rate = config.learning_rate
     if config.anneal_learning_rate:
         last = jnp.maximum(num_gradient_steps - 1, 1)
-        learning_rate *= jnp.maximum(1 - learner.num_gradient_steps / last, 0)
+        done = learner.num_gradient_steps.astype(jnp.float32)
+        learning_rate *= jnp.maximum(1 - done / last, 0)
     optimiser = _optimiser(config, learning_rate)
-    steps, opt_state = optimiser.update(_wide(grads), learner.opt_state, _wide(params))
+    with jax.numpy_dtype_promotion("standard"):  # optax takes floats to the power of integers
+        steps, opt_state = optimiser.update(
+            _wide_and_real(grads), learner.opt_state, _wide_and_real(params)
+        )
     # Decided before the step is applied, so that a step too far is not taken.
     stopped = learner.stopped | (kl > config.target_kl)
     moved = Learner(
-        policy=eqx.combine(optax.apply_updates(params, steps), rest),
+        policy=eqx.combine(optax.apply_updates(params, _as_complex(steps, params)), rest),
         opt_state=opt_state,
         num_gradient_steps=learner.num_gradient_steps + 1,
         stopped=stopped,
@@ -74,12 +83,9 @@ def gradient_step(
     stayed = dataclasses.replace(learner, stopped=stopped)
     result = where(stopped, stayed, moved)
     return result, {
-        "loss": total,
-        **metrics,
-        **diagnostics,
+        "metrics": {**metrics, **diagnostics, "loss": total, "grad_norm": grad_norm},
         "max_log_ratio": jnp.abs(log_ratio).max(),
         "error": relative_error(log_ratio, minibatch.trajectory.log_prob),
-        "grad_norm": grad_norm,
         "learning_rate": jnp.asarray(learning_rate),
         "evaluated": ~learner.stopped,
         "applied": ~stopped,
@@ -101,9 +107,27 @@ def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.Gradien
 
 def init_optimiser(params: PyTree) -> PyTree:
     """Make the optimiser's state before the first step. It holds no number of the settings."""
-    return _optimiser(PPOConfig(), 0.0).init(_wide(params))
+    return _optimiser(PPOConfig(), 0.0).init(_wide_and_real(params))
 
 
-def _wide(tree: PyTree) -> PyTree:
-    """Cast to at least float32: moments in bfloat16 would lose most of what is added to them."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+def _wide_and_real(tree: PyTree) -> PyTree:
+    """The numbers that the optimiser works on, in at least float32.
+
+    Moments in bfloat16 would lose most of what is added to them. A complex array counts as its real
+    and imaginary parts, `[2, …]`.
+    """
+
+    def one(x: Array) -> Array:
+        x = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
+        return x.astype(wide(x.dtype))
+
+    return jax.tree.map(one, tree)
+
+
+def _as_complex(steps: PyTree, params: PyTree) -> PyTree:
+    """Join the two parts of the steps of complex parameters."""
+
+    def one(step: Array, param: Array) -> Array:
+        return lax.complex(step[0], step[1]) if jnp.iscomplexobj(param) else step
+
+    return jax.tree.map(one, steps, params)

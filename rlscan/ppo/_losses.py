@@ -98,7 +98,8 @@ class Minibatch(eqx.Module):
 
 
 # `loss(policy, minibatch, config) -> (loss, (log_ratio, metrics))`: a scalar to minimise, the
-# log-ratios [B] that the audit and the KL stop read, and scalars to report.
+# log-ratios [B] that the audit and the KL stop read, and real numbers to report, by names that
+# `METRICS` does not have: only `policy_loss`, `value_loss` and `entropy` are a loss's own.
 Loss = Callable[[Policy, Minibatch, PPOConfig], tuple[Array, tuple[Array, Metrics]]]
 
 

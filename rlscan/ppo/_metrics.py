@@ -6,6 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
 from .._core.mesh import gather_environments, max_over_devices, mean_over_devices
+from .._core.nan import nan_or
+from .._core.require import is_flag, is_number
+from .._core.scan import describe
+from .._core.tree import wide
+from .._core.types import PyTree
 from .._rollout.state import Trajectory
 
 Metrics = dict[str, Shaped[Array, "..."]]  # floats; counts are integers
@@ -33,6 +38,34 @@ METRICS = {
 }
 """A description of each metric of an update."""
 
+_OF_LOSSES = ("policy_loss", "value_loss", "entropy")  # those that a loss reports
+
+
+def loss_metrics(metrics: Any) -> Metrics:
+    """The metrics that a loss reports, as floats of shape `()`.
+
+    **Raises:** `ValueError` for what is not one real number, and for a name that the trainer writes
+    itself; `TypeError` unless they are in a dict by name.
+    """
+    if not (isinstance(metrics, dict) and all(isinstance(name, str) for name in metrics)):
+        raise TypeError(
+            "a loss must return (loss, (log_ratio, metrics)) with metrics in a dict by name, got "
+            f"{metrics!r}; return {{}} if there are none"
+        )
+    for name, value in metrics.items():
+        if name in METRICS and name not in _OF_LOSSES:
+            raise ValueError(
+                f"the trainer writes the metric {name!r} itself, but the loss reports one of that "
+                "name; give it another name"
+            )
+        if not (is_number(value) or is_flag(value)):
+            raise ValueError(
+                f"the metric {name!r} of a loss must be one real number, got {describe(value)}; "
+                "reduce it, such as by jnp.mean, or report its parts under names of their own"
+            )
+    arrays = {name: jnp.asarray(value) for name, value in metrics.items()}
+    return {name: x.astype(wide(x.dtype)) for name, x in arrays.items()}
+
 
 def episode_metrics(trajectory: Trajectory) -> Metrics:
     """Average over the episodes that ended in `[T, N]` steps, on all devices."""
@@ -47,7 +80,8 @@ def episode_metrics(trajectory: Trajectory) -> Metrics:
 
     def mean(per_episode: Array) -> Array:
         total = jnp.where(ended, per_episode, 0).sum(dtype=jnp.float32)
-        return jnp.where(num_episodes > 0, total / num_episodes, jnp.nan)
+        count = jnp.maximum(num_episodes, 1).astype(jnp.float32)
+        return jnp.where(num_episodes > 0, total / count, nan_or(0.0))
 
     return {
         "episode_return": mean(per_return),
@@ -56,14 +90,14 @@ def episode_metrics(trajectory: Trajectory) -> Metrics:
     }
 
 
-def gradient_metrics(steps: Metrics) -> Metrics:
+def gradient_metrics(steps: dict[str, PyTree]) -> Metrics:
     """Reduce the reports of gradient steps, `[num_epochs, num_minibatches]`, to one number each."""
     steps = dict(steps)
     evaluated, applied = steps.pop("evaluated"), steps.pop("applied")
     max_log_ratio, error = steps.pop("max_log_ratio"), steps.pop("error")
     learning_rate, num_applied = steps.pop("learning_rate"), applied.sum(dtype=jnp.int32)
-    steps = mean_over_devices(steps)
-    means = {name: jnp.mean(values, where=evaluated) for name, values in steps.items()}
+    averaged = mean_over_devices(steps["metrics"])
+    means = {name: jnp.mean(values, where=evaluated) for name, values in averaged.items()}
     return {
         **means,
         # Applied steps come first, because a stop lasts. If there are none: that of the first try.
@@ -71,8 +105,8 @@ def gradient_metrics(steps: Metrics) -> Metrics:
         "num_gradient_steps": num_applied,
         "audit_log_ratio": max_over_devices(max_log_ratio[0, 0]),
         "audit_error": max_over_devices(error[0, 0]),
-        "audit_clip_fraction": steps["clip_fraction"][0, 0],
-        "audit_kl": steps["approx_kl"][0, 0],
+        "audit_clip_fraction": averaged["clip_fraction"][0, 0],
+        "audit_kl": averaged["approx_kl"][0, 0],
     }
 
 
@@ -93,7 +127,7 @@ def flag_divergence(
     """
 
     def blank(x: Array) -> Array:
-        return jnp.where(was_frozen, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x)
+        return jnp.where(was_frozen, nan_or(0.0) if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x)
 
     seen = {name: blank(x) for name, x in metrics.items()}
     num_gradient_steps = jnp.where(is_frozen, 0, metrics["num_gradient_steps"])

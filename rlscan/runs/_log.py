@@ -15,7 +15,7 @@ import numpy as np
 from ..ppo._metrics import METRICS
 from ._counts import Counts, no_episodes
 from ._loggers import Logger, Loggers
-from ._metrics_files import MetricsFiles
+from ._metrics_files import PLACE, MetricsFiles
 from ._progress import Progress, format_return, format_seconds
 from ._scores import bootstrap_interval, iqm
 
@@ -97,6 +97,11 @@ class Log:
         shape = (len(self.labels),)
         taken = {}
         for name in _ordered(metrics):
+            if name in PLACE or any(name in label for label in self.labels):
+                raise ValueError(
+                    f"the log writes the column {name!r} itself, but a metric has that name; "
+                    "give it another"
+                )
             value = np.asarray(metrics[name])
             if value.shape not in ((), shape) or (len(self.labels) > 1 and value.shape == ()):
                 wanted = "a number" if len(self.labels) == 1 else f"an array [{shape[0]}]"

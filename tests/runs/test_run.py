@@ -72,6 +72,15 @@ def test_a_loop_gets_a_directory_and_goes_on_as_if_never_stopped(tmp_path: Path,
     assert "has finished, all 7 updates: nothing to resume" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["step", "seconds", "seed"])
+def test_a_metric_with_the_name_of_a_column_of_the_log_is_refused(name: str, tmp_path: Path):
+    labels = [{"run": 0, "seed": 3}]
+    settings = {"num_updates": 2, "steps_per_update": 10, "labels": labels}
+    with pytest.raises(ValueError, match=f"writes the column '{name}' itself.*give it another"):
+        with Run(tmp_path / "run", start(), **settings) as run:
+            list(run.record([(start(), {"total": 1.0, name: 2.0})]))
+
+
 def test_a_run_can_be_made_longer(tmp_path: Path):
     record(tmp_path / "whole", 9)
     record(tmp_path / "run", 5)
