@@ -34,7 +34,8 @@ def explain_divergence(
     A diverged state is the one before the failing update, keys included. The update is made once
     more, and its numbers are examined in the order of computation: in the rollout, observation,
     action, value, log-probability and reward, step by step; in each gradient step the loss, the
-    gradient, and the parameters after it. Do not use it under `jit`.
+    gradient, and the parameters after it. An infinite observation may leave all of a rollout finite
+    and harm the gradient; then both are named. Do not use it under `jit`.
 
     **Arguments:**
 
@@ -47,17 +48,17 @@ def explain_divergence(
     if not state.divergence.update > 0:
         return None
     config = config.as_arrays()
-    if state.divergence.minibatch == 0:
-        culprit = _in_rollout(eqx.filter_jit(collect)(state, env, config)[2])
-    else:
+    culprit = _in_rollout(eqx.filter_jit(collect)(state, env, config)[2])
+    if state.divergence.minibatch > 0:
         repeat = partial(_repeat, env, config, num_updates, loss)
         if mesh is not None:
             repeat = sharded(repeat, mesh, (state_specs(state),), WHOLE)
         steps, statistics = jax.device_get(eqx.filter_jit(repeat)(state))
         which = divmod(int(state.divergence.minibatch) - 1, config.num_minibatches)
-        culprit = _in_step(jax.tree.map(lambda x: x[which], steps)) or _first(
+        harm = _in_step(jax.tree.map(lambda x: x[which], steps)) or _first(
             "the statistic policy{}", statistics
         )
+        culprit = "; then ".join(found for found in (culprit, harm) if found)
     # This is a different program, which may round a borderline number to the other side.
     return f"{place_of(state.divergence)}: {culprit or 'all is finite when it is made again'}"
 
@@ -71,11 +72,12 @@ def _in_rollout(batch: Minibatch) -> str | None:
     for path, leaf in tree_flatten_with_path(in_order)[0]:
         at = _not_finite(leaf)
         if len(at):
-            (name, *rest), (t, n) = path, at[0]
-            found.append((t, list(in_order).index(name.key), f"{name.key}{keystr(tuple(rest))}", n))
+            name, rest = path[0].key, keystr(path[1:])
+            found.append(
+                (at[0][0], list(in_order).index(name), name + _first_entry(rest, leaf, at))
+            )
     if found:
-        t, _, name, n = min(found)
-        return f"{name} is not finite, first at step {t} of environment {n}"
+        return min(found)[-1]
     at = _not_finite(batch.advantage)  # GAE spreads it backwards, so the last one is the cause
     if len(at):
         t, n = at[-1]
@@ -89,6 +91,20 @@ def _in_rollout(batch: Minibatch) -> str | None:
     return "the value target overflows" if len(_not_finite(batch.target)) else None
 
 
+def _first_entry(path: str, leaf: Array, at: np.ndarray) -> str:
+    """Describe the first number of a leaf `[T, N, …]` that is not finite, after `_not_finite`."""
+    (t, n), (_, num_envs) = at[0], leaf.shape[:2]
+    numbers = np.asarray(leaf[t, n])
+    entries = np.argwhere(~np.isfinite(numbers))
+    # All entries of an array at once are named by the array.
+    entry = "" if len(entries) == numbers.size else f"{list(map(int, entries[0]))}"
+    num_off = len(set(at[:, 1]))
+    return (
+        f"{path}{entry} is not finite, first at step {t} of environment {n}, where it is "
+        f"{numbers[tuple(entries[0])]}, and in {num_off} of {num_envs} environments in all"
+    )
+
+
 def _not_finite(leaf: Array) -> np.ndarray:
     """List `(t, n)` of the steps in `[T, N, …]` with a number that is not finite, in order."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -99,8 +115,8 @@ def _not_finite(leaf: Array) -> np.ndarray:
 
 def _in_step(step: dict[str, Any]) -> str | None:
     """Find the first quantity of a gradient step that is not finite."""
-    finite = step.pop("finite")
-    broken = {name: x for name, x in step.items() if not np.isfinite(x)}
+    finite, metrics = step["finite"], step["metrics"]
+    broken = {name: x for name, x in metrics.items() if not np.isfinite(x)}
     if "loss" in broken:
         parts = ", ".join(f"{n} {x}" for n, x in broken.items() if n not in ("loss", "grad_norm"))
         return f"the loss is {broken['loss']}{f' ({parts})' if parts else ''}"
@@ -127,9 +143,7 @@ def _repeat(
     the statistics that move after them are finite.
     """
     after, _, reports = attempt(state, env, config, num_updates, loss, which_are_finite)
-    finite = reports.pop("finite")
-    reports = {name: x for name, x in reports.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
     return (
-        {**mean_over_devices(reports), "finite": finite},
+        {"metrics": mean_over_devices(reports["metrics"]), "finite": reports["finite"]},
         stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after))),
     )

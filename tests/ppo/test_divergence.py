@@ -41,6 +41,7 @@ class Planted(eqx.Module):
     number: float = eqx.field(static=True, default=jnp.nan)
     inner: Any = probes.Wander()
     time_limit: int | None = eqx.field(static=True, default=None)
+    entry: Any = eqx.field(static=True, default=...)  # of the observation; by default all
 
     def reset(self, key: Any) -> tuple:
         observation, state = self.inner.reset(key)
@@ -53,7 +54,8 @@ class Planted(eqx.Module):
         if self.what == "reward":
             reward = jnp.where(is_now, self.number, reward)
         else:
-            observation = jnp.where(is_now, self.number, observation)
+            entry = observation[self.entry]
+            observation = observation.at[self.entry].set(jnp.where(is_now, self.number, entry))
         return observation, (inner, time + 1), reward, *ends, info
 
     def observation_space(self) -> Any:
@@ -419,15 +421,53 @@ def test_a_switch_needs_no_value():
     assert main(["train", "--debug", "maybe"]) == BAD_INPUT
 
 
+def rollout_of(observation: Any, **others: Any) -> Any:
+    """Stand in for the steps [T, N] that an update learns from, with zeros in all else."""
+    zeros, flags = jnp.zeros((2, 3)), jnp.zeros((2, 3), bool)
+    names = ("action", "log_prob", "reward")
+    steps = {**dict.fromkeys(names, zeros), "terminated": flags, "truncated": flags, **others}
+    trajectory = SimpleNamespace(observation=observation, **steps)
+    return SimpleNamespace(trajectory=trajectory, value=zeros, advantage=zeros, target=zeros)
+
+
+def test_the_entry_of_an_observation_is_named_with_its_step_and_environments():
+    speed, image = jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5, 5))
+    observation = {"image": image, "speed": speed.at[1, 1:, 2].set(jnp.inf)}
+    found = inspect.unwrap(_in_rollout)(rollout_of(observation))
+    assert found == (
+        "observation['speed'][2] is not finite, first at step 1 of environment 1, where it is inf, "
+        "and in 2 of 3 environments in all"
+    )
+    earlier = {**observation, "image": image.at[0, 2, 3, 4].set(jnp.nan)}
+    found = inspect.unwrap(_in_rollout)(rollout_of(earlier))
+    assert found.startswith("observation['image'][3, 4] is not finite, first at step 0 of environm")
+    assert found.endswith("2, where it is nan, and in 1 of 3 environments in all")
+    whole = rollout_of(jnp.zeros((2, 3)), reward=jnp.full((2, 3), -jnp.inf))
+    found = inspect.unwrap(_in_rollout)(whole)
+    assert found.startswith(
+        "reward is not finite, first at step 0 of environment 0, where it is -i"
+    )
+    assert inspect.unwrap(_in_rollout)(rollout_of(speed)) is None
+
+
+@pytest.mark.slow
+def test_an_infinite_observation_that_harms_a_gradient_is_named_first():
+    """A saturated tanh is finite, but its gradient is 0 · ∞."""
+    env = Planted(jnp.asarray(9), "observation", jnp.inf, entry=2)
+    train = partial(rlscan.train, probes.dropout_policy(), env, CONFIG, total_steps=48, debug=True)
+    with pytest.raises(DivergenceError) as error:
+        list(train(key=rlscan.key(0)))
+    start = "update 2, minibatch 1: observation[2] is not finite, first at step 2 of environment "
+    assert str(error.value).startswith(start)
+    assert "in all; then the gradient of policy.body" in str(error.value)
+
+
 @pytest.mark.parametrize("is_truncated", [True, False])
 def test_a_violated_time_limit_is_named(is_truncated: bool):
     """`next_value` is NaN for a truncation without a slot."""
-    zeros, flags = jnp.zeros((2, 1)), jnp.zeros((2, 1), bool)
-    steps = SimpleNamespace(
-        observation=zeros, action=zeros, log_prob=zeros, reward=zeros,
-        terminated=flags, truncated=flags.at[1].set(is_truncated),
-    )  # fmt: skip
-    batch = SimpleNamespace(trajectory=steps, value=zeros, advantage=zeros + jnp.nan, target=zeros)
+    truncated = jnp.zeros((2, 3), bool).at[1, 0].set(is_truncated)
+    batch = rollout_of(jnp.zeros((2, 3)), truncated=truncated)
+    batch.advantage = jnp.zeros((2, 3)).at[:, 0].set(jnp.nan)
     found = inspect.unwrap(_in_rollout)(batch)
     assert found.startswith("the value of what followed step 1 of environment 0 is not finite")
     assert ("time_limit" in found) == is_truncated
