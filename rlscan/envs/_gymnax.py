@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from .._core.program import is_outermost
-from .._core.require import did_you_mean
+from .._core.require import as_plain, did_you_mean
+from .._core.tree import is_key, map_arrays
 from .._core.types import Environment, PyTree
 from ._import_gymnax import import_gymnax
 from ._reset import reset_where
@@ -69,6 +70,13 @@ def make(name: str, **params: Any) -> Environment:
     or if the environment rejects a value.
     """
     check_name(name)
+    # JAX's arrays stay, because they may be traced or mapped over.
+    params = {n: x if isinstance(x, jax.Array) else as_plain(x) for n, x in params.items()}
+    with jax.enable_x64(False):
+        return _make(name, params)
+
+
+def _make(name: str, params: dict[str, Any]) -> Environment:
     probe, defaults = _registered(name)
     settings = vars(defaults)
     _check_params(name, params, settings, settings.keys() | _constructor_arguments(type(probe)))
@@ -119,7 +127,8 @@ def _check_params(
             )
         if isinstance(default := settings.get(param), int | float):
             wanted, fits = _requirement(param, default)
-            if not (fits(value) if isinstance(value, int | float) else eqx.is_array_like(value)):
+            plain = as_plain(value)
+            if not (fits(plain) if isinstance(plain, int | float) else eqx.is_array_like(plain)):
                 raise ValueError(
                     f"{param} of {name} must be {wanted}, such as {default}, got {value!r}"
                 )
@@ -156,19 +165,23 @@ class GymnaxEnvironment(eqx.Module):
 
     MinAtar's observations, which are 0 or 1 by construction, are booleans and take a byte each.
     Parameters given as JAX arrays are leaves, so they can be traced and mapped over. Outside of
-    compiled functions `reset` and `step` are jitted, as gymnax's own are.
+    compiled functions `reset` and `step` are jitted, as gymnax's own are. An episode is computed in
+    32 bits under `jax_enable_x64` too, where some of gymnax's environments would fail.
     """
 
     env: Any
     params: Any
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        return _jitted(GymnaxEnvironment._reset, self, key)
+        with jax.enable_x64(False):
+            return _jitted(GymnaxEnvironment._reset, self, key)
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Any
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
-        return _jitted(GymnaxEnvironment._step, self, key, state, action)
+        with jax.enable_x64(False):
+            state, action = _in_32_bits((state, action))
+            return _jitted(GymnaxEnvironment._step, self, key, state, action)
 
     def _reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         observation, state = self.env.reset(key, self.params)
@@ -257,6 +270,13 @@ def _call(
     method: Callable[..., PyTree], rest: GymnaxEnvironment, arrays: PyTree, *arguments: PyTree
 ) -> PyTree:
     return method(eqx.combine(arrays, rest), *arguments)
+
+
+def _in_32_bits(tree: PyTree) -> PyTree:
+    """Cast what was made under `jax_enable_x64`, while that is off."""
+    return map_arrays(
+        lambda x: x if is_key(x) else x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), tree
+    )
 
 
 def _is_boolean(env: Any) -> bool:
