@@ -56,7 +56,11 @@ from ._reward_scaling import RewardScaling, init_reward_scaling, scale_rewards
 
 
 class TrainState(eqx.Module):
-    """Everything that changes during training."""
+    """Everything that changes during training.
+
+    `rlscan.runs.save_checkpoint` writes it to a file, and `rlscan.runs.load_checkpoint` reads it
+    again. `pickle` and `eqx.tree_serialise_leaves` cannot, because they take no keys.
+    """
 
     policy: Policy
     opt_state: PyTree

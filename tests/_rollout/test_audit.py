@@ -14,7 +14,7 @@ import pytest
 
 import rlscan
 from rlscan import AuditError, PPOConfig, explain_ratio, ppo_loss
-from rlscan._rollout.audit import audit_tolerance
+from rlscan._rollout.audit import audit_tolerance, relative_error
 
 CONFIG = PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, num_epochs=1, learning_rate=0.01)
 N, T = 4, 8
@@ -242,3 +242,9 @@ def test_rounding_in_16_bits_is_named(rolled):
     rounded = dataclasses.replace(trajectory, log_prob=trajectory.log_prob + 0.004)
     cause = explain_ratio(half, env, rounded)
     assert cause is not None and cause.startswith("rounding: the policy computes in 16 bits")
+
+
+def test_a_relative_error_is_relative_to_its_own_log_probability():
+    log_ratio, old = jnp.array([1e-3, 0.0, 0.0]), jnp.array([-0.5, -100.0, -3.0])
+    np.testing.assert_allclose(relative_error(log_ratio, old), 1e-3)
+    np.testing.assert_allclose(relative_error(log_ratio[::-1], -old), 1e-3 / 3)
