@@ -79,7 +79,7 @@ def _flow_equation(
             _warn_unknown(name, error)
             return [everything | ANYTHING] * len(eqn.outvars)
         return flow_inside(ins, on_draw, site)
-    inner = _inner_jaxprs(eqn)
+    inner = inner_jaxprs(eqn)
     if len(inner) == 1 and len(inner[0].invars) == len(ins):
         outs = flow(inner[0], ins, on_draw, site)  # a call: jit, checkpoint, custom_jvp, …
         if len(outs) == len(eqn.outvars):
@@ -195,7 +195,8 @@ def _settle(
     return carry
 
 
-def _inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
+def inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
+    """The jaxprs in an equation's parameters, such as the branches of a `cond`."""
     return [inner.jaxpr for inner in _closed_jaxprs(eqn)]
 
 

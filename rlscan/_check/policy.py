@@ -11,6 +11,12 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import PRNGKeyArray
 
 from .._core.require import is_positive_integer
+from .._core.roles import (
+    require_environment,
+    require_hashable,
+    require_policy,
+    require_signature,
+)
 from .._core.scan import describe, first_structural_difference, same_value
 from .._core.spaces import (
     Path,
@@ -21,9 +27,10 @@ from .._core.spaces import (
     map_space,
     num_categories,
 )
-from .._core.tree import as_strong_arrays, is_key
+from .._core.tree import as_strong_arrays, is_key, map_arrays
 from .._core.types import PyTree
 from ..random._keys import KeyLike, as_key, generator_of, key as make_key
+from .effects import check_effects
 from .noise import (
     CallInputs,
     CallOutputs,
@@ -52,17 +59,9 @@ def check_policy(policy: Any, env: Any, *, key: KeyLike | None = None) -> None:
     wrong shape, an action that the environment does not accept, or noise that cannot be replayed.
     The message names the leaf, and says what was required, what was found and what to change.
     """
-    _require_methods(
-        env,
-        "environment",
-        {
-            "reset": ("key",),
-            "step": ("key", "state", "action"),
-            "observation_space": (),
-            "action_space": (),
-        },
-    )
-    _require_methods(policy, "policy", {"__call__": None, "initial_state": ()})
+    require_policy(policy)
+    require_environment(env)
+    require_hashable(env)
     _check_time_limit(env)
 
     check_layers(policy)
@@ -79,11 +78,12 @@ def check_policy(policy: Any, env: Any, *, key: KeyLike | None = None) -> None:
         _check_step(env.step(step_key, env_state, action), observation, env_state)
 
     try:
-        jax.eval_shape(trace_all, make_key(0) if key is None else as_key(key))
+        program = jax.make_jaxpr(trace_all)(make_key(0) if key is None else as_key(key))
     except NotImplementedError as error:
         if "only implemented for the threefry2x32" in str(error):  # jax.random.poisson
             error.add_note("convert its key: rlscan.random.as_threefry(key) works for all keys")
         raise
+    check_effects(f"{type(env).__name__}.reset or step", program)
 
 
 def _check_policy_call(inputs: CallInputs, action_space: Any) -> PyTree:
@@ -103,6 +103,7 @@ def _check_policy_call(inputs: CallInputs, action_space: Any) -> PyTree:
         return outputs._replace(density=density), action
 
     program, (shapes, action) = trace(call_and_sample, inputs)
+    check_effects(f"{type(inputs.policy).__name__}.__call__ or its distribution", program)
     check_draws(program, shapes, inputs)
     check_constants(program, lambda inputs: call(inputs)[1], inputs)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), action)
@@ -112,34 +113,6 @@ def _arrays(tree: PyTree) -> list[Any]:
     return [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if eqx.is_array_like(leaf)]
 
 
-def _require_methods(thing: Any, kind: str, methods: dict[str, tuple[str, ...] | None]) -> None:
-    """Require that each method exists and takes the given positional arguments, if any."""
-    if isinstance(thing, type):
-        raise TypeError(f"the {kind} must be an object, got the class {thing.__name__}; build one")
-    for name, arguments in methods.items():
-        method = getattr(thing, name, None)
-        if not callable(method):
-            raise TypeError(
-                f"the {kind} {type(thing).__name__} has no method {name!r}; "
-                f"see rlscan.{kind.capitalize()} for what it must do"
-            )
-        if arguments is not None:
-            wanted = ", ".join(arguments)
-            _require_signature(f"{type(thing).__name__}.{name}", wanted, method, *arguments)
-
-
-def _require_signature(name: str, wanted: str, function: Any, *args: Any, **kwargs: Any) -> None:
-    signature = inspect.signature(function)
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        is_gymnax = "'params'" in str(error)
-        hint = "; wrap it: rlscan.envs.GymnaxEnvironment(env, params)" if is_gymnax else ""
-        raise TypeError(
-            f"{name} must take ({wanted}), got {name}{signature}: {error}{hint}"
-        ) from None
-
-
 def _check_time_limit(env: Any) -> None:
     limit = getattr(env, "time_limit", None)
     if not (limit is None or is_positive_integer(limit)):
@@ -147,6 +120,24 @@ def _check_time_limit(env: Any) -> None:
             f"{type(env).__name__}.time_limit must be a positive integer, a number of steps, "
             f"got {limit!r}; leave it out if episodes may be truncated at any step"
         )
+
+
+def check_state(policy: Any, env: Any, state: Any) -> None:
+    """Raise `ValueError` for the state of a rollout of another environment or policy, `[N, …]`."""
+    observation, env_state = eqx.filter_eval_shape(env.reset, state.key[0])
+    one = map_arrays(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
+    for name, source, wanted in (
+        ("env_state", "that of env.reset", env_state),
+        ("observation", "that of env.reset", observation),
+        ("policy_state", "policy.initial_state()", policy.initial_state()),
+    ):
+        try:
+            _require_same(f"state.{name}", getattr(one, name), source, wanted)
+        except ValueError as error:
+            raise ValueError(
+                "a rollout must go on from a state of its own environment and policy: "
+                f"{str(error).split('; at')[0]}; start with rlscan.init_rollout(policy, env, …)"
+            ) from None
 
 
 def _check_reset(result: Any) -> tuple[PyTree, PyTree]:
@@ -162,7 +153,7 @@ def _check_call(
     name = type(policy).__name__
     # Python 3.13 does not see the signature of a method through `eqx.filter_jit`.
     call = inspect.unwrap(type(policy).__call__).__get__(policy)
-    _require_signature(
+    require_signature(
         f"{name}.__call__", "observation, state, *, key", call, observation, state, key=key
     )
     try:
@@ -190,6 +181,12 @@ def _check_call(
                 f"sample, log_prob and entropy, got {_shape_of(distribution)}; "
                 "wrap logits as distrax.Categorical(logits)"
             )
+    if jax.tree_util.all_leaves([distribution]):
+        raise TypeError(
+            f"the distribution that {name}.__call__ returns must be a pytree, because its "
+            f"parameters are looked for among its leaves, got {_shape_of(distribution)}, a class "
+            "that JAX does not know; make the class an eqx.Module"
+        )
     returned = f"the state that {name}.__call__ returns"
     _require_same(returned, new_state, "initial_state()", state)
     _require_static(returned, new_state, state)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import flatten_one_level_with_keys
 from jaxtyping import Array, Float
 
 from .types import PyTree
@@ -15,7 +16,21 @@ ACTION_MASK = "action_mask"
 """The key of an observation under which an environment reports the legal actions."""
 
 
-Path = tuple[str | int, ...]
+class Field(int):
+    """The index of a field in a NamedTuple; as a string it is the field's name."""
+
+    name: str
+
+    def __new__(cls, index: int, name: str = "") -> "Field":
+        field = super().__new__(cls, index)
+        field.name = name
+        return field
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Path = tuple[str | int, ...]  # an index into a NamedTuple is a `Field`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +79,7 @@ def num_categories(space: Any) -> np.ndarray | None:
     `None` for any other space.
     """
     if hasattr(space, "nvec"):
-        return np.asarray(space.nvec, np.int64)
+        return constant(space, "nvec", np.int64)
     if hasattr(space, "n") and not is_discrete(space):
         return np.full(space.shape, 2)
     return None
@@ -82,11 +97,27 @@ def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     largest = np.finfo(np.float32).max
     sides = [
-        np.broadcast_to(np.asarray(side, np.float32), space.shape)
-        for side in (space.low, space.high)
+        np.broadcast_to(constant(space, name, np.float32), space.shape) for name in ("low", "high")
     ]
     low, high = (np.where(np.abs(s) >= largest, np.copysign(np.inf, s), s) for s in sides)
     return low, high
+
+
+def constant(space: Any, name: str, dtype: Any = None) -> np.ndarray:
+    """An attribute of a space in NumPy, for what is built on its value.
+
+    **Raises:** `TypeError` if the value is unknown, because it is traced.
+    """
+    value = getattr(space, name)
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name!r} of a {type(space).__name__} must be a constant, because networks and "
+            f"wrappers are built on its value, got a traced {value.dtype}{list(value.shape)}, "
+            "which depends on an argument of jit or vmap, such as a parameter of the environment; "
+            "build the policy outside, for an environment whose parameters are numbers, and pass "
+            "it in"
+        )
+    return np.asarray(value, dtype)
 
 
 # Trees of spaces.
@@ -95,12 +126,21 @@ def bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
 def children(space: Any) -> dict[str, Any] | tuple[Any, ...]:
     """The spaces inside a Dict or a Tuple; those of a Dict are sorted by name.
 
-    This is the order in which JAX flattens an element of the space.
+    This is the order in which JAX flattens an element of the space. A NamedTuple remains one.
     """
     parts = getattr(space, "spaces", space)
     if isinstance(parts, Mapping):
         return {name: parts[name] for name in sorted(parts)}
-    return tuple(parts)
+    return parts if _is_named_tuple(parts) else tuple(parts)
+
+
+def _is_named_tuple(x: Any) -> bool:
+    return isinstance(x, tuple) and hasattr(x, "_fields")
+
+
+def is_mask(path: Path) -> bool:
+    """Whether a path leads to an action mask, or to a part of one."""
+    return ACTION_MASK in map(str, path)
 
 
 def parts_of(space: Any) -> dict[str, Any] | tuple[Any, ...] | None:
@@ -148,7 +188,8 @@ def map_space(
     - `allow_extra`: whether dicts may have entries that the space does not declare. They are
         returned as the first tree has them.
 
-    **Returns:** the results, in dicts and tuples as the space has them.
+    **Returns:** the results, in dicts and tuples as the space has them. A tuple becomes a
+    NamedTuple if the first tree has one there; without trees, if the space has one.
 
     **Raises:** `SpaceMismatch`, a `ValueError`, if a tree lacks the structure of the space.
     """
@@ -170,7 +211,12 @@ def _map_space(
     if isinstance(parts, dict):
         extra = {name: x for name, x in trees[0].items() if name not in parts} if trees else {}
         return {name: inside(name, part) for name, part in parts.items()} | extra
-    return tuple(inside(i, part) for i, part in enumerate(parts))
+    indices = range(len(parts))
+    if _is_named_tuple(parts):
+        indices = map(Field, indices, parts._fields)  # pyright: ignore[reportAttributeAccessIssue]
+    results = [inside(i, part) for i, part in zip(indices, parts, strict=True)]
+    like: Any = trees[0] if trees else parts
+    return type(like)(*results) if _is_named_tuple(like) else tuple(results)
 
 
 def _check_structure(path: Path, parts: dict | tuple, tree: PyTree, allow_extra: bool) -> None:
@@ -227,18 +273,19 @@ def action_mask(observation: PyTree) -> PyTree | None:
     """The mask of legal actions in an observation, its entry `"action_mask"`; `None` without one.
 
     True marks a legal action. The mask is part of the observation, so it is recorded, replayed and
-    bootstrapped like the rest. It may be in a nested dict, as when a wrapper adds entries beside
-    the environment's observation.
+    bootstrapped like the rest. It is the entry of a dict, or the field of a NamedTuple, an
+    `eqx.Module` or another dataclass. It may be nested, as when a wrapper adds entries beside the
+    environment's observation.
     """
-    if isinstance(observation, Mapping):
-        if ACTION_MASK in observation:
-            return observation[ACTION_MASK]
-        parts = list(observation.values())
-    elif isinstance(observation, tuple | list):
-        parts = list(observation)
-    else:
+    if isinstance(observation, Mapping) and ACTION_MASK in observation:
+        return observation[ACTION_MASK]
+    if hasattr(observation, ACTION_MASK):
+        return getattr(observation, ACTION_MASK)
+    try:
+        parts, _ = flatten_one_level_with_keys(observation)
+    except ValueError:  # a leaf
         return None
-    return next((mask for part in parts if (mask := action_mask(part)) is not None), None)
+    return next((mask for _, part in parts if (mask := action_mask(part)) is not None), None)
 
 
 def one_hot(observation: Any, num_categories: int) -> Float[Array, " num_categories"]:

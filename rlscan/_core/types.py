@@ -18,7 +18,8 @@ StepResult = tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]
 class Distribution(Protocol):
     """A distribution over actions for one observation, with the methods of distrax.
 
-    Two methods are optional:
+    It must be a pytree, as an `eqx.Module` and the distributions of distrax are. Two methods are
+    optional:
 
     - `mode()` is the action that an evaluation takes with `action="mode"`.
     - `legal(action)` maps a sample to the action that the environment receives, such as its tanh,
@@ -100,6 +101,10 @@ class SequencePolicy(Policy, Protocol):
 @runtime_checkable
 class Environment(Protocol):
     """One environment that resets itself; the rollout batches it.
+
+    It must be hashable, as a plain class, an `eqx.Module` and a frozen dataclass are, and keep all
+    that changes in the state which it returns. Its methods may have no side effects but those that
+    JAX can map over environments, such as `jax.debug.print`.
 
     An attribute `time_limit: int` is optional. It promises that no episode is truncated before it
     has lasted that many steps, which saves memory (see `rlscan.Trajectory`).

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._core.environment import action_space_of
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
 from .._core.tree import map_arrays
@@ -69,7 +70,7 @@ def record(
         key = jax.random.clone(before.policy_key)
         distribution: Any
         distribution, *_ = policy(before.observation, before.policy_state, key=key)
-        return legal_action(env.action_space(), action, distribution)
+        return legal_action(action_space_of(env), action, distribution)
 
     def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
         before, states = carry

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._core.environment import action_space_of, reset_env
 from .._core.spaces import is_box, legal_action, space_leaves
 from .._core.tree import as_strong_arrays
 from .._core.types import Environment, Policy, PyTree
@@ -134,7 +135,7 @@ def audit_tolerance(policy: Policy, env: Environment, generator: Any = "mix32") 
 
     def sample(key: PRNGKeyArray) -> PyTree:
         reset_key, policy_key, action_key = jax.random.split(key, 3)
-        observation = as_strong_arrays(env.reset(reset_key)[0])
+        observation = reset_env(env, reset_key)[0]
         state = as_strong_arrays(policy.initial_state())
         distribution, _, _ = policy(observation, state, key=policy_key)
         return distribution.sample(seed=action_key)
@@ -184,7 +185,7 @@ def _suspects(
 ) -> list[tuple[str, Policy, Trajectory]]:
     """Possible mistakes, each with the policy and trajectory whose replay makes it."""
     suspects = [(_DROPOUT_OFF, eqx.nn.inference_mode(policy), trajectory)]
-    if any(is_box(leaf) for _, leaf in space_leaves(env.action_space())):
+    if any(is_box(leaf) for _, leaf in space_leaves(action_space_of(env))):
         sent = eqx.filter_jit(_sent_actions)(policy, env, trajectory)
         sent_trajectory = eqx.tree_at(lambda t: t.action, trajectory, sent)
         suspects.append((_CLIPPED, policy, sent_trajectory))
@@ -196,7 +197,7 @@ def _sent_actions(policy: Policy, env: Environment, trajectory: Trajectory) -> P
 
     def one(observation: PyTree, state: PyTree, action: PyTree, key: PRNGKeyArray) -> PyTree:
         distribution, _, _ = policy(observation, state, key=key)
-        return legal_action(env.action_space(), action, distribution)
+        return legal_action(action_space_of(env), action, distribution)
 
     return eqx.filter_vmap(eqx.filter_vmap(one))(
         trajectory.observation,

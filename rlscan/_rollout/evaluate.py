@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from .._core.program import call_program
 from .._core.require import require_one_of, require_positive
+from .._core.roles import require_environment, require_policy
 from .._core.scan import filter_scan
 from .._core.tree import as_strong_arrays, map_arrays, where
 from .._core.types import Environment, Policy, PyTree, is_distribution
@@ -83,6 +84,8 @@ def evaluate(
 
     Source: Gal & Ghahramani, *Dropout as a Bayesian Approximation*, 2016, arXiv:1506.02142.
     """
+    require_policy(policy)
+    require_environment(env)
     require_one_of("action", action, ("sample", "mode"))
     require_one_of("network", network, ("train", "inference", "mc-dropout"))
     num_episodes = require_positive("num_episodes", num_episodes)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from .._core.nan import nan_or
+from .._core.roles import require_policy
 from .._core.tree import where
 from .._core.types import Policy, PyTree
 from .state import FinalObservations, RolloutState, Trajectory
@@ -41,6 +42,7 @@ def next_value(
 
     Source: Pardo et al., *Time Limits in Reinforcement Learning*, 2018, arXiv:1712.00378.
     """
+    require_policy(policy)
     if not jax.tree.leaves(value):  # the policy has no values
         return value
     last = _values(policy, state.observation, state.policy_state, state.policy_key)

@@ -12,10 +12,12 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from .._check.policy import check_policy
+from .._check.policy import check_policy, check_state
+from .._core.environment import action_space_of, reset_env, step_env
 from .._core.mesh import FIRST, SECOND, WHOLE, require_divisible, sharded
 from .._core.program import call_program
 from .._core.require import require_one_of, require_positive
+from .._core.roles import require_environment, require_policy
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
 from .._core.tree import as_strong_arrays, cast_like, clone_keys, map_arrays, tree_bytes, where
@@ -80,7 +82,7 @@ def _reset(
         stream, reset_key = jax.random.split(jax.random.fold_in(env_key, index))
         which = 0 if shared_noise else index
         noise_key, policy_key = jax.random.split(jax.random.fold_in(noise, which))
-        observation, env_state = env.reset(reset_key)
+        observation, env_state = reset_env(env, reset_key)
         state = RolloutState(
             env_state=env_state,
             observation=observation,
@@ -132,7 +134,8 @@ def rollout(
     **Returns:** `(state, trajectory)`: the state after the last step, and the T steps that led
     there, `[T, N, …]`.
 
-    **Raises:** `ValueError` for an invalid count or schedule.
+    **Raises:** `ValueError` for an invalid count or schedule, or a state of another environment or
+    policy; `TypeError` if `policy` or `env` is none.
 
     A key that outlives a step is a hidden variable ξ: what an action leads to depends on it, so
     V(s) is not V(s, ξ), and bootstrapping from it is biased for λ < 1. Let the critic see the key
@@ -140,6 +143,8 @@ def rollout(
     `rlscan.policies.ActorCritic`), or let λ go to 1. Per-episode masks explore coherently (Xie et
     al., *NADPEx*, 2018, arXiv:1812.09028).
     """
+    require_policy(policy)
+    require_environment(env)
     num_steps = require_positive("num_steps", num_steps)
     require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
     if mesh is not None:  # each device runs this same function for its own environments
@@ -178,9 +183,13 @@ def _rollout(
         return (state, slots), transition
 
     slots = _empty_slots(state, num_steps, block_length)
-    (after, final), transitions = filter_scan(
-        step, (state, slots), jnp.arange(num_steps), unroll=unroll
-    )
+    try:
+        (after, final), transitions = filter_scan(
+            step, (state, slots), jnp.arange(num_steps), unroll=unroll
+        )
+    except Exception:
+        check_state(policy, env, state)  # whose error tells more, if the state is at fault
+        raise
     initial_policy_state = map_arrays(lambda leaf: leaf[None], state.policy_state)
     return after, Trajectory(
         **vars(transitions), initial_policy_state=initial_policy_state, final=final
@@ -213,20 +222,16 @@ def act(
         state.observation, state.policy_state, key=jax.random.clone(state.policy_key)
     )
     action = _mode(distribution) if is_mode else distribution.sample(seed=action_key)
-    observation, env_state, reward, terminated, truncated, info = env.step(
-        env_key, state.env_state, legal_action(env.action_space(), action, distribution)
+    observation, env_state, reward, terminated, truncated, info = step_env(
+        env, env_key, state.env_state, legal_action(action_space_of(env), action, distribution)
     )
-    observation = as_strong_arrays(observation)
-    final_observation = as_strong_arrays(info["final_observation"])
-    reward = jnp.asarray(reward, jnp.float32)
-    terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
     done = terminated | truncated
     episode_return, episode_length = state.episode_return + reward, state.episode_length + 1
     noise_key, policy_key = _next_keys(
         state, {"step": True, "episode": done, "rollout": is_last}[key_schedule]
     )
     after = RolloutState(
-        env_state=as_strong_arrays(env_state),
+        env_state=env_state,
         observation=observation,
         policy_state=where(done, as_strong_arrays(policy.initial_state()), policy_state),
         key=key,
@@ -249,7 +254,7 @@ def act(
     )
     last_seen = FinalObservations(
         step=jnp.zeros((), jnp.int32),
-        observation=cast_like(observation, final_observation),
+        observation=info["final_observation"],
         policy_state=policy_state,
         policy_key=state.policy_key,
     )

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from .._core.roles import require_policy
 from .._core.types import Policy, PyTree
 
 KeySchedule = Literal["step", "episode", "rollout"]
@@ -86,5 +87,6 @@ class Trajectory(Transition):
 
 
 def is_recurrent(policy: Policy) -> bool:
-    """Whether the policy carries a state from step to step."""
+    """Whether the policy carries a state from step to step; `TypeError` if it is no policy."""
+    require_policy(policy)
     return len(jax.tree.leaves(policy.initial_state())) > 0

@@ -216,9 +216,10 @@ class GymnaxEnvironment(eqx.Module):
             step_key, state, action, self.params
         )
         truncated = self.env.is_truncated(state, self.params)
+        done = jnp.asarray(terminated, bool) | jnp.asarray(truncated, bool)
         info = {**info, "final_observation": observation}
         observation, state = reset_where(
-            jnp.asarray(terminated | truncated),
+            done,
             lambda: self.env.reset_env(reset_key, self.params),
             (observation, state),
         )

@@ -17,14 +17,18 @@ def reset_where(
     """Select `reset()` if an episode is done, else `stepped`; for environments with auto-reset.
 
     It is written for one environment. When it is mapped over environments, and over seeds, `reset`
-    is computed only in steps in which at least one of them is done. A plain `where` would draw a
-    reset for every environment in every step, which is measurably slower (see the `levers`
-    benchmark).
+    is computed only in steps in which at least one of them is done, and then for all of them; on a
+    mesh, for those of the same device. A plain `where` would draw a reset for every environment in
+    every step, which is measurably slower (see the `levers` benchmark).
+
+    Among many environments one is done in nearly every step. If a reset takes long, compute a pool
+    of starts once, keep it in the environment as arrays, and let `reset` pick one by its key.
 
     **Arguments:**
 
     - `done`: whether the episode has just ended.
-    - `reset`: draws `(observation, state)`, with the structure and the shapes of `stepped`.
+    - `reset`: draws `(observation, state)`, with the structure and the shapes of `stepped`. JAX
+        allows no side effects there but those of `jax.debug`.
     - `stepped`: `(observation, state)` after the step.
 
     **Returns:** `(observation, state)` to go on from, with the dtypes of `stepped`.

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from .._core.environment import action_space_of, observation_space_of, reset_env, step_env
 from .._core.require import require_positive
 from .._core.spaces import (
-    ACTION_MASK,
     Box,
     Nested,
     Path,
     bounds,
     is_box,
     is_discrete,
+    is_mask,
     map_space,
     parts_of,
     space_dtype,
@@ -55,16 +56,16 @@ class Wrapper(eqx.Module):
     env: Environment
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        return self.env.reset(key)
+        return reset_env(self.env, key)
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: PyTree) -> StepResult:
-        return self.env.step(key, state, action)
+        return step_env(self.env, key, state, action)
 
     def observation_space(self) -> Any:
-        return self.env.observation_space()
+        return observation_space_of(self.env)
 
     def action_space(self) -> Any:
-        return self.env.action_space()
+        return action_space_of(self.env)
 
     @property
     def time_limit(self) -> int | None:
@@ -91,7 +92,7 @@ class ObserveOnly(Wrapper):
         """
         self.env = env
         self.indices = tuple(map(operator.index, indices))
-        space = env.observation_space()
+        space = observation_space_of(env)
         if not (is_box(space) and len(space.shape) == 1):
             raise ValueError(
                 f"indices must be of an observation that is a vector (a Box [d]), got {space!r}; "
@@ -100,16 +101,18 @@ class ObserveOnly(Wrapper):
         check_indices("indices", self.indices, space.shape[0])
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        observation, state = self.env.reset(key)
+        observation, state = reset_env(self.env, key)
         return self._select(observation), state
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: PyTree) -> StepResult:
-        observation, state, reward, terminated, truncated, info = self.env.step(key, state, action)
+        observation, state, reward, terminated, truncated, info = step_env(
+            self.env, key, state, action
+        )
         info = {**info, "final_observation": self._select(info["final_observation"])}
         return self._select(observation), state, reward, terminated, truncated, info
 
     def observation_space(self) -> Box:
-        space = self.env.observation_space()
+        space = observation_space_of(self.env)
         low, high = (side[list(self.indices)] for side in bounds(space))
         return Box(low, high, low.shape, space_dtype(space))
 
@@ -153,25 +156,22 @@ class FrameStack(Wrapper):
         self.observation_space()  # so that a space that cannot be stacked is refused here
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, "FrameStackState"]:
-        observation, state = self.env.reset(key)
-        frames = self._repeat(as_strong_arrays(observation))
+        observation, state = reset_env(self.env, key)
+        frames = self._repeat(observation)
         return frames, FrameStackState(state, frames)
 
     def step(self, key: PRNGKeyArray, state: "FrameStackState", action: PyTree) -> StepResult:
-        observation, inner, reward, terminated, truncated, info = self.env.step(
-            key, state.env_state, action
+        observation, inner, reward, terminated, truncated, info = step_env(
+            self.env, key, state.env_state, action
         )
-        observation = as_strong_arrays(observation)
-        last = cast_like(observation, as_strong_arrays(info["final_observation"]))
-        pushed = self._push(state.frames, last)
-        done = jnp.asarray(terminated | truncated)
-        frames = where(done, self._repeat(observation), pushed)
+        pushed = self._push(state.frames, info["final_observation"])
+        frames = where(terminated | truncated, self._repeat(observation), pushed)
         info = {**info, "final_observation": pushed}
         return frames, FrameStackState(inner, frames), reward, terminated, truncated, info
 
     def observation_space(self) -> Any:
         def stack(path: Path, space: Any) -> Any:
-            if ACTION_MASK in path:
+            if is_mask(path):
                 return space
             if is_discrete(space):
                 return Nested((space,) * self.num_frames)
@@ -187,7 +187,7 @@ class FrameStack(Wrapper):
             )
             return Box(low, high, low.shape, space_dtype(space))
 
-        space = self.env.observation_space()
+        space = observation_space_of(self.env)
         stacked = map_space(stack, space)
         return stacked if parts_of(space) is None else Nested(stacked)
 
@@ -195,25 +195,25 @@ class FrameStack(Wrapper):
         """The stack at the start of an episode."""
 
         def repeat(path: Path, space: Any, x: Array) -> PyTree:
-            if ACTION_MASK in path:
+            if is_mask(path):
                 return x
             frames = (x,) * self.num_frames
             return frames if is_discrete(space) else _join(*frames)
 
-        return map_space(repeat, self.env.observation_space(), observation, allow_extra=True)
+        return map_space(repeat, observation_space_of(self.env), observation, allow_extra=True)
 
     def _push(self, frames: PyTree, newest: PyTree) -> PyTree:
         """The stack with one observation more, without the oldest."""
 
         def push(path: Path, space: Any, x: Array, frames: PyTree) -> PyTree:
-            if ACTION_MASK in path:
+            if is_mask(path):
                 return x
             if is_discrete(space):
                 return (*frames[1:], x)
             width = jnp.atleast_1d(x).shape[-1]
             return _join(frames[..., width:], x)
 
-        return map_space(push, self.env.observation_space(), newest, frames, allow_extra=True)
+        return map_space(push, observation_space_of(self.env), newest, frames, allow_extra=True)
 
 
 class FrameStackState(eqx.Module):
@@ -240,27 +240,28 @@ class LastActionReward(Wrapper):
     """
 
     def reset(self, key: PRNGKeyArray) -> tuple[dict[str, PyTree], PyTree]:
-        observation, state = self.env.reset(key)
+        observation, state = reset_env(self.env, key)
         return _add(observation, self._first_entries()), state
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: PyTree) -> StepResult:
-        observation, state, reward, terminated, truncated, info = self.env.step(key, state, action)
-        reward_entry = jnp.asarray(reward, jnp.float32)
-        entries = as_strong_arrays({"last_action": action, "last_reward": reward_entry})
+        observation, state, reward, terminated, truncated, info = step_env(
+            self.env, key, state, action
+        )
+        entries = as_strong_arrays({"last_action": action, "last_reward": reward})
         info = {**info, "final_observation": _add(info["final_observation"], entries)}
-        done = jnp.asarray(terminated | truncated)
         first = cast_like(entries, self._first_entries())
-        observation = _add(observation, where(done, first, entries))
+        observation = _add(observation, where(terminated | truncated, first, entries))
         return observation, state, reward, terminated, truncated, info
 
     def observation_space(self) -> Nested:
-        space = self.env.observation_space()
+        space = observation_space_of(self.env)
         parts = parts_of(space)
-        entries = {"last_action": self.env.action_space(), "last_reward": Box(-np.inf, np.inf, ())}
+        reward = Box(-np.inf, np.inf, ())
+        entries = {"last_action": action_space_of(self.env), "last_reward": reward}
         return Nested(_add(parts if isinstance(parts, dict) else space, entries))
 
     def _first_entries(self) -> dict[str, PyTree]:
-        action = map_space(_first_action, self.env.action_space())
+        action = map_space(_first_action, action_space_of(self.env))
         return {"last_action": action, "last_reward": jnp.zeros(())}
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._core.nan import nan_or
 from .._core.require import require_one_of
-from .._core.spaces import Path, bounds, is_box, is_discrete, map_space, num_categories
+from .._core.spaces import Path, bounds, constant, is_box, is_discrete, map_space, num_categories
 from .._core.types import Distribution, PyTree
 from ._distributions import Beta, Joint, TanhNormal
 
@@ -249,7 +249,7 @@ def check_continuous(continuous: str, state_dependent_std: bool) -> None:
 
 def _part(_: Path, space: Any, *, continuous: Continuous, state_dependent_std: bool) -> Part:
     if is_discrete(space):
-        return _Categorical(int(space.n))
+        return _Categorical(int(constant(space, "n")))
     if (categories := num_categories(space)) is not None:
         return _Categoricals(tuple(categories.ravel().tolist()), categories.shape)
     if is_box(space):

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._core.environment import action_space_of, observation_space_of
 from .._core.require import is_positive_integer, require_rate
 from .._core.spaces import action_mask
 from .._core.types import Distribution, Environment, PyTree
@@ -82,12 +83,13 @@ class ActorCritic(eqx.Module):
         actor_key, critic_key, actor_encoder_key, critic_encoder_key = keys
         self.shared_masks = shared_masks
 
+        space = observation_space_of(env)
         self.actor_encoder, self.critic_encoder = (
-            Encoder(env.observation_space(), key=k, num_channels=num_channels, activation=function)
+            Encoder(space, key=k, num_channels=num_channels, activation=function)
             for k in (actor_encoder_key, critic_encoder_key)
         )
         self.head = ActionHead(
-            env.action_space(), continuous=continuous, state_dependent_std=state_dependent_std
+            action_space_of(env), continuous=continuous, state_dependent_std=state_dependent_std
         )
         sizes = (self.actor_encoder.size, *map(int, hidden_sizes))
         self.actor, self.critic = actor_and_critic(

@@ -1,7 +1,7 @@
 """`Encoder`: observations as vectors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._core.require import is_positive_integer
 from .._core.spaces import (
-    ACTION_MASK,
     Path,
+    constant,
     is_box,
     is_discrete,
+    is_mask,
     num_categories,
     one_hot,
     space_leaves,
@@ -68,7 +69,7 @@ class Encoder(eqx.Module):
         **Raises:** `ValueError` for a space of another kind or with nothing to encode, for an
         invalid `num_channels`, and for an unknown activation.
         """
-        leaves = [(p, leaf) for p, leaf in space_leaves(space) if ACTION_MASK not in p]
+        leaves = [(p, leaf) for p, leaf in space_leaves(space) if not is_mask(p)]
         if not leaves:
             raise ValueError(_unfit(space))
         check_num_channels(num_channels)
@@ -176,9 +177,9 @@ def as_activation(activation: str | Callable[[Array], Array]) -> Callable[[Array
 
 def _part(space: Any, num_channels: tuple[int, ...], activation: Callable, key: Array) -> Part:
     if is_discrete(space):
-        return _OneHot((int(space.n),), (int(getattr(space, "start", 0)),), ())
+        return _OneHot((int(constant(space, "n")),), (int(getattr(space, "start", 0)),), ())
     if hasattr(space, "nvec"):
-        nvec = np.asarray(space.nvec)
+        nvec = constant(space, "nvec")
         start = np.broadcast_to(getattr(space, "start", 0), nvec.shape)
         return _OneHot(tuple(nvec.ravel().tolist()), tuple(start.ravel().tolist()), nvec.shape)
     if not (is_box(space) or num_categories(space) is not None):
@@ -217,7 +218,7 @@ def _weights(key: PRNGKeyArray, shapes: tuple[tuple[int, int], ...]) -> list[Arr
 def _is_bytes(space: Any) -> bool:
     """Whether a space holds bytes over their whole range, like the colours of an image."""
     is_uint8 = np.dtype(getattr(space, "dtype", np.float32)) == np.uint8
-    return is_uint8 and is_box(space) and bool(np.all(np.asarray(space.high) == 255))
+    return is_uint8 and is_box(space) and bool(np.all(constant(space, "high") == 255))
 
 
 def _in_float32(x: Any, is_bytes: bool) -> Float[Array, "..."]:
@@ -230,8 +231,9 @@ def _leaf_at(observation: PyTree, path: Path, shape: tuple[int, ...]) -> Any:
     leaf, at = observation, "".join(f"[{name!r}]" for name in path)
     try:
         for name in path:
-            leaf = leaf[name]
-    except (KeyError, IndexError, TypeError):
+            is_field = isinstance(name, str) and not isinstance(leaf, Mapping)
+            leaf = getattr(leaf, name) if is_field else leaf[name]
+    except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(
             f"this policy takes observations with a part {at}, got one of structure "
             f"{jax.tree.structure(observation)}; {_BUILD}"

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Key, PRNGKeyArray
 
 from .._check.dataflow import flow, union
+from .._core.environment import action_space_of, reset_env
 from .._core.files import encode, read, write_whole
 from .._core.require import require_extra
 from .._core.spaces import legal_action
@@ -78,7 +79,7 @@ def _program(
     """The serialised program of observations, states and key data, `[batch, …]` each."""
     from jax import export as jax_export
 
-    action_space = env.action_space()
+    action_space = action_space_of(env)
 
     def batched(observation: PyTree, state: list[Array], *words: Any) -> tuple:
         if words:
@@ -125,14 +126,14 @@ def _decide(
 def _inputs(policy: Policy, env: Environment) -> tuple[PyTree, list[Any]]:
     """The shapes and dtypes of one observation, and of the leaves of one state."""
     key = make_key(0, generator="threefry2x32")  # which all of jax.random takes
-    observation, _ = jax.eval_shape(lambda key: as_strong_arrays(env.reset(key)), key)
+    observation, _ = jax.eval_shape(lambda key: reset_env(env, key), key)
     state = jax.eval_shape(lambda: as_strong_arrays(policy.initial_state()))
     return observation, jax.tree.leaves(state)
 
 
 def _check_deterministic(policy: Policy, env: Environment) -> None:
     """Raise `ValueError` for a policy whose action depends on its key, which will be missing."""
-    decide = partial(_decide, policy, env.action_space(), False)
+    decide = partial(_decide, policy, action_space_of(env), False)
     program = jax.make_jaxpr(decide)(*_inputs(policy, env), make_key(0))
     *_, key = (1 << i for i in range(len(program.jaxpr.invars) + 1))  # the key's bit, not the first
     sources = [0] * (len(program.jaxpr.invars) - 1) + [key]

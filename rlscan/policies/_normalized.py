@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.tree_util import DictKey, KeyPath, tree_map_with_path
+from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_map_with_path
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._core.moments import Moments, merge, no_moments
@@ -125,7 +125,7 @@ def _is_moments(node: Any) -> bool:
 
 def _moments_of(path: KeyPath, leaf: Any) -> Moments | None:
     """Empty moments for a leaf `[1, …]`, or `None` for a leaf that is not normalised."""
-    is_mask = any(key == DictKey(ACTION_MASK) for key in path)
+    is_mask = any(key in (DictKey(ACTION_MASK), GetAttrKey(ACTION_MASK)) for key in path)
     if is_mask or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return None
     return no_moments(leaf.shape[1:], leaf.dtype)

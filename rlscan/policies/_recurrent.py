@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
+from .._core.environment import action_space_of, observation_space_of
 from .._core.require import require_one_of, require_positive, require_rate
 from .._core.scan import filter_scan
 from .._core.spaces import action_mask
@@ -95,13 +96,13 @@ class RecurrentActorCritic(eqx.Module):
         function = as_activation(activation)
         encoder_key, cell_key, heads_key = jax.random.split(as_key(key), 3)
         self.encoder = Encoder(
-            env.observation_space(),
+            observation_space_of(env),
             key=encoder_key,
             num_channels=num_channels,
             activation=function,
         )
         self.head = ActionHead(
-            env.action_space(), continuous=continuous, state_dependent_std=state_dependent_std
+            action_space_of(env), continuous=continuous, state_dependent_std=state_dependent_std
         )
         core = _cell(cell, self.encoder.size, hidden_size, cell_key)
         self.cell = (

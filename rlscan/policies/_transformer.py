@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
+from .._core.environment import action_space_of, observation_space_of
 from .._core.require import require_flag, require_positive, require_rate
 from .._core.spaces import action_mask
 from .._core.types import Distribution, Environment, PyTree
@@ -115,7 +116,7 @@ class TransformerActorCritic(eqx.Module):
         function = as_activation(activation)
         encoder_key, embedding_key, blocks_key, heads_key = jax.random.split(as_key(key), 4)
         self.encoder = Encoder(
-            env.observation_space(),
+            observation_space_of(env),
             key=encoder_key,
             num_channels=num_channels,
             activation=function,
@@ -135,7 +136,7 @@ class TransformerActorCritic(eqx.Module):
         )
         self.norm = eqx.nn.LayerNorm(embed_size)
         self.head = ActionHead(
-            env.action_space(), continuous=continuous, state_dependent_std=state_dependent_std
+            action_space_of(env), continuous=continuous, state_dependent_std=state_dependent_std
         )
         actor_key, critic_key = jax.random.split(heads_key)
         self.actor = linear(orthogonal(actor_key, (self.head.num_outputs, embed_size), 0.01))

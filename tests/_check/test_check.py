@@ -947,7 +947,7 @@ def test_a_jitted_call_is_seen_through() -> None:
         assert "the same program" in refusal(ValueError, Jitted((), frozen), Env())
 
 
-def test_an_opaque_distribution_is_given_the_benefit_of_the_doubt() -> None:
+def test_a_distribution_that_is_no_pytree_is_refused() -> None:
     class Opaque:
         def __init__(self, logits: Any):
             self.inner = Logits(logits)
@@ -960,7 +960,9 @@ def test_an_opaque_distribution_is_given_the_benefit_of_the_doubt() -> None:
             return Opaque(logits), None, state
 
     act = lambda part, o, s, key: (part(o, key=key)[:2], s)  # noqa: E731
-    check_policy(Hiding(eqx.nn.Dropout(0.5), act), Env())
+    message = refusal(TypeError, Hiding(eqx.nn.Dropout(0.5), act), Env())
+    assert "Hiding.__call__ returns must be a pytree" in message and "got a Opaque" in message
+    assert "make the class an eqx.Module" in message
 
 
 def test_the_sampling_of_a_distribution_is_its_own_affair() -> None:

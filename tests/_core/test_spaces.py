@@ -1,7 +1,12 @@
 """Spaces are read by their attributes, mapped leaf by leaf, and make actions legal."""
 
-from typing import Any
+import copy
+import dataclasses
+import pickle
+from typing import Any, NamedTuple
 
+import equinox as eqx
+import flax.struct
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,7 @@ from rlscan._core.spaces import (
     bounds,
     is_box,
     is_discrete,
+    is_mask,
     legal_action,
     map_space,
     one_hot,
@@ -66,6 +72,63 @@ def test_an_action_mask_is_found():
     assert action_mask({"x": jnp.zeros(2), "action_mask": mask}) is mask
     assert action_mask({"inner": ({"action_mask": mask},), "last_reward": jnp.zeros(())}) is mask
     assert action_mask({"x": jnp.zeros(2)}) is action_mask(jnp.zeros(2)) is action_mask(()) is None
+
+
+class Fields(NamedTuple):
+    board: Any
+    action_mask: Any
+
+
+class Module(eqx.Module):
+    board: Any
+    action_mask: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Data:
+    board: Any
+    action_mask: Any
+
+
+@jax.tree_util.register_pytree_node_class
+class Node:
+    """A pytree that tells JAX no names."""
+
+    def __init__(self, board: Any, action_mask: Any):
+        self.board, self.action_mask = board, action_mask
+
+    def tree_flatten(self) -> tuple:
+        return (self.board, self.action_mask), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> "Node":
+        return cls(*children)
+
+
+@flax.struct.dataclass
+class Flax:
+    board: Any
+    action_mask: Any
+
+
+@pytest.mark.parametrize("container", [Fields, Module, Data, Node, Flax])
+def test_an_action_mask_is_found_in_every_container(container: Any) -> None:
+    mask = jnp.asarray([True, False])
+    assert action_mask(container(jnp.zeros(2), mask)) is mask
+    assert action_mask({"last_reward": 0.0, "observation": [container(1, mask)]}) is mask
+
+
+def test_the_names_of_a_named_tuple_are_kept():
+    space = Fields(spaces.Discrete(2), spaces.Box(0, 1, (3,)))
+    paths = [path for path, _ in space_leaves(space)]
+    assert paths == [(0,), (1,)] and list(map(is_mask, paths)) == [False, True]
+    assert copy.deepcopy(paths) == paths and is_mask(pickle.loads(pickle.dumps(paths[1])))
+    for seen in (Fields(1, 2), (1, 2), [1, 2]):
+        double = map_space(lambda path, leaf, x: 2 * x, space, seen)
+        assert double == (2, 4) and isinstance(double, Fields) is isinstance(seen, Fields)
+    assert isinstance(map_space(lambda path, leaf: path, space), Fields)
+    assert map_space(lambda path, leaf, x: x, tuple(space), Fields(1, 2)) == Fields(1, 2)
 
 
 def test_leaves_are_in_the_order_of_jax():

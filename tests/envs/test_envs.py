@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 import rlscan
 from rlscan import ENVIRONMENTS, make, reset_where
+from rlscan._core.mesh import FIRST, sharded
 from rlscan.envs._gymnax import BOOLEAN_ENVIRONMENTS
 
 # Each has a peculiarity: integer rewards; a scalar observation; a continuous action; a
@@ -404,3 +405,22 @@ def test_reset_where_takes_python_numbers():
     for done, expected in ((True, 0), (jnp.asarray(False), 3)):
         _, state = reset_where(done, fresh, (jnp.ones(2), 3))
         assert state == expected
+
+
+def test_on_a_mesh_each_device_resets_for_its_own_environments() -> None:
+    resets = []
+
+    def step(done: Array) -> tuple:
+        def reset() -> Array:
+            jax.debug.callback(lambda: resets.append(1))
+            return jnp.float32(0.0)
+
+        return (reset_where(done, reset, jnp.float32(7.0)),)
+
+    on_devices = jax.jit(sharded(jax.vmap(step), rlscan.make_mesh(2), (FIRST,), (FIRST,)))
+    for done, num_resets in (([0, 0, 0, 0], 0), ([1, 1, 0, 0], 1), ([0, 1, 1, 0], 2)):
+        del resets[:]
+        (stepped,) = on_devices(jnp.asarray(done, bool))
+        jax.effects_barrier()
+        assert len(resets) == num_resets
+        np.testing.assert_array_equal(stepped, np.where(done, 0, 7))

@@ -1,6 +1,6 @@
 """Wrappers, against stacks made in NumPy from the results of the inner environment."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import distrax
 import equinox as eqx
@@ -405,6 +405,38 @@ def test_a_mask_of_any_space_is_not_stacked():
     stacked: Any = parts_of(space)
     assert stacked["action_mask"] is parts["action_mask"]
     assert stacked["observation"].shape == (4,)
+
+
+class Seen(NamedTuple):
+    at: Any
+    action_mask: Any
+
+
+class Named(rlscan.envs.Wrapper):
+    """Observations in a NamedTuple. Only action 0 is legal."""
+
+    def reset(self, key: Any) -> tuple:
+        observation, state = self.env.reset(key)
+        return Seen(observation, jnp.arange(3) < 1), state
+
+    def step(self, key: Any, state: Any, action: Any) -> tuple:
+        observation, state, reward, *flags, info = self.env.step(key, state, action)
+        mask = jnp.arange(3) < 1
+        last = {"final_observation": Seen(info["final_observation"], mask)}
+        return Seen(observation, mask), state, reward, *flags, last
+
+    def observation_space(self) -> Any:
+        return Seen(self.env.observation_space(), Box(0, 1, (3,)))
+
+
+def test_the_mask_of_a_named_tuple_is_obeyed() -> None:
+    env = rlscan.envs.LastActionReward(rlscan.envs.FrameStack(Named(probes.Wander()), 2))
+    policy = rlscan.policies.ActorCritic(env, hidden_sizes=[4], key=rlscan.key(0))
+    rlscan.check_policy(policy, env)
+    with jax.disable_jit():
+        observation, _ = env.reset(jax.random.key(1))
+        distribution: Any = policy(observation, (), key=jax.random.key(2))[0]
+    np.testing.assert_array_equal(distribution.probs, [1, 0, 0])
 
 
 def test_undeclared_entries_of_a_dict_are_not_stacked() -> None:

@@ -1,6 +1,6 @@
 """Observations as vectors, against NumPy in float64."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import gymnasium.spaces as gymnasium
@@ -68,6 +68,21 @@ def test_an_action_mask_is_not_an_input() -> None:
         "x": gymnax.Discrete(2),
     }
     assert build(gymnax.Dict(parts)).size == 2
+
+
+class Seen(NamedTuple):
+    x: Any
+    action_mask: Any
+
+
+def test_the_mask_of_a_named_tuple_is_not_an_input() -> None:
+    x, mask = jnp.asarray([3.0, 4.0]), jnp.ones(4, bool)
+    space = Seen(gymnax.Box(-9, 9, (2,)), gymnasium.MultiBinary(4))
+    np.testing.assert_array_equal(build(space)(Seen(x, mask)), [3, 4])
+    # a Dict's entries may be fields
+    np.testing.assert_array_equal(build(space._asdict())(Seen(x, mask)), [3, 4])
+    # a Tuple does not tell which part is the mask
+    assert build(tuple(space)).size == 6
 
 
 # Images.

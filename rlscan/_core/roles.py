@@ -1,0 +1,75 @@
+"""Checks that what is passed as a policy or an environment is one."""
+
+import inspect
+from typing import Any
+
+import equinox as eqx
+from jax.tree_util import keystr, tree_flatten_with_path
+
+# The methods of each, and the positional arguments that they must take, if that is checked.
+Methods = dict[str, tuple[str, ...] | None]
+
+_ENVIRONMENT: Methods = {
+    "reset": ("key",),
+    "step": ("key", "state", "action"),
+    "observation_space": (),
+    "action_space": (),
+}
+_POLICY: Methods = {"initial_state": (), "__call__": None}
+
+
+def require_environment(env: Any) -> None:
+    """Raise `TypeError` unless `env` has the methods of an `rlscan.Environment`."""
+    _require_methods(env, "environment", _ENVIRONMENT, "policy", _POLICY)
+
+
+def require_policy(policy: Any) -> None:
+    """Raise `TypeError` unless `policy` has the methods of an `rlscan.Policy`."""
+    _require_methods(policy, "policy", _POLICY, "environment", _ENVIRONMENT)
+
+
+def _require_methods(thing: Any, kind: str, methods: Methods, other: str, others: Methods) -> None:
+    """Require the methods of a kind; `other` is the kind that it may be mistaken for."""
+    if isinstance(thing, type):
+        raise TypeError(f"the {kind} must be an object, got the class {thing.__name__}; build one")
+    for name, arguments in methods.items():
+        method = getattr(thing, name, None)
+        if not callable(method):
+            is_other = all(callable(getattr(thing, method, None)) for method in others)
+            remedy = f"it is the {other}: swap the two, the policy comes first" if is_other else ""
+            remedy = remedy or f"see rlscan.{kind.capitalize()} for what it must do"
+            raise TypeError(f"the {kind} {type(thing).__name__} has no method {name!r}; {remedy}")
+        if arguments is not None:
+            wanted = ", ".join(arguments)
+            require_signature(f"{type(thing).__name__}.{name}", wanted, method, *arguments)
+
+
+def require_signature(name: str, wanted: str, function: Any, *args: Any, **kwargs: Any) -> None:
+    """Raise `TypeError` unless `function` takes the arguments, which `wanted` describes."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        is_gymnax = "'params'" in str(error)
+        hint = "; wrap it: rlscan.envs.GymnaxEnvironment(env, params)" if is_gymnax else ""
+        raise TypeError(
+            f"{name} must take ({wanted}), got {name}{signature}: {error}{hint}"
+        ) from None
+
+
+def require_hashable(env: Any) -> None:
+    """Raise `TypeError` unless JAX can keep an environment, apart from its arrays, as a constant.
+
+    `eqx.filter_jit` looks up a compiled program by its constants.
+    """
+    for path, leaf in tree_flatten_with_path(env)[0]:
+        if eqx.is_array(leaf):
+            continue
+        try:
+            hash(leaf)
+        except TypeError as error:
+            raise TypeError(
+                "an environment must be hashable, because it is a constant of the compiled "
+                f"program, but env{keystr(path)} is not: {error}; make the class an eqx.Module or "
+                "a dataclass with frozen=True, and hold tuples in place of lists and dicts"
+            ) from None
