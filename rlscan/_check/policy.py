@@ -55,9 +55,10 @@ def check_policy(policy: Any, env: Any, *, key: KeyLike | None = None) -> None:
     - `env`: an object that follows the contract of `rlscan.Environment`.
     - `key`: a key of the generator that rollouts will draw from; by default one of `mix32`.
 
-    **Raises:** `TypeError` for a missing method or a wrong signature or type; `ValueError` for a
-    wrong shape, an action that the environment does not accept, or noise that cannot be replayed.
-    The message names the leaf, and says what was required, what was found and what to change.
+    **Raises:** `TypeError` for a missing method, a wrong signature or type, or an environment that
+    cannot be hashed; `ValueError` for a wrong shape, an action that the environment does not
+    accept, noise that cannot be replayed, or a side effect that cannot be mapped. The message names
+    the leaf, and says what was required, what was found and what to change.
     """
     require_policy(policy)
     require_environment(env)

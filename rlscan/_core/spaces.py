@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import flatten_one_level_with_keys
 from jaxtyping import Array, Float
 
@@ -109,7 +110,7 @@ def constant(space: Any, name: str, dtype: Any = None) -> np.ndarray:
     **Raises:** `TypeError` if the value is unknown, because it is traced.
     """
     value = getattr(space, name)
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise TypeError(
             f"{name!r} of a {type(space).__name__} must be a constant, because networks and "
             f"wrappers are built on its value, got a traced {value.dtype}{list(value.shape)}, "

@@ -231,8 +231,10 @@ def _leaf_at(observation: PyTree, path: Path, shape: tuple[int, ...]) -> Any:
     leaf, at = observation, "".join(f"[{name!r}]" for name in path)
     try:
         for name in path:
-            is_field = isinstance(name, str) and not isinstance(leaf, Mapping)
-            leaf = getattr(leaf, name) if is_field else leaf[name]
+            if isinstance(name, str) and not isinstance(leaf, Mapping):
+                leaf = getattr(leaf, name)
+            else:
+                leaf = leaf[name]
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(
             f"this policy takes observations with a part {at}, got one of structure "

@@ -14,6 +14,9 @@ import rlscan
 
 from ._conformance import plain, require, require_close
 from ._environments import complaint, sample
+from ._hidden_state import attributes
+from ._play import Player, Steps, at
+from ._progress import Progress
 
 _NUM_STARTS = 64
 
@@ -45,7 +48,10 @@ def check_environment(
     - no episode is truncated before `time_limit` steps, if there is a limit, or lasts longer;
     - after an end, the environment is in a state that `reset` could have drawn from the step's key
       alone: it keeps nothing of the last episode, and varies between episodes if resets vary;
-    - the same key gives the same step, with and without `vmap`.
+    - the same state, action and key give the same step, again and with and without `vmap`, and
+      no attribute of the environment changes.
+
+    A check that takes longer than ten seconds says so on stderr, and what it is doing.
 
     **Arguments:**
 
@@ -66,80 +72,24 @@ def check_environment(
     """
     play_key, start_key = jax.random.split(rlscan.key(0) if key is None else key)
     draw = sample_action or partial(sample, env.action_space())
-    _check_types(env, draw, play_key)
-    steps = _play(env, draw, play_key, num_steps, num_envs)
-    _check_rewards(steps)
-    _check_observations(env, steps)
-    _check_final(steps, final_differs)
-    _check_time_limit(env, steps)
-    _check_same_step(env, steps)
-    _check_starts(env, steps, start_key, starts_differ)
+    with Progress("check_environment") as progress:
+        progress.stage = "tracing reset and step"
+        _check_types(env, draw, play_key)
+        before = attributes(env)
+        player = Player(env, draw, num_envs)
+        progress.stage = f"compiling step and playing {num_steps} steps"
+        steps = player.play(play_key, num_steps)
+        progress.stage = "repeating steps"
+        _check_repeats(env, player, steps, before)
+        _check_rewards(steps)
+        _check_observations(env, steps)
+        _check_final(steps, final_differs)
+        _check_time_limit(env, steps)
+        _check_same_step(player, steps)
+        progress.stage = "comparing the starts of episodes"
+        _check_starts(env, player, steps, start_key, starts_differ)
     terminated = np.asarray(steps.terminated)
     return Seen(int(terminated.sum()), int(np.asarray(steps.truncated).sum()))
-
-
-class _Steps(NamedTuple):
-    """T steps of N environments under random actions; every leaf is `[T, N, …]`."""
-
-    key: Any  # of the step
-    state: Any  # before the step
-    action: Any
-    observation: Any  # after the step, and after the reset if the episode ended
-    state_after: Any  # likewise
-    reward: Any
-    terminated: Any
-    truncated: Any
-    final: Any  # info["final_observation"]
-    length: Any  # of the episode, including this step
-
-    @property
-    def done(self) -> Any:
-        return self.terminated | self.truncated
-
-    def flat(self) -> "_Steps":
-        """The same steps `[T · N, …]`."""
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), self)
-
-
-def _play(env: Any, draw: Callable, key: Any, num_steps: int, num_envs: int) -> _Steps:
-    def one(carry: tuple) -> tuple[tuple, _Steps]:
-        key, state, length = carry
-        key, action_key, step_key = jax.random.split(key, 3)
-        action = draw(action_key)
-        result = env.step(jax.random.clone(step_key), state, action)
-        observation, after, reward, terminated, truncated, info = result
-        after, length = _in_dtypes(state, after), length + 1
-        outcome = observation, after, reward, terminated, truncated, info["final_observation"]
-        steps = _Steps(step_key, state, action, *outcome, length)
-        return (key, after, jnp.where(steps.done, 0, length)), steps
-
-    def start(key: Any) -> tuple:
-        key, reset_key = jax.random.split(key)
-        observation, state = env.reset(jax.random.clone(reset_key))
-        action = eqx.filter_eval_shape(draw, reset_key)
-        after = eqx.filter_eval_shape(env.step, reset_key, state, action)
-        _, state = _in_dtypes(after[:2], (observation, state))
-        return key, state, jnp.zeros((), jnp.int32)
-
-    @eqx.filter_jit
-    def run(keys: Any) -> _Steps:
-        carry = eqx.filter_vmap(start)(keys)
-        step = lambda carry, _: eqx.filter_vmap(one)(carry)  # noqa: E731
-        return rlscan.filter_scan(step, carry, length=num_steps)[1]
-
-    return run(jax.random.split(key, num_envs))
-
-
-def _in_dtypes(like: Any, tree: Any) -> Any:
-    """Convert the numbers of a tree to the dtypes of another; keys stay as they are."""
-
-    def convert(wanted: Any, x: Any) -> Any:
-        if not hasattr(wanted, "dtype") or jnp.issubdtype(wanted.dtype, jax.dtypes.extended):
-            return x
-        # Not `asarray` with a dtype, which keeps a weak type.
-        return jax.lax.convert_element_type(jnp.asarray(x), wanted.dtype)
-
-    return jax.tree.map(convert, like, tree)
 
 
 def _check_types(env: Any, draw: Callable, key: Any) -> None:
@@ -192,7 +142,7 @@ def _require_same(name: str, got: Any, other: str, wanted: Any) -> None:
         require(is_same, f"{name}{keystr(path)} must be as {other}, {types[0]}", types[1], edit)
 
 
-def _check_rewards(steps: _Steps) -> None:
+def _check_rewards(steps: Steps) -> None:
     finite = np.isfinite(np.asarray(steps.reward))
     where = np.argwhere(~finite)
     edit = "Look at divisions and logarithms in step"
@@ -200,18 +150,17 @@ def _check_rewards(steps: _Steps) -> None:
     require(finite.all(), "every reward must be finite", got, edit)
 
 
-def _check_observations(env: Any, steps: _Steps) -> None:
+def _check_observations(env: Any, steps: Steps) -> None:
     space = env.observation_space()
-    for name, tree in (("observation", steps.observation), ("final observation", steps.final)):
-        rows = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), plain(tree))
-        length = len(jax.tree.leaves(rows)[0])
+    flat, length = steps.flat(), steps.reward.size
+    for name, rows in (("observation", flat.observation), ("final observation", flat.final)):
         for i in range(0, length, max(1, length // 256)):
-            why = complaint(space, jax.tree.map(lambda x, i=i: x[i], rows))
+            why = complaint(space, at(plain(rows), i))
             edit = "Widen observation_space(), or clip the observation"
             require(why is None, f"the {name} must be in the observation space", f"it {why}", edit)
 
 
-def _check_final(steps: _Steps, final_differs: bool | None) -> None:
+def _check_final(steps: Steps, final_differs: bool | None) -> None:
     flat = steps.flat()
     done = np.asarray(flat.done)
     edit = "info['final_observation'] is the observation after the step, before any reset"
@@ -230,7 +179,7 @@ def _check_final(steps: _Steps, final_differs: bool | None) -> None:
     )
 
 
-def _check_time_limit(env: Any, steps: _Steps) -> None:
+def _check_time_limit(env: Any, steps: Steps) -> None:
     limit = getattr(env, "time_limit", None)
     if limit is None:
         return
@@ -246,56 +195,74 @@ def _check_time_limit(env: Any, steps: _Steps) -> None:
     require(not at_limit.any(), required, "one that goes on", edit)
 
 
-def _check_same_step(env: Any, steps: _Steps) -> None:
-    """Repeat some steps without `vmap`.
+def _check_repeats(env: Any, player: Player, steps: Steps, before: dict[str, Any]) -> None:
+    """Refuse an environment that keeps anything outside of the state that it returns.
 
-    Each is traced twice more, so numbers that Python or NumPy drew during tracing differ.
+    `before` are its attributes before it played.
     """
-    flat = steps.flat()
-    done = np.flatnonzero(np.asarray(flat.done))
+    after = attributes(env)
+    changed = sorted(name for name in after if name not in before or before[name] != after[name])
+    required = "all that changes must be in the state that reset and step return"
+    got = f"{', '.join(changed[:3])}, which changed while the environment played"
+    edit = "Keep it in the state, as an array; tracing runs Python code once, not at each step"
+    require(not changed, required, got, edit)
+    edit = "Keep all that step reads in `state`, as arrays; a simulator on the host cannot keep it"
+    for step in _some(steps.flat()):
+        wanted, got = (player.step_one(step.key, step.state, step.action) for _ in range(2))
+        _require_equal("the same state, action and key again", got, wanted, edit)
+
+
+def _check_same_step(player: Player, steps: Steps) -> None:
+    """Repeat some steps without `vmap`: numbers that NumPy drew during tracing differ."""
+    edit = "Draw all random numbers from `key` with jax.random, and keep none in self"
+    for step in _some(steps.flat()):
+        wanted = step.observation, step.state_after, step.reward, step.terminated, step.truncated
+        got = player.step_one(step.key, step.state, step.action)[:5]
+        _require_equal("the key of a mapped step", got, wanted, edit)
+
+
+def _some(flat: Steps) -> list[Steps]:
+    done = np.flatnonzero(flat.done)
     some = np.unique([*np.linspace(0, len(flat.reward) - 1, 8).astype(int), *done[:2]])
-    traces = [jax.jit(lambda *at: env.step(*at)) for _ in range(2)]
-    for i in some:
-        at = jax.tree.map(lambda x, i=i: x[i], flat)
-        wanted = at.observation, at.state_after, at.reward, at.terminated, at.truncated
-        for name, step in zip(("step", "step traced again"), traces, strict=True):
-            got = _in_dtypes(wanted, step(at.key, at.state, at.action)[:5])
-            rows = tree_flatten_with_path(plain(got))[0]
-            leaves = zip(rows, jax.tree.leaves(plain(wanted)), strict=True)
-            for (path, g), w in leaves:
-                what = f"the result of a {name}, {keystr(path)}, for the key of a mapped step,"
-                edit = "Draw all random numbers from `key` with jax.random, and keep none in self"
-                require_close(what, g, w, edit)
+    return [at(flat, i) for i in some]
+
+
+def _require_equal(given: str, got: Any, wanted: Any, edit: str) -> None:
+    rows = tree_flatten_with_path(plain(got))[0]
+    for (path, g), w in zip(rows, jax.tree.leaves(plain(wanted)), strict=True):
+        name = f"{_RESULTS[path[0].idx]}{keystr(path[1:])}"
+        what = f"the result of a step, {name}, for {given},"
+        require_close(what, np.nan_to_num(g), np.nan_to_num(w), edit)
+
+
+_RESULTS = ("observation", "state", "reward", "terminated", "truncated", "final observation")
 
 
 # Starts of episodes.
 
 
-def _check_starts(env: Any, steps: _Steps, key: Any, starts_differ: bool | None) -> None:
+def _check_starts(
+    env: Any, player: Player, steps: Steps, key: Any, starts_differ: bool | None
+) -> None:
     """Check resets against each other, and the starts after an end against resets."""
     start_key, step_key = jax.random.split(key)
     flat = steps.flat()
-    done = np.asarray(flat.done)
-    like = jax.tree.map(lambda x: x[0], (flat.observation, flat.state_after))
-
-    def reset(key: Any) -> Any:
-        return plain(_in_dtypes(like, env.reset(key)))
-
-    starts = jax.jit(jax.vmap(reset))(jax.random.split(start_key, _NUM_STARTS))
-    if starts_differ is None:  # with a key made inside reset, every start is the same
-        starts_differ = "random_seed" in str(jax.make_jaxpr(lambda key: env.reset(key))(start_key))
+    starts = plain(player.reset(jax.random.split(start_key, _NUM_STARTS)))
     varies = any(_varies(x) for x in jax.tree.leaves(starts))
+    if starts_differ is None and not varies:  # with a key made inside reset
+        starts_differ = "random_seed" in str(jax.make_jaxpr(lambda key: env.reset(key))(start_key))
     edit = "Draw from the key that reset is given, not from one that it creates"
     got = f"the same for {_NUM_STARTS} keys"
     require(varies or not starts_differ, "another key must give another start", got, edit)
-    if not done.any():
+    done = np.flatnonzero(flat.done)
+    if not len(done):
         return
-    after = jax.tree.map(lambda x: x[done], plain((flat.observation, flat.state_after)))
-    _check_resets_after_ends(starts, after, varies)
-    _check_forgets(env, jax.tree.map(lambda x: x[done][:_NUM_STARTS], flat), step_key)
+    after = jax.device_get(at(plain((flat.observation, flat.state_after)), done))
+    _check_resets_after_ends(starts, after, varies, len(done))
+    _check_forgets(player, at(flat, done[:_NUM_STARTS]), step_key)
 
 
-def _check_resets_after_ends(starts: Any, after: Any, varies: bool) -> None:
+def _check_resets_after_ends(starts: Any, after: Any, varies: bool, num_ends: int) -> None:
     """Check that the leaves that are constant over resets, and only those, are so after an end."""
     leaves = zip(tree_flatten_with_path(starts)[0], jax.tree.leaves(after), strict=True)
     for (path, start), x in leaves:
@@ -304,7 +271,6 @@ def _check_resets_after_ends(starts: Any, after: Any, varies: bool) -> None:
             edit = "Return the observation and state of a new reset when the episode ends"
             wanted = np.broadcast_to(np.asarray(start[:1]), x.shape)
             require_close(what, x, wanted, edit)
-    num_ends = len(jax.tree.leaves(after)[0])
     also_varies = any(_varies(x) for x in jax.tree.leaves(after))
     edit = "Reset with a key derived from the step's"
     got = f"the same after {num_ends} ends"
@@ -312,17 +278,14 @@ def _check_resets_after_ends(starts: Any, after: Any, varies: bool) -> None:
     require(also_varies or not varies or num_ends < 8, required, got, edit)
 
 
-def _check_forgets(env: Any, ends: _Steps, key: Any) -> None:
+def _check_forgets(player: Player, ends: Steps, key: Any) -> None:
     """Check that steps that end, from different states but with one key, lead to one start."""
-
-    def step(state: Any, action: Any) -> tuple:
-        observation, after, _, terminated, truncated, _ = env.step(key, state, action)
-        return plain((observation, after)), jnp.asarray(terminated | truncated)
-
-    after, done = jax.jit(jax.vmap(step))(ends.state, ends.action)
-    done = np.asarray(done)
+    keys = jnp.broadcast_to(key, ends.reward.shape)
+    result = player.step(keys, ends.state, ends.action)
+    observation, state, _, terminated, truncated, _ = jax.device_get(plain(result))
+    after, done = (observation, state), terminated | truncated
     for path, x in tree_flatten_with_path(after)[0]:
-        x = np.asarray(x)[done]
+        x = x[done]
         what = f"{_leaf_name(path)} after an end, from several states with one key,"
         edit = "A start must depend on the key alone, and keep nothing of the last episode"
         require_close(what, x, np.broadcast_to(x[:1], x.shape), edit)

@@ -41,8 +41,9 @@ def sample(space: Any, key: Any) -> Any:
     if _is_discrete(space):
         start = getattr(space, "start", 0)
         return jax.random.randint(key, (), start, start + space.n)
-    if hasattr(space, "nvec"):  # Gymnasium's MultiDiscrete
-        return jax.random.randint(key, np.shape(space.nvec), 0, jnp.asarray(space.nvec))
+    if (categories := _categories(space)) is not None:  # Gymnasium's MultiDiscrete, MultiBinary
+        start = jnp.asarray(getattr(space, "start", 0))
+        return start + jax.random.randint(key, categories.shape, 0, jnp.asarray(categories))
     if _is_box(space):
         low, high = (np.broadcast_to(np.asarray(s), space.shape) for s in (space.low, space.high))
         low = np.where(np.abs(low) >= _LARGEST, np.minimum(-1.0, high - 1), low)
@@ -65,17 +66,42 @@ def complaint(space: Any, x: Any) -> str | None:
         found = ((name, complaint(parts[name], x[name])) for name in names)
         return next((f"in [{name!r}] {why}" for name, why in found if why), None)
     x = np.asarray(x)
-    if _is_discrete(space):
-        start = getattr(space, "start", 0)
-        is_in = x.shape == () and start <= x < start + space.n and x % 1 == 0
-        return None if is_in else f"is {x}, not an integer in {start} … {start + space.n - 1}"
     if _is_box(space):
-        if x.shape != tuple(space.shape):
-            return f"has the shape {x.shape}, but the space declares {tuple(space.shape)}"
-        low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
-        slack = 1e-5 * np.maximum(1, np.abs(x))  # bounds and observations are both rounded
-        outside = ~((x >= low - slack) & (x <= high + slack))  # true for NaN
-        return f"is {x[outside][0]}, outside of its box" if outside.any() else None
+        return _complaint_of_box(space, x)
+    categories = _categories(space)
+    if categories is None:
+        return None
+    if x.dtype.kind not in "iub":
+        return f"is of dtype {x.dtype}, but the space holds integers"
+    if x.shape != categories.shape:
+        return f"has the shape {x.shape}, but the space declares {categories.shape}"
+    start = np.asarray(getattr(space, "start", 0))
+    outside = (x < start) | (x >= start + categories)
+    if not outside.any():
+        return None
+    most = np.broadcast_to(start + categories - 1, x.shape)[outside][0]
+    least = np.broadcast_to(start, x.shape)[outside][0]
+    return f"is {x[outside][0]}, not an integer in {least} … {most}"
+
+
+def _complaint_of_box(space: Any, x: np.ndarray) -> str | None:
+    declared = jax.dtypes.canonicalize_dtype(getattr(space, "dtype", x.dtype))
+    if jax.dtypes.canonicalize_dtype(x.dtype) != declared:
+        return f"is of dtype {x.dtype}, but the space declares {declared}"
+    if x.shape != tuple(space.shape):
+        return f"has the shape {x.shape}, but the space declares {tuple(space.shape)}"
+    low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    slack = 1e-5 * np.maximum(1, np.abs(x))  # bounds and observations are both rounded
+    outside = ~((x >= low - slack) & (x <= high + slack))  # true for NaN
+    return f"is {x[outside][0]}, outside of its box" if outside.any() else None
+
+
+def _categories(space: Any) -> np.ndarray | None:
+    """The number of values of each integer of a Discrete, MultiDiscrete or MultiBinary space."""
+    if hasattr(space, "nvec"):
+        return np.asarray(space.nvec)
+    if hasattr(space, "n"):
+        return np.asarray(space.n) if _is_discrete(space) else np.full(space.shape, 2)
     return None
 
 

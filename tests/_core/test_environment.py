@@ -63,13 +63,13 @@ def test_float_flags_become_booleans(name: str) -> None:
 def test_float_flags_are_as_good_as_booleans() -> None:
     key, action = jax.random.key(0), jnp.asarray(0)
     loose, strict = (WRAPPERS["three"](env) for env in (LOOSE, Walk()))
-    with jax.disable_jit():
-        state = strict.reset(key)[1]
-        for time in (3, 6):  # the seventh step ends the episode
-            state = eqx.tree_at(lambda s: s.env_state["time"], state, jnp.asarray(time))
-            got, wanted = (env.step(key, state, action) for env in (loose, strict))
-            np.testing.assert_equal(jax.device_get(got), jax.device_get(wanted))
-            assert got[4] == (time == 6)
+    state = jax.jit(strict.reset)(key)[1]
+    steps = [jax.jit(env.step) for env in (loose, strict)]
+    for time in (3, 6):  # the seventh step ends the episode
+        state = eqx.tree_at(lambda s: s.env_state["time"], state, jnp.asarray(time))
+        got, wanted = (step(key, state, action) for step in steps)
+        np.testing.assert_equal(jax.device_get(got), jax.device_get(wanted))
+        assert got[4] == (time == 6)
 
 
 def test_a_users_own_wrapper_gets_booleans_from_the_base_class() -> None:
@@ -92,8 +92,9 @@ def test_a_gymnax_environment_may_have_a_float_flag() -> None:
         def is_terminal(self, state: Any, params: Any) -> Any:
             return super().is_terminal(state, params).astype(jnp.float32)
 
-        def step_env(self, *args: Any) -> Any:
-            observation, state, reward, terminated, info = super().step_env(*args)
+        def step_env(self, key: Any, state: Any, action: Any, params: Any) -> Any:
+            stepped = super().step_env(key, state, action, params)
+            observation, state, reward, terminated, info = stepped
             return observation, state, reward, terminated.astype(jnp.float32), info
 
     env = rlscan.envs.GymnaxEnvironment(FloatFlag(), CartPole().default_params)

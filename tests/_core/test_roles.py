@@ -1,10 +1,11 @@
 """Policies and environments in each other's place, or that JAX cannot keep, are refused."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
+import jaxtyping
 import probes
 import pytest
 
@@ -16,6 +17,15 @@ CONFIG = rlscan.ppo.PPOConfig(num_envs=2, num_steps=4, num_minibatches=1)
 KEY: Any = rlscan.key(0)
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch off the suite's own check of types, which would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "call",
     [
@@ -33,6 +43,7 @@ def test_a_policy_and_an_environment_that_are_swapped_are_told_apart(call: Calla
         call(ENV, POLICY)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_something_else_in_place_of_a_policy_is_refused() -> None:
     for call in (lambda: replay(ENV, None), lambda: next_value(ENV, None, None, None)):  # pyright: ignore
         with pytest.raises(TypeError, match="the policy Wander has no method 'initial_state'"):

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import distrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -108,6 +109,28 @@ def test_the_spread_measures_k_networks():
             )
             np.testing.assert_allclose(result.spread.value[row, column], values.std(), atol=1e-5)
     np.testing.assert_allclose(result.spread.episode_return, reward.mean(axis=1).std(), rtol=1e-5)
+
+
+class OfItsMask(eqx.Module):
+    """A policy whose action is the first bit of its mask."""
+
+    def __call__(self, observation, state, *, key):
+        bit = jax.random.bits(key) & 1
+        return distrax.Categorical(logits=9.0 * jax.nn.one_hot(bit, 2)), jnp.zeros(()), state
+
+    def initial_state(self):
+        return ()
+
+
+def test_each_row_holds_the_episodes_of_one_network():
+    """The reward is the action, so it is the same in all episodes of a row."""
+    env = probes.Probe(lambda kind, time: 0.0, lambda kind, time, action: (action, True, False))
+    settings = {"network": "mc-dropout", "num_masks": 4, "action": "mode", "max_steps": 1}
+    returns = played(OfItsMask(), env, **settings).episode_return
+    masks = jax.random.split(jax.random.split(jax.random.split(rlscan.key(0))[1])[1], 4)
+    bits = [float(jax.random.bits(mask) & 1) for mask in masks]
+    assert len(set(bits)) == 2
+    np.testing.assert_array_equal(returns, np.stack([bits, bits], axis=1))
 
 
 def test_networks_without_noise_agree():

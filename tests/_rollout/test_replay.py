@@ -14,6 +14,7 @@ import pytest
 import rlscan
 from rlscan import init_rollout, replay, rollout
 from rlscan._rollout.blocks import _in_blocks
+from rlscan._rollout.replay import policy_states
 
 N, T = 4, 21
 
@@ -288,6 +289,38 @@ def test_gradient_through_time_against_finite_differences():
     finite = (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
     assert abs(slope) > 0.05
     assert slope == pytest.approx(finite, rel=5e-3)
+
+
+class Counting(eqx.Module):
+    """A policy whose state counts its calls."""
+
+    def __call__(self, observation, state, *, key):
+        return distrax.Categorical(logits=jnp.zeros(2)), state, state + 1
+
+    def initial_state(self):
+        return jnp.zeros(())
+
+
+def test_policy_states_are_those_before_each_step():
+    """The first environment goes on from its third step; it ends an episode at t = 1."""
+    done = jnp.asarray([[False, True], [True, False], [False, False], [False, False]])
+    zeros = jnp.zeros(done.shape)
+    trajectory = rlscan.Trajectory(
+        observation=zeros,
+        action=zeros.astype(int),
+        log_prob=zeros,
+        reward=zeros,
+        terminated=done,
+        truncated=done,
+        episode_return=zeros,
+        episode_length=zeros.astype(int),
+        policy_key=jax.random.split(rlscan.key(0), done.shape),
+        value=zeros,
+        initial_policy_state=jnp.asarray([[3.0, 0.0]]),
+        final=None,
+    )
+    states = policy_states(Counting(), trajectory)
+    np.testing.assert_array_equal(states, [[3, 0], [4, 0], [0, 1], [1, 2]])
 
 
 @pytest.mark.slow

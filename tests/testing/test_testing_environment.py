@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import gymnasium.spaces as gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +118,58 @@ def one_draw(env, key):
     return env.walk.reset(jax.random.key(0))
 
 
+class Bytes:
+    low, high, shape, dtype = 0, 9, (3,), np.uint8
+
+
+class Simulator:
+    """A program on the host that remembers how often it was called."""
+
+    calls = 0.0
+
+    def __call__(self, reward):
+        self.calls += 1
+        return np.asarray(reward + self.calls, np.float32)
+
+
+simulate, own_simulator = Simulator(), Simulator()
+
+
+def simulated(result, key, state):
+    return _simulated(result, simulate)
+
+
+def simulated_by_its_own(result, key, state):
+    return _simulated(result, own_simulator)
+
+
+def _simulated(result, simulator):
+    reward = jax.pure_callback(simulator, result[2], result[2], vmap_method="sequential")
+    return *result[:2], reward, *result[3:]
+
+
+def counted(env, key):
+    env.log["resets"] += 1
+    return env.walk.reset(key)
+
+
 BROKEN = {
+    "floats for bytes": (
+        Changed(observation_space=lambda: Bytes),
+        "in the observation space; got it is of dtype float32, but the space declares uint8",
+    ),
+    "a simulator that remembers": (
+        Changed(step=simulated),
+        "the result of a step, reward, for the same state, action and key again, must be",
+    ),
+    "a simulator in an attribute": (
+        Changed(step=simulated_by_its_own, simulator=own_simulator),
+        "got env.simulator.calls, which changed while the environment played",
+    ),
+    "a counter in an attribute": (
+        Changed(reset=counted, log={"resets": 0}),
+        r"must be in the state .* got env.log\['resets'\], which changed",
+    ),
     "two values": (Changed(step=lambda r, *_: r[:5]), "step must return .* got 5 values"),
     "integer reward": (
         Changed(step=lambda r, *_: (*r[:2], r[2].astype(int), *r[3:])),
@@ -178,6 +230,18 @@ BROKEN = {
 }
 
 
+def with_nothing(result):
+    return result[0], result[1] | {"nothing": jnp.zeros((0, 3))}, *result[2:]
+
+
+def test_an_empty_array_in_a_state_is_no_fault():
+    env = Changed(
+        reset=lambda env, key: with_nothing(env.walk.reset(key)),
+        step=lambda result, key, state: with_nothing(result),
+    )
+    check_environment(env, num_steps=14, num_envs=2)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_violation_is_named(name):
     env, says = BROKEN[name]
@@ -194,10 +258,34 @@ def test_spaces_of_spaces():
         assert complaint(space, sample(space, rlscan.key(i))) is None
     nothing = {"at": np.zeros(2), "which": (3,)}
     assert "in ['which'] in [0] is 3" in (complaint(space, nothing) or "")
+    several, flags = gymnasium.MultiDiscrete([2, 3], start=[1, -1]), gymnasium.MultiBinary(2)
+    for i in range(5):
+        assert complaint(several, sample(several, rlscan.key(i))) is None
+        assert complaint(flags, sample(flags, rlscan.key(i))) is None
+    assert complaint(several, np.array([0, 0])) == "is 0, not an integer in 1 … 2"
+    assert "shape (3,)" in (complaint(flags, np.zeros(3, int)) or "")
+    for integers in (several, flags, testing.Discrete(3)):
+        assert "dtype float64" in (complaint(integers, np.zeros(2)) or "")
     assert "structure" in (complaint(space, {"at": np.zeros(2)}) or "")
     assert "outside" in (complaint(space["at"], np.array([0.0, np.nan])) or "")
     with pytest.raises(ConformanceError, match="sample_action"):
         sample(object(), rlscan.key(0))
+
+
+def test_a_check_that_takes_long_says_what_it_does(monkeypatch, capsys):
+    from rlscan.testing._progress import Progress
+
+    for patience, said in (
+        (60.0, ""),
+        (0.0, "check takes a while: first\ncheck takes a while: second\n"),
+    ):
+        monkeypatch.setattr("rlscan.testing._progress._PATIENCE", patience)
+        progress = Progress("check")
+        progress.stage = "first"
+        with progress:
+            progress._timer.join(0.05)
+            progress.stage = "second"
+        assert capsys.readouterr().err == said
 
 
 @pytest.mark.slow
