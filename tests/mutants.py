@@ -5,9 +5,10 @@
 
 Cosmic Ray makes the faults. A sample of them is planted in a copy of the repository, one at a time,
 and the tests of that file run until the first one fails. A fault that no test finds is printed as a
-diff. Run the same command again to go on where it was interrupted, and with `--marked "slow and not
-exhaustive"` to see which of the faults that are left those tests find. `mutants.md` beside this
-file has the outcome.
+diff. Run the same command again to go on where it was interrupted. Run it with other options of
+pytest to plant again what was not found: `--options=` checks shapes and types too, as the suite
+does, and `--options='-m "slow and not exhaustive"'` runs the long tests that every change must
+pass. `mutants.md` beside this file has the outcome.
 
 Cosmic Ray's own runner starts Python for each fault, and importing JAX, gymnax and distrax takes
 longer than most of these tests. Here each run is a fork of a process that has imported them.
@@ -27,6 +28,7 @@ import py_compile
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -62,9 +64,12 @@ TESTS = {
     "rlscan/_rollout/gae.py": ("tests/_rollout/test_gae.py",),
     "rlscan/_rollout/next_value.py": ("tests/_rollout/test_next_value.py",),
     "rlscan/_rollout/used_slots.py": ("tests/_rollout/test_next_value.py",),
-    "rlscan/_rollout/blocks.py": ("tests/_rollout/test_replay.py",),
+    "rlscan/_rollout/blocks.py": ("tests/_rollout/test_blocks.py", "tests/_rollout/test_replay.py"),
     "rlscan/_rollout/layout.py": ("tests/_rollout/test_layout.py",),
-    "rlscan/_rollout/statistics.py": ("tests/nn/test_statistics.py",),
+    "rlscan/_rollout/statistics.py": (
+        "tests/policies/test_normalized.py",
+        "tests/nn/test_statistics.py",
+    ),
     "rlscan/ppo/_update.py": UPDATE,
     "rlscan/ppo/_gradient_step.py": UPDATE,
     "rlscan/ppo/_losses.py": ("tests/ppo/test_losses.py", "tests/ppo/test_ppo.py"),
@@ -100,7 +105,9 @@ SIMILAR = {
     **{"RShift": ("LShift",), "LShift": ("RShift",)},
 }
 
-CPU_SECONDS = 120  # for one fault; one that makes a test endless counts as found
+UNCHECKED = "--jaxtyping-packages="  # twice as fast as with checks of shapes and types
+
+CPU_SECONDS = 600  # for one fault; one that makes a test endless counts as found
 
 
 class SwapArguments(Operator):
@@ -240,7 +247,7 @@ class _Cached:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def run_tests(files: tuple[str, ...], log: Path, marked: str) -> str:
+def run_tests(files: tuple[str, ...], log: Path, options: str) -> str:
     """Run test files in a fork: `passed`, the first test that failed, or `timeout`."""
     if child := os.fork():
         _, status = os.waitpid(child, 0)
@@ -251,12 +258,12 @@ def run_tests(files: tuple[str, ...], log: Path, marked: str) -> str:
         found = re.search("^(?:FAILED|ERROR) (.*?)(?: - |$)", log.read_text(), re.MULTILINE)
         return found[1] if found else "error"
     try:
-        os._exit(_in_child(files, log, marked))
+        os._exit(_in_child(files, log, options))
     finally:  # never unwind into the parent's code
         os._exit(os.EX_SOFTWARE)
 
 
-def _in_child(files: tuple[str, ...], log: Path, marked: str) -> int:
+def _in_child(files: tuple[str, ...], log: Path, options: str) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     sys.dont_write_bytecode = True
     sys.argv = ["pytest"]
@@ -265,10 +272,10 @@ def _in_child(files: tuple[str, ...], log: Path, marked: str) -> int:
         os.dup2(stream.fileno(), 2)
     import pytest
 
-    options = "-x", "-q", "-p", "no:cacheprovider", "--jaxtyping-packages=", "--tb=short"
-    options += "-W", "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is preloaded
+    words = ["-x", "-q", "-p", "no:cacheprovider", "--tb=short", *shlex.split(options)]
+    words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is preloaded
     try:
-        return pytest.main([*options, "-m", marked, *files], plugins=[_Cached()])
+        return pytest.main([*words, *files], plugins=[_Cached()])
     except BaseException:
         traceback.print_exc()
         raise
@@ -277,13 +284,13 @@ def _in_child(files: tuple[str, ...], log: Path, marked: str) -> int:
 
 
 @cache
-def require_green(files: tuple[str, ...], log: Path, marked: str) -> None:
-    outcome = run_tests(files, log, marked)
+def require_green(files: tuple[str, ...], log: Path, options: str) -> None:
+    outcome = run_tests(files, log, options)
     assert outcome == "passed", log.read_text()
 
 
-def plant(fault: Fault, log: Path, marked: str) -> dict[str, Any]:
-    require_green(TESTS[fault.file], log, marked)
+def plant(fault: Fault, log: Path, options: str) -> dict[str, Any]:
+    require_green(TESTS[fault.file], log, options)
     path = Path(fault.file)
     code = path.read_text()
     planted = fault.planted(code)
@@ -291,12 +298,12 @@ def plant(fault: Fault, log: Path, marked: str) -> dict[str, Any]:
     try:
         path.write_text(planted)
         start = time.monotonic()
-        outcome = run_tests(TESTS[fault.file], log, marked)
+        outcome = run_tests(TESTS[fault.file], log, options)
     finally:
         path.write_text(code)
     seconds = round(time.monotonic() - start)
     changed = "\n".join(line for line in diff if not line.startswith(("---", "+++", "@@")))
-    row = {"outcome": outcome, "marked": marked, "seconds": seconds, "diff": changed}
+    row = {"outcome": outcome, "options": options, "seconds": seconds, "diff": changed}
     return {**fault._asdict(), **row}
 
 
@@ -315,7 +322,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=180, help="number of faults")
     parser.add_argument("--seed", type=int, default=0, help="for the choice of lines and faults")
     parser.add_argument("--file", choices=TESTS, action="append", help="only faults of this file")
-    parser.add_argument("--marked", default="not slow", help="tests to run, as pytest's -m")
+    parser.add_argument("--options", default=UNCHECKED, help="those of pytest")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines, one per fault")
     args = parser.parse_args()
     results = args.results.resolve()
@@ -323,7 +330,7 @@ def main() -> None:
     faults = [
         fault
         for fault in sample(args.count, args.seed)
-        if fault not in rows or (is_unseen(rows[fault]) and rows[fault]["marked"] != args.marked)
+        if fault not in rows or (is_unseen(rows[fault]) and rows[fault]["options"] != args.options)
     ]
     for name in PRELOADED:
         importlib.import_module(name)
@@ -333,7 +340,7 @@ def main() -> None:
         sys.path.insert(0, folder)
         for fault in faults:
             if not args.file or fault.file in args.file:
-                row = plant(fault, Path(folder) / "log", args.marked)
+                row = plant(fault, Path(folder) / "log", args.options)
                 rows[fault] = row
                 with results.open("a") as stream:
                     print(json.dumps(row), file=stream)
