@@ -25,7 +25,13 @@ from rlscan._cli.main import main
 from rlscan._cli.terminal import BAD_INPUT, DIVERGED
 from rlscan.ppo import _update as ppo
 from rlscan.ppo._divergence import _in_rollout
-from rlscan.ppo._finite import first_divergence, no_divergence, stay_finite
+from rlscan.ppo._finite import (
+    Divergence,
+    first_divergence,
+    no_divergence,
+    place_of,
+    stay_finite,
+)
 from rlscan.runs._parse import parse
 
 CONFIG = PPOConfig(num_envs=2, num_steps=8, num_epochs=2, num_minibatches=2, learning_rate=0.01)
@@ -304,6 +310,11 @@ def test_statistics_count_with_the_last_step():
     assert (found.update, found.minibatch) == (7, 0)
     assert judge(yes, steps, yes).update == 0
     assert first_divergence(found, jnp.asarray(9), yes, ~steps, yes).update == 7
+
+
+def test_a_place_is_named_by_its_update_and_minibatch():
+    place = lambda *numbers: place_of(Divergence(*map(jnp.asarray, numbers)))  # noqa: E731
+    assert (place(3, 2), place(4, 0)) == ("update 3, minibatch 2", "update 4, rollout")
 
 
 def test_constants_may_be_infinite():
