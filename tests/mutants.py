@@ -57,7 +57,10 @@ ROLLOUT = (
     *("tests/_rollout/test_rollout.py", "tests/_rollout/test_key_schedules.py"),
     *("tests/_rollout/test_memory.py", "tests/_rollout/test_evaluate.py"),
 )
-UPDATE = "tests/ppo/test_ppo.py", "tests/ppo/test_divergence.py", "tests/_core/test_devices.py"
+UPDATE = (
+    *("tests/ppo/test_update_parts.py", "tests/ppo/test_gradient_step.py", "tests/ppo/test_ppo.py"),
+    *("tests/ppo/test_divergence.py", "tests/_core/test_devices.py"),
+)
 TESTS = {
     "rlscan/_rollout/replay.py": REPLAY,
     "rlscan/_rollout/rollout.py": ROLLOUT,
@@ -66,16 +69,13 @@ TESTS = {
     "rlscan/_rollout/used_slots.py": ("tests/_rollout/test_next_value.py",),
     "rlscan/_rollout/blocks.py": ("tests/_rollout/test_blocks.py", "tests/_rollout/test_replay.py"),
     "rlscan/_rollout/layout.py": ("tests/_rollout/test_layout.py",),
-    "rlscan/_rollout/statistics.py": (
-        "tests/policies/test_normalized.py",
-        "tests/nn/test_statistics.py",
-    ),
+    "rlscan/_rollout/statistics.py": ("tests/nn/test_statistics.py",),
     "rlscan/ppo/_update.py": UPDATE,
     "rlscan/ppo/_gradient_step.py": UPDATE,
     "rlscan/ppo/_losses.py": ("tests/ppo/test_losses.py", "tests/ppo/test_ppo.py"),
     "rlscan/ppo/_minibatches.py": ("tests/ppo/test_minibatches.py",),
     "rlscan/ppo/_finite.py": ("tests/ppo/test_divergence.py",),
-    "rlscan/ppo/_metrics.py": UPDATE,
+    "rlscan/ppo/_metrics.py": ("tests/ppo/test_metrics.py", *UPDATE),
     "rlscan/ppo/_reward_scaling.py": ("tests/ppo/test_reward_scaling.py",),
     "rlscan/ppo/_config.py": UPDATE,
     "rlscan/random/_keys.py": ("tests/random/test_keys.py",),

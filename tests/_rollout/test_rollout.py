@@ -341,6 +341,7 @@ def test_observations_are_pytrees():
     # The reset's count is a Python number; in the state it is an array, as `step` returns it.
     assert before.env_state["count"].dtype == after.env_state["count"].dtype == jnp.int32
     assert before.env_state["sum"].dtype == after.env_state["sum"].dtype == jnp.float32
+    assert before.episode_length.dtype == after.episode_length.dtype == jnp.int32
 
 
 def roll_probe(env, num_steps=12) -> Any:

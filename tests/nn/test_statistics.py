@@ -145,6 +145,30 @@ def test_a_policy_without_statistics_is_returned_as_it_is():
     assert move_statistics(policy, small_trajectory()) is policy
 
 
+class Receiving(eqx.Module):
+    """A policy that keeps the steps that it is given for its statistics."""
+
+    received: Any = None
+
+    def initial_state(self) -> tuple:
+        return ()
+
+    def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:
+        return distrax.Categorical(logits=jnp.zeros(2)), jnp.zeros(()), state
+
+    def move_statistics(self, steps: Any, axis: Any) -> Any:
+        return dataclasses.replace(self, received=steps)
+
+
+def test_statistics_move_by_the_inputs_of_all_steps():
+    trajectory = small_trajectory()
+    moved: Any = move_statistics(Receiving(), trajectory)
+    assert moved.received.state == ()
+    seen = trajectory.observation.reshape(-1, *trajectory.observation.shape[2:])
+    np.testing.assert_array_equal(moved.received.observation, seen)
+    assert (moved.received.key == trajectory.policy_key.ravel()).all()
+
+
 class Outer(eqx.Module):
     inner: Any
 
