@@ -6,11 +6,12 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from .schema import structured
 
 
 def write_whole(file: Path, content: bytes, *, room: Path | None = None) -> None:
@@ -119,20 +120,21 @@ def read(file: Path, formats: Mapping[str, int]) -> tuple[dict[str, Any], bytes]
     - `formats`: the accepted formats, with the newest version of each that can be read. Messages
         call the file by the first one.
 
-    **Returns:** `(header, body)`.
+    **Returns:** `(header, body)`. The entries of the header are yet to be checked, see `entry`.
 
-    **Raises:** `ValueError`, with the file's name, if the file has another format or a newer
-    version, or is damaged.
+    **Raises:** `FileNotFoundError`; `ValueError`, with the file's name, if the file cannot be read,
+    has another format or a newer version, or is damaged.
     """
-    first_line, _, body = file.read_bytes().partition(b"\n")
+    first_line, _, body = _content(file).partition(b"\n")
     try:
         header = json.loads(first_line)
-    except ValueError:  # also its subclass UnicodeDecodeError
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError, too
         header = None
-    if not isinstance(header, dict) or header.get("format") not in formats:
+    found = header.get("format") if isinstance(header, dict) else None
+    if not isinstance(header, dict) or not isinstance(found, str) or found not in formats:
         noun = next(iter(formats)).removeprefix("rlscan ")
         raise ValueError(f"{file} is no {noun} saved by rlscan, or its first line is damaged")
-    version, newest = header.get("format_version"), formats[header["format"]]
+    version, newest = header.get("format_version"), formats[found]
     if isinstance(version, int) and version > newest:
         raise ValueError(
             f"{file} has format {version}, saved by rlscan {header.get('rlscan_version')}; "
@@ -140,7 +142,45 @@ def read(file: Path, formats: Mapping[str, int]) -> tuple[dict[str, Any], bytes]
         )
     if header.get("sha256") != _checksum(header, body):
         raise ValueError(f"{file} is cut short or damaged: its content does not match its checksum")
+    entry(file, header, "format_version", int)
     return header, body
+
+
+def entry(file: Path, header: Mapping[str, Any], name: str, kind: Any) -> Any:
+    """Take an entry out of the header of a file, as a value of a type.
+
+    **Arguments:**
+
+    - `file`: the file, for messages.
+    - `header`: from `read`.
+    - `name`: of the entry. A missing one counts as `None`, and is refused unless the type takes it.
+    - `kind`: the type, see `structured`.
+
+    **Raises:** `ValueError`, which names the file and what is wrong in it. A checksum that is right
+    says only that the file is as somebody wrote it.
+    """
+    with as_written(file):
+        return structured(header.get(name), kind, name)
+
+
+@contextlib.contextmanager
+def as_written(file: Path) -> Iterator[None]:
+    """Say in a `ValueError` about the content of a file which file it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is not as rlscan writes it: {error}; save it again, or give another file"
+        ) from None
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        raise ValueError(f"cannot read {file}: {getattr(error, 'strerror', error)}") from None
 
 
 def _checksum(header: dict[str, Any], body: bytes) -> str:

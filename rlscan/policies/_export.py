@@ -16,12 +16,12 @@ from jaxtyping import Array, Key, PRNGKeyArray
 
 from .._check.dataflow import flow, union
 from .._core.environment import action_space_of, reset_env
-from .._core.files import encode, read, write_whole
+from .._core.files import as_written, encode, entry, read, write_whole
 from .._core.require import require_extra
 from .._core.spaces import legal_action
 from .._core.tree import as_strong_arrays
 from .._core.types import Environment, Policy, PyTree
-from ..random._keys import KeyData, key as make_key, key_data, keys_from_data
+from ..random._keys import Generator, KeyData, key as make_key, key_data, keys_from_data
 
 FORMAT = "rlscan exported policy"
 FORMAT_VERSION = 2  # increased when older versions of rlscan can no longer read the files
@@ -160,11 +160,34 @@ def load_exported(path: str | os.PathLike) -> "ExportedPolicy":
     _require_flatbuffers()
     from jax import export as jax_export
 
-    header, body = read(Path(path), {FORMAT: FORMAT_VERSION})
+    file = Path(path)
+    header, body = read(file, {FORMAT: FORMAT_VERSION})
+    generator = entry(file, header, "generator", Generator | None)
+    num_leaves = entry(file, header, "num_state_leaves", int)
     stream = io.BytesIO(body)
-    initial = [np.load(stream) for _ in range(header["num_state_leaves"])]
-    program = jax_export.deserialize(bytearray(body[stream.tell() :]))
-    return ExportedPolicy(program, initial, header["generator"])
+    try:
+        initial = [np.load(stream) for _ in range(num_leaves)]
+        program = jax_export.deserialize(bytearray(body[stream.tell() :]))
+    except Exception:  # NumPy and JAX raise many kinds when they read what they did not write
+        raise ValueError(
+            f"{file} is not as rlscan writes it: {num_leaves} arrays and a program must follow its "
+            "first line; export the policy again"
+        ) from None
+    with as_written(file):
+        _check_arguments(program, initial, generator)
+    return ExportedPolicy(program, initial, generator)
+
+
+def _check_arguments(program: Any, initial: Sequence[np.ndarray], generator: str | None) -> None:
+    """Raise `ValueError` if a program takes other states or keys than those beside it."""
+    arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+    states = [(state.shape[1:], state.dtype) for state in arguments[1]]
+    if states != (found := [(leaf.shape, leaf.dtype) for leaf in initial]):
+        raise ValueError(f"num_state_leaves must count the states {states}, got {found}")
+    taken = [words.shape[1:] for words in arguments[2:]]
+    keys = [] if generator is None else [key_data(make_key(0, generator=generator)).words.shape]
+    if taken != keys:
+        raise ValueError(f"generator must be one whose keys have the shapes {taken}, got {keys}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashable by identity, so `jax.jit` accepts it

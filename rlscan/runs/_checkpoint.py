@@ -1,6 +1,7 @@
 """Checkpoints: the arrays of a training state in one file, named and self-describing."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.files import encode, read, write_whole
+from .._core.files import as_written, encode, entry, read, write_whole
 from .._core.tree import is_key, is_shape
 from .._core.types import PyTree
 from ..random._keys import KeyData, generator_of, key_data, keys_from_data
@@ -26,12 +27,30 @@ BEST = "best.ckpt"  # the checkpoint before which episodes returned most
 _NAME = re.compile(r"update-(\d+)\.ckpt")
 
 
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """The description of an array in a file, by which its bytes can be read."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    generator: str | None = None  # of keys, which are written as the words they are made of
+
+    def __str__(self) -> str:
+        keys = f" (keys of {self.generator})" if self.generator else ""
+        return f"{self.dtype}{list(self.shape)}{keys}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: x for name, x in dataclasses.asdict(self).items() if x is not None}
+
+
 class Checkpoint(NamedTuple):
     """The content of a checkpoint file."""
 
     file: Path
     header: dict[str, Any]  # "config", "counts" of the log, "leaves" of the state
     body: bytes  # the arrays of the state, one after another
+    arrays: dict[str, tuple[Leaf, np.ndarray]]  # the same, by name
 
 
 def save_checkpoint(
@@ -93,13 +112,42 @@ def checkpoint_content(
     """
     leaves = _named_arrays(state)
     arrays = [key_data(x).words if is_key(x) else np.asarray(x) for x in leaves.values()]
-    lines = {"config": config, "counts": {}, **(header or {}), "leaves": _descriptions(leaves)}
+    described = [describe(name, x).as_dict() for name, x in leaves.items()]
+    lines = {"config": config, "counts": {}, **(header or {}), "leaves": described}
     return encode(FORMAT, FORMAT_VERSION, lines, b"".join(_bytes(x) for x in arrays))
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
     """Read a file; `ValueError` if it is foreign, damaged or of a later version."""
-    return Checkpoint(file, *read(file, {FORMAT: FORMAT_VERSION}))
+    return checkpoint_of(file, *read(file, {FORMAT: FORMAT_VERSION}))
+
+
+def checkpoint_of(file: Path, header: dict[str, Any], body: bytes) -> Checkpoint:
+    """Find the arrays in the content of a file; `ValueError` if it is not that of a checkpoint."""
+    arrays, start = {}, 0
+    leaves = entry(file, header, "leaves", list[Leaf])
+    with as_written(file):
+        for leaf in leaves:
+            dtype, size = _dtype(leaf), math.prod(leaf.shape)
+            end = start + size * dtype.itemsize
+            if leaf.name in arrays or min(leaf.shape, default=0) < 0 or end > len(body):
+                raise ValueError(f"{leaf.name} {leaf} must be one of the arrays that follow")
+            flat = np.frombuffer(body, dtype.newbyteorder("<"), size, start)
+            arrays[leaf.name] = leaf, flat.reshape(leaf.shape).astype(dtype, copy=False)
+            start = end
+        if start < len(body):
+            raise ValueError(f"its arrays must have {start} bytes, got {len(body)}")
+    return Checkpoint(file, header, body, arrays)
+
+
+def _dtype(leaf: Leaf) -> np.dtype:
+    try:
+        dtype = jnp.dtype(leaf.dtype)
+    except TypeError:
+        dtype = jnp.dtype(object)
+    if not (jnp.issubdtype(dtype, np.number) or dtype == np.bool_):
+        raise ValueError(f"{leaf.name} must be numbers, got the dtype {leaf.dtype!r}")
+    return dtype
 
 
 def restore(checkpoint: Checkpoint, like: PyTree, *, within: str = "") -> PyTree:
@@ -113,19 +161,19 @@ def restore(checkpoint: Checkpoint, like: PyTree, *, within: str = "") -> PyTree
 
     **Raises:** `ValueError`, naming the first array that differs.
     """
-    saved = _views(checkpoint)
+    saved = dict(checkpoint.arrays)
     wanted = _named_arrays(like)
     loaded = []
     for name, leaf in wanted.items():
-        described = _describe(within + name, leaf)
-        found = saved.pop(within + name, None)
-        if found is None or found[0] != described:
+        described = describe(within + name, leaf)
+        found, array = saved.pop(within + name, (None, np.empty(0)))
+        if found is None or found != described:
             raise ValueError(
                 f"{checkpoint.file} does not fit its config: {within + name} must be "
-                f"{_in_words(described)}, got {_in_words(found and found[0])}; it was saved by "
-                f"rlscan {checkpoint.header['rlscan_version']}"
+                f"{described}, got {found or 'nothing'}; it was saved by "
+                f"rlscan {checkpoint.header.get('rlscan_version')}"
             )
-        loaded.append(_as_leaf(*found, leaf))
+        loaded.append(_as_leaf(found, array, leaf))
     if left := [name for name in saved if name.startswith(within)]:
         raise ValueError(f"{checkpoint.file} does not fit its config: it has {left[0]}, too")
     arrays, rest = eqx.partition(like, is_shape)
@@ -134,7 +182,7 @@ def restore(checkpoint: Checkpoint, like: PyTree, *, within: str = "") -> PyTree
 
 def find_part(checkpoint: Checkpoint, like: PyTree) -> str:
     """Find the one part of a checkpoint whose arrays are those of `like`, and return its name."""
-    saved = {described["name"]: described for described in checkpoint.header["leaves"]}
+    saved = {name: leaf for name, (leaf, _) in checkpoint.arrays.items()}
     wanted = _named_arrays(like)
     first = next(iter(wanted), None)
     ends = [name for name in saved if first is not None and name.endswith(first)]
@@ -142,7 +190,7 @@ def find_part(checkpoint: Checkpoint, like: PyTree) -> str:
     fits = [
         part
         for part in parts
-        if all(saved.get(part + name) == _describe(part + name, x) for name, x in wanted.items())
+        if all(saved.get(part + name) == describe(part + name, x) for name, x in wanted.items())
     ]
     if len(fits) != 1:
         raise ValueError(
@@ -223,17 +271,12 @@ def _named_arrays(tree: PyTree) -> dict[str, Any]:
     }
 
 
-def _descriptions(leaves: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_describe(name, leaf) for name, leaf in leaves.items()]
-
-
-def _describe(name: str, leaf: Any) -> dict[str, Any]:
-    """Describe an array, so that its bytes can be read."""
+def describe(name: str, leaf: Any) -> Leaf:
+    """Describe an array, or the shape of one."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         words = jax.eval_shape(jax.random.key_data, leaf)
-        described = _describe(name, words)
-        return {**described, "generator": generator_of(leaf)}
-    return {"name": name, "dtype": str(leaf.dtype), "shape": list(leaf.shape)}
+        return Leaf(name, str(words.dtype), words.shape, generator_of(leaf))
+    return Leaf(name, str(leaf.dtype), tuple(leaf.shape))
 
 
 def _bytes(array: np.ndarray) -> bytes:
@@ -241,27 +284,8 @@ def _bytes(array: np.ndarray) -> bytes:
     return np.ascontiguousarray(little).tobytes()
 
 
-def _views(checkpoint: Checkpoint) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
-    """Each array of the file by name, with its description."""
-    views, start = {}, 0
-    for described in checkpoint.header["leaves"]:
-        dtype, shape = jnp.dtype(described["dtype"]), described["shape"]
-        size = math.prod(shape)
-        flat = np.frombuffer(checkpoint.body, dtype.newbyteorder("<"), size, start)
-        views[described["name"]] = described, flat.reshape(shape).astype(dtype, copy=False)
-        start += size * dtype.itemsize
-    return views
-
-
-def _as_leaf(described: dict[str, Any], array: np.ndarray, like: Any) -> jax.Array:
+def _as_leaf(described: Leaf, array: np.ndarray, like: Any) -> jax.Array:
     value: Any = array
-    if "generator" in described:
-        value = keys_from_data(KeyData(array, described["generator"]))
+    if described.generator is not None:
+        value = keys_from_data(KeyData(array, described.generator))
     return jax.device_put(value, getattr(like, "sharding", None))
-
-
-def _in_words(described: dict[str, Any] | None) -> str:
-    if described is None:
-        return "nothing"
-    keys = f" (keys of {described['generator']})" if "generator" in described else ""
-    return f"{described['dtype']}{described['shape']}{keys}"

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from .._core.require import require_positive
+from .._core.schema import require_plain, structured
 from ..envs._gymnax import check_name
 from ..envs._wrappers import check_indices
 from ..ppo._config import PPOConfig, check_config
@@ -113,6 +114,7 @@ def check(config: Config) -> None:
     if config.env.observe is not None:
         check_indices("env.observe", config.env.observe)
     require_positive("env.frame_stack", config.env.frame_stack)
+    require_plain("env.params", config.env.params)
     with prefixed("policy."):
         check_policy_config(config.policy)
     _check_size_of_update(config.ppo)
@@ -210,14 +212,12 @@ def _with_lists(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: list(x) if isinstance(x, tuple) else x for name, x in fields}
 
 
-def from_dict(tree: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. Missing keys have their default values."""
-    groups = {name: cls(**_with_tuples(tree[name])) for name, cls in GROUPS.items()}
-    return Config(**{**_with_tuples(tree), **groups})
+def from_dict(tree: Any) -> Config:
+    """The inverse of `to_dict`. Missing keys have their default values.
 
-
-def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in tree.items()}
+    **Raises:** `ValueError` for an unknown key, or a value of another type.
+    """
+    return structured(tree, Config, "config")
 
 
 def to_yaml(config: Config) -> str:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._metrics_files import METRICS_FILES
+
 
 @dataclasses.dataclass
 class Episodes:
@@ -77,7 +79,13 @@ def new_counts(num_runs: int) -> Counts:
     )
 
 
-def counts_from_dict(tree: Mapping[str, Any]) -> Counts:
-    """Invert `dataclasses.asdict`."""
-    names = ("row", "last_tenth", "since_checkpoint")
-    return Counts(**{**tree, **{name: [Episodes(**one) for one in tree[name]] for name in names}})
+def check_counts(counts: Counts, num_runs: int) -> None:
+    """Raise `ValueError` for counts that are not those of so many runs."""
+    for name in ("num_updates", "row_updates", "best_update"):
+        if (found := getattr(counts, name)) < 0:
+            raise ValueError(f"counts.{name} must be 0 or more, got {found}")
+    for name in ("row", "last_tenth", "since_checkpoint"):
+        if (found := len(getattr(counts, name))) != num_runs:
+            raise ValueError(f"counts.{name} must have {num_runs} entries, got {found}")
+    if counts.ends.keys() != set(METRICS_FILES) or min(counts.ends.values()) < 0:
+        raise ValueError(f"counts.ends must have the lengths of {' and '.join(METRICS_FILES)}")

@@ -2,27 +2,34 @@
 
 import io
 import os
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._core.files import encode, read, write_whole
-from .._core.tree import map_arrays
-from .._core.types import Policy
+from .._core.files import as_written, encode, entry, read, write_whole
+from .._core.tree import is_shape, map_arrays
+from .._core.types import Policy, PyTree
+from ..nn._trainable import partition_trainable
 from ..ppo._runs_axis import over_runs
 from ..random._keys import key as make_key
 from ._build import build_env, build_policy, members
 from ._checkpoint import (
     FORMAT as CHECKPOINT,
     FORMAT_VERSION as CHECKPOINT_VERSION,
-    Checkpoint,
+    Leaf,
     checkpoint_files,
+    checkpoint_of,
+    describe,
     find_part,
     restore,
 )
-from ._config import Config, from_dict, is_config, to_dict
+from ._config import Config, check, is_config, prefixed, to_dict
 
 FORMAT = "rlscan policy"
 FORMAT_VERSION = 3  # raised when older versions of rlscan can no longer read a file
@@ -39,8 +46,9 @@ def save_policy(
 ) -> None:
     """Write a policy to one file.
 
-    The file is one line of JSON, then the leaves as `eqx.tree_serialise_leaves` writes them. It
-    appears as a whole or not at all: what was there stays until the new one is on the disk.
+    The file is one line of JSON, then the leaves as `eqx.tree_serialise_leaves` writes them; the
+    line names them. It appears as a whole or not at all: what was there stays until the new one is
+    on the disk.
 
     **Arguments:**
 
@@ -59,7 +67,10 @@ def policy_content(policy: Policy, config: Config | None) -> bytes:
     """Encode a policy. The length does not depend on the values of its arrays."""
     leaves = io.BytesIO()
     eqx.tree_serialise_leaves(leaves, policy)
-    header = {"config": None if config is None else to_dict(config)}
+    header = {
+        "config": None if config is None else to_dict(config),
+        "leaves": [leaf.as_dict() for leaf in _leaves(policy)],
+    }
     return encode(FORMAT, FORMAT_VERSION, header, leaves.getvalue())
 
 
@@ -86,7 +97,7 @@ def load_policy(
     **Returns:** the policy.
 
     **Raises:** `FileNotFoundError` if there is none; `ValueError` if the file is not a policy of
-    rlscan, is damaged or of a later version, or needs `like`.
+    rlscan, is damaged or of a later version, holds parameters that are NaN, or needs `like`.
     """
     file = _file_of(Path(path))
     try:
@@ -95,32 +106,88 @@ def load_policy(
         raise FileNotFoundError(
             f"no policy at {file}; give the directory of a run, which holds {POLICY_FILE}"
         ) from None
-    is_own = like is not None or not is_config(header["config"])
-    if is_own and like is None:
-        raise ValueError(
-            f"{file} holds a policy that no config of rlscan builds; pass like=, a policy of the "
-            "same class, such as the one that training started from"
-        )
-    config = None if is_own else from_dict(header["config"])
+    config = None if like is not None else _config_in(file, header)
     num_runs = 1 if config is None else len(members(config))
     if (num_runs > 1 or run is not None) and run not in range(num_runs):
         holds = f"holds {num_runs} runs" if num_runs > 1 else "holds one run"
         raise ValueError(f"{file} {holds}; run must be from 0 to {num_runs - 1}, got {run}")
-    skeleton: Any = like if config is None else _skeleton(config)
+    with as_written(file):  # a config may name an environment that does not take its parameters
+        skeleton: Any = like if config is None else _skeleton(config)
     if header["format"] == CHECKPOINT:
-        checkpoint = Checkpoint(file, header, body)
+        checkpoint = checkpoint_of(file, header, body)
         within = find_part(checkpoint, skeleton) if config is None else ".policy"
         policy = restore(checkpoint, skeleton, within=within)
     else:
-        policy = eqx.tree_deserialise_leaves(io.BytesIO(body), skeleton)
+        policy = _deserialised(file, header, body, skeleton)
     if num_runs > 1:
         policy = map_arrays(lambda x: x[run], policy)
+    _require_numbers(file, policy)
     return eqx.nn.inference_mode(policy) if inference else policy
 
 
+def _config_in(file: Path, header: Mapping[str, Any]) -> Config:
+    """The config from which a policy is built; `ValueError` if it is another loop's, or invalid."""
+    tree = entry(file, header, "config", dict | None)
+    if not is_config(tree):
+        raise ValueError(
+            f"{file} holds a policy that no config of rlscan builds; pass like=, a policy of the "
+            "same class, such as the one that training started from"
+        )
+    config = entry(file, header, "config", Config)
+    with as_written(file), prefixed("config."):
+        check(config)
+    return config
+
+
+def _deserialised(file: Path, header: Mapping[str, Any], body: bytes, like: PyTree) -> Any:
+    """The leaves of a policy file in the place of those of `like`."""
+    wanted = _leaves(like)
+    named = entry(file, header, "leaves", list[Leaf] | None) or wanted  # early ones lack it
+    for is_, to_be in zip_longest(named, wanted):
+        if is_ != to_be:
+            raise ValueError(
+                f"{file} does not fit its policy: {_named(to_be)} must come next, got "
+                f"{_named(is_)}; it was saved by rlscan {header.get('rlscan_version')}"
+            )
+    stream = io.BytesIO(body)
+    try:
+        policy = eqx.tree_deserialise_leaves(stream, like)
+    except Exception as error:  # NumPy raises many kinds when it reads what it did not write
+        what = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"{file} does not fit its policy: {what}") from None
+    if left := len(body) - stream.tell():
+        raise ValueError(f"{file} does not fit its policy: {left} bytes follow its last array")
+    return policy
+
+
+def _named(leaf: Leaf | None) -> str:
+    return "no array" if leaf is None else f"{leaf.name} {leaf}"
+
+
+def _leaves(policy: PyTree) -> list[Leaf]:
+    """Describe what `eqx.tree_serialise_leaves` writes of a policy, in its order."""
+    return [
+        describe(jax.tree_util.keystr(path), x if is_shape(x) else np.asarray(x))
+        for path, x in jax.tree_util.tree_leaves_with_path(policy)
+        if is_shape(x) or eqx.is_array_like(x)
+    ]
+
+
+def _require_numbers(file: Path, policy: PyTree) -> None:
+    """Raise `ValueError` for parameters that are NaN: the actions would be, too."""
+    parameters, _ = partition_trainable(policy)
+    for path, x in jax.tree_util.tree_leaves_with_path(parameters):
+        if eqx.is_inexact_array(x) and (bad := int(np.isnan(np.asarray(x)).sum())):
+            raise ValueError(
+                f"{file} holds a policy with parameters that are NaN: {bad:,} of {x.size:,} in "
+                f"{jax.tree_util.keystr(path)}; use a checkpoint from before"
+            )
+
+
 def _file_of(path: Path) -> Path:
-    if not path.is_dir() or (path / POLICY_FILE).exists():
-        return path / POLICY_FILE if path.is_dir() else path
+    # By `os.path`, because a Path raises for a name that is too long.
+    if not os.path.isdir(path) or os.path.exists(path / POLICY_FILE):
+        return path / POLICY_FILE if os.path.isdir(path) else path
     return next(iter(checkpoint_files(path)), path / POLICY_FILE)
 
 

@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from .._core.files import write_whole
+from .._core.files import as_written, entry, write_whole
 from .._core.require import require_positive
 from .._core.scan import check_same_carry
 from .._core.tree import is_shape
 from .._core.types import Policy, PyTree
 from ..ppo._train import Training
 from ..random._keys import impl_of
-from ._checkpoint import checkpoint_content, keep_checkpoint, restore
+from ._checkpoint import Checkpoint, checkpoint_content, keep_checkpoint, restore
 from ._config import Config
-from ._counts import Counts, counts_from_dict, new_counts, no_episodes
+from ._counts import Counts, check_counts, new_counts, no_episodes
 from ._directory import CONFIG_FILE, claim, holds_run, locked, reserved
 from ._evaluations import EvaluationsFile
 from ._info import changed_versions, write_info
@@ -281,10 +281,13 @@ class Run(Generic[State]):
         if checkpoint is not None:
             file, header = checkpoint.file, checkpoint.header
             if self._setup.check is not None:
-                self._setup.check(header["config"])
+                self._setup.check(checkpoint)
             else:
-                check_unchanged(self.directory, header["config"] or {}, self._config or {})
-            counts = counts_from_dict(header["counts"])
+                saved = entry(file, header, "config", dict | None)
+                check_unchanged(self.directory, saved or {}, self._config or {})
+            counts = entry(file, header, "counts", Counts)
+            with as_written(file):
+                check_counts(counts, len(self._labels))
             if counts.num_updates > self.num_updates:
                 raise ValueError(
                     f"{self._setup.total} is {self.num_updates} updates, but the run has made "
@@ -366,8 +369,8 @@ class Setup:
     """Further entries of `run.json`."""
     policy_config: Config | None = None
     """The config from which `load_policy` builds the policy again."""
-    check: Callable[[Any], None] | None = None
-    """Raises `ValueError` if the run must not go on from a checkpoint with that config."""
+    check: Callable[[Checkpoint], None] | None = None
+    """Raises `ValueError` if the run must not go on from a checkpoint."""
     total: str = "num_updates"
     """The setting that gave the length of the run, for errors."""
     signals: Sequence[int] = ()

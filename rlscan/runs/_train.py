@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from .._core.files import entry
 from .._core.mesh import make_mesh
 from .._core.program import call_program
 from ..ppo._config import PPOConfig
@@ -19,7 +20,8 @@ from ..ppo._train import Training, count_updates
 from ..ppo._update import TrainState
 from ..random._keys import key as make_key
 from ._build import build_env, build_policy, members
-from ._config import Config, from_dict, to_dict
+from ._checkpoint import Checkpoint
+from ._config import Config, to_dict
 from ._directory import check_output
 from ._evaluations import make_evaluator
 from ._fit import follow, open_training
@@ -151,9 +153,9 @@ def _keys_of(config: Config) -> Key[Array, "*R"]:
     return call_program(jax.vmap(make), seeds) if len(seeds) > 1 else make(config.seed)
 
 
-def _check_resumed(config: Config, saved_tree: Any) -> None:
+def _check_resumed(config: Config, checkpoint: Checkpoint) -> None:
     """Refuse a config that differs from the one in the checkpoint, except where it may."""
-    saved = from_dict(saved_tree)
+    saved = entry(checkpoint.file, checkpoint.header, "config", Config)
     directory = Path(str(config.output))
     check_unchanged(directory, to_dict(saved), to_dict(config), (*ALLOWED, LONGER))
     if config.total_steps == saved.total_steps:

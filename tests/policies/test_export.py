@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from signed_files import resigned
 
 import rlscan
 from rlscan.policies._distributions import Beta, TanhNormal
@@ -192,6 +194,44 @@ def test_a_file_that_is_not_whole(small: Path, tmp_path: Path, change: Any, mess
     file = tmp_path / "other"
     file.write_bytes(change(small.read_bytes()))
     with pytest.raises(ValueError, match=f"{file} {message}"):
+        rlscan.policies.load_exported(file)
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({"generator": "mix33"}, "generator must be one of mix32, philox4x32"),
+        ({"generator": ["mix32"]}, "generator must be one of mix32, philox4x32"),
+        ({"generator": "mix32"}, "generator must be one whose keys have the shapes"),
+        ({"num_state_leaves": None}, "num_state_leaves must be an integer, got null"),
+        ({"num_state_leaves": 10**12}, "1000000000000 arrays and a program must follow"),
+        ({"num_state_leaves": 1}, "1 arrays and a program must follow"),
+    ],
+)
+def test_a_foreign_header_is_refused(entries: Any, message: str, small: Path, tmp_path: Path):
+    change = lambda header: header.update(entries)  # noqa: E731
+    file = resigned(small, tmp_path / "foreign", entries=change)
+    with pytest.raises(ValueError) as error:
+        rlscan.policies.load_exported(file)
+    assert str(error.value).startswith(f"{file} is not as rlscan writes it: {message}")
+
+
+@pytest.mark.parametrize(
+    "body", [lambda body: b"", lambda body: body[:100], lambda body: b"x" + body]
+)
+def test_a_foreign_program_is_refused(body: Any, small: Path, tmp_path: Path):
+    file = resigned(small, tmp_path / "foreign", body=body)
+    with pytest.raises(ValueError, match="0 arrays and a program must follow its first line"):
+        rlscan.policies.load_exported(file)
+
+
+def test_a_state_that_the_program_does_not_take_is_refused(small: Path, tmp_path: Path):
+    state = io.BytesIO()
+    np.save(state, np.zeros(3))
+    change = lambda header: header.update(num_state_leaves=1)  # noqa: E731
+    body = lambda program: state.getvalue() + program  # noqa: E731
+    file = resigned(small, tmp_path / "foreign", entries=change, body=body)
+    with pytest.raises(ValueError, match=r"num_state_leaves must count the states \[\], got"):
         rlscan.policies.load_exported(file)
 
 

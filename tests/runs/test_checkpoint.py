@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from signed_files import resigned
 
 import rlscan
 from rlscan._core import files as _file
+from rlscan._core.files import entry
 from rlscan.runs import _checkpoint
 from rlscan.runs._checkpoint import (
     BEST,
@@ -23,7 +26,7 @@ from rlscan.runs._checkpoint import (
     restore,
 )
 from rlscan.runs._config import Config, to_dict
-from rlscan.runs._counts import Counts, Episodes, counts_from_dict
+from rlscan.runs._counts import Counts, Episodes, check_counts, new_counts
 
 CONFIG = to_dict(Config())
 
@@ -112,6 +115,88 @@ def test_a_foreign_file_and_a_later_format(tmp_path: Path, monkeypatch: pytest.M
         read_checkpoint(file)
 
 
+# Files with a checksum that is right, from another hand.
+
+
+def _leaf(**entries: Any) -> Any:
+    return lambda header: header["leaves"][-1].update(entries)
+
+
+def _twice(header: dict[str, Any]) -> None:
+    header["leaves"][1]["name"] = header["leaves"][0]["name"]
+
+
+FOREIGN: dict[str, tuple[Any, str]] = {
+    "no leaves": (lambda h: h.pop("leaves"), "leaves must be a list, got null"),
+    "leaves in a mapping": (lambda h: h.update(leaves={}), "leaves must be a list, got a mapping"),
+    "shape as text": (_leaf(shape="2"), "leaves[5].shape must be a list, got '2'"),
+    "shape with text": (_leaf(shape=["2"]), "leaves[5].shape[0] must be an integer, got '2'"),
+    "a negative shape": (_leaf(shape=[-2, -1]), "must be one of the arrays that follow"),
+    "a huge shape": (_leaf(shape=[2**40]), "must be one of the arrays that follow"),
+    "a smaller shape": (_leaf(shape=[]), "bytes, got "),
+    "objects": (_leaf(dtype="object"), "must be numbers, got the dtype 'object'"),
+    "no dtype": (_leaf(dtype="float33"), "must be numbers, got the dtype 'float33'"),
+    "unknown entry": (_leaf(pickle=1), "leaves[5] must not have the entry 'pickle'"),
+    "the same name": (_twice, "must be one of the arrays that follow"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_foreign_header_is_refused_in_one_line(what: str, tmp_path: Path):
+    change, message = FOREIGN[what]
+    file = resigned(written(tmp_path, a_state()), tmp_path / "foreign.ckpt", entries=change)
+    with pytest.raises(ValueError) as error:
+        read_checkpoint(file)
+    assert str(error.value).startswith(f"{file} is not as rlscan writes it: ")
+    assert message in str(error.value)
+
+
+def test_a_body_that_is_longer_than_declared_is_refused(tmp_path: Path):
+    file = resigned(written(tmp_path, a_state()), tmp_path / "foreign", body=lambda b: b + b"1234")
+    with pytest.raises(
+        ValueError, match=f"{file} is not as rlscan writes it: its arrays must have"
+    ):
+        read_checkpoint(file)
+
+
+def test_a_generator_that_is_wrong_is_refused(tmp_path: Path):
+    def other(header: dict[str, Any]) -> None:
+        (keys,) = (leaf for leaf in header["leaves"] if "generator" in leaf)
+        keys["generator"] = "threefry2x32"
+
+    file = resigned(written(tmp_path, a_state()), tmp_path / "foreign", entries=other)
+    with pytest.raises(ValueError, match=r"\(keys of mix32\), got .* \(keys of threefry2x32\)"):
+        rlscan.runs.load_checkpoint(file, a_state())
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        (None, "counts must be a mapping, got null"),
+        ({"num_updates": "3"}, "counts.num_updates must be an integer, got '3'"),
+        ({"row": [{"count": 1, "mean": 2}]}, "counts.row[0] must not have the entry 'mean'"),
+    ],
+)
+def test_foreign_counts_are_refused(counts: Any, message: str, tmp_path: Path):
+    change = lambda header: header.update(counts=counts)  # noqa: E731
+    checkpoint = read_checkpoint(resigned(written(tmp_path, {}), tmp_path / "f", entries=change))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        entry(checkpoint.file, checkpoint.header, "counts", Counts)
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        (Counts(num_updates=-1), "counts.num_updates must be 0 or more, got -1"),
+        (Counts(), "counts.row must have 2 entries, got 1"),
+        (new_counts(2), "counts.ends must have the lengths of metrics.csv and metrics.jsonl"),
+    ],
+)
+def test_counts_of_another_run_are_refused(counts: Counts, message: str):
+    with pytest.raises(ValueError, match=message):
+        check_counts(counts, 2)
+
+
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
     for update in range(1, 6):
         written(tmp_path, a_state(value=update), update, best_update=min(update, 2), keep=2)
@@ -149,7 +234,7 @@ def test_counts_are_read_back_unchanged(tmp_path: Path):
     counts = Counts(3, 1 / 3, row=[Episodes(2, 0.1, 1e-300)], ends={"metrics.csv": 12})
     file = written(tmp_path, {})
     file.write_bytes(checkpoint_content({}, CONFIG, {"counts": dataclasses.asdict(counts)}))
-    assert counts_from_dict(read_checkpoint(file).header["counts"]) == counts
+    assert entry(file, read_checkpoint(file).header, "counts", Counts) == counts
 
 
 def test_the_best_checkpoint_follows_the_best_stretch():

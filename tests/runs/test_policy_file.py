@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+from signed_files import resigned
 
 import rlscan
 from rlscan._core import files as _file
@@ -182,6 +183,104 @@ def test_the_format_before_this_one(saved: Path, tmp_path: Path):
     file = tmp_path / "policy.eqx"
     file.write_bytes(json.dumps(header).encode() + b"\n" + leaves)
     assert eqx.tree_equal(rlscan.load_policy(file, inference=False), a_policy())
+
+
+# Files with a checksum that is right, from another hand.
+
+
+def _with(**settings: Any) -> Any:
+    return lambda header: header["config"].update(settings)
+
+
+def _swapped(header: dict[str, Any]) -> None:
+    leaves = header["leaves"]
+    leaves[0], leaves[1] = leaves[1], leaves[0]
+
+
+FOREIGN: dict[str, tuple[Any, str]] = {
+    "no config": (lambda h: h.pop("config"), "holds a policy that no config of rlscan builds"),
+    "config is null": (lambda h: h.update(config=None), "holds a policy that no config of rlscan"),
+    "config is a list": (lambda h: h.update(config=[1]), "config must be a mapping, got a list"),
+    "unknown key": (_with(sed=1), "config must not have the entry 'sed'"),
+    "unknown group": (_with(env={"nam": "x"}), "config.env must not have the entry 'nam'"),
+    "another type": (_with(ppo={"gamma": "1"}), "config.ppo.gamma must be a number, got '1'"),
+    "null": (_with(ppo={"gamma": None}), "config.ppo.gamma must be a number, got null"),
+    "a flag": (_with(seed=True), "config.seed must be an integer, got True"),
+    "a huge number": (_with(ppo={"gamma": 10**400}), "config.ppo.gamma must be a number, got one"),
+    "many runs": (_with(num_seeds=2**31 - 1), "config.num_seeds"),
+    "text in a list": (
+        _with(policy={"hidden_sizes": [5, "3"]}),
+        "config.policy.hidden_sizes[1] must be an integer, got '3'",
+    ),
+    "generator": (_with(generator="mix33"), "config.generator must be one of mix32, philox4x32"),
+    "invalid": (_with(policy={"dropout": 2}), "config.policy.dropout must be in [0, 1), got 2"),
+    "environment": (
+        _with(env={"name": "Pendulum-v1", "params": {"x": 1}}),
+        "env.params: Pendulum-v1 has no parameter 'x'",
+    ),
+    "deep parameters": (
+        _with(env={"params": json.loads('{"x":' * 50 + "0" + "}" * 50)}),
+        "config.env.params.x must hold at most 10,000 values, in at most 32 levels",
+    ),
+    "no leaf": (lambda h: h["leaves"].pop(), ".head.parts.log_std float32[1] must come next"),
+    "one leaf more": (lambda h: h["leaves"].append(h["leaves"][0]), "no array must come next, got"),
+    "another order": (_swapped, "must come next, got"),
+    "shapes as text": (
+        lambda h: h["leaves"][1].update(shape="3"),
+        "leaves[1].shape must be a list, got '3'",
+    ),
+    "format version": (
+        lambda h: h.update(format_version=True),
+        "format_version must be an integer",
+    ),
+    "unnamed": (lambda h: h["leaves"][0].pop("name"), "leaves[0] must have the entry 'name'"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_foreign_header_is_refused_in_one_line(what: str, saved: Path, tmp_path: Path):
+    change, message = FOREIGN[what]
+    file = resigned(saved / POLICY_FILE, tmp_path / "policy.eqx", entries=change)
+    with pytest.raises(ValueError) as error:
+        rlscan.load_policy(file)
+    assert str(error.value).startswith(f"{file} ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (lambda body: body + b"more", "4 bytes follow its last array"),
+        (lambda body: body[:-8], "does not fit its policy: "),
+        (lambda body: b"", "does not fit its policy: "),
+        (lambda body: b"PK\x03\x04" + body, "does not fit its policy: "),
+    ],
+)
+def test_a_foreign_body_is_refused_in_one_line(
+    body: Any, message: str, saved: Path, tmp_path: Path
+):
+    file = resigned(saved / POLICY_FILE, tmp_path / "policy.eqx", body=body)
+    with pytest.raises(ValueError) as error:
+        rlscan.load_policy(file)
+    assert str(error.value).startswith(f"{file} ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("depth", [5_000, 100_000])
+def test_json_that_is_nested_deeply_is_refused(depth: int, tmp_path: Path):
+    file = tmp_path / "policy.eqx"
+    file.write_text('{"format": "rlscan policy", "config":' + "[" * depth + "]" * depth + "}\n")
+    with pytest.raises(
+        ValueError, match=f"{file} is (no policy saved by rlscan, or its|cut short)"
+    ):
+        rlscan.load_policy(file)
+
+
+def test_parameters_that_are_nan_are_refused(tmp_path: Path):
+    policy = eqx.tree_at(lambda p: p.head.parts.log_std, a_policy(), jnp.full(1, jnp.nan))
+    save_policy(tmp_path / "policy.eqx", policy, CONFIG)
+    with pytest.raises(ValueError, match=r"parameters that are NaN: 1 of 1 in .*log_std; use"):
+        rlscan.load_policy(tmp_path / "policy.eqx")
 
 
 def test_a_single_run_has_no_other_policy(saved: Path):
