@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from .._core.require import did_you_mean
 from ..runs._named_configs import named_configs, summary
-from .terminal import Parser, report
+from .terminal import Parser, command, report
 
 
+@command
 def configs_main(argv: Sequence[str] | None = None, *, prog: str = "rlscan configs") -> int:
     """Run `rlscan configs`, and return the exit status."""
     parser = Parser(

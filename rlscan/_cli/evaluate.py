@@ -15,8 +15,9 @@ from .._core.compile_cache import use_compile_cache
 from .._core.files import write_whole
 from .._rollout.evaluate import Action, Evaluation, Network, evaluate
 from ..runs._evaluations import evaluation_key, summarize
+from ..runs._footprint import evaluation_bytes, require_memory
 from ..runs._load import Trained, load_trained
-from .terminal import Parser, check_new_file, report
+from .terminal import Parser, check_counts, check_new_file, command, report
 
 
 def player_parser(prog: str, description: str) -> Parser:
@@ -55,6 +56,7 @@ def load_player(options: Namespace) -> Trained:
     return trained
 
 
+@command
 def evaluate_main(argv: Sequence[str] | None = None, *, prog: str = "evaluate.py") -> int:
     """The command `rlscan evaluate`, also `scripts/evaluate.py`. Returns the exit status."""
     options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)
@@ -96,7 +98,17 @@ def _parser(prog: str) -> Parser:
 def _evaluate(options: Namespace) -> None:
     if options.json is not None:
         check_new_file(options.json, [".json"], overwrite=options.overwrite, option="--json")
+    check_counts(options, "episodes", "masks", "max_steps")
     trained = load_player(options)
+    num_masks = options.masks if options.network == "mc-dropout" else 0
+    needed = evaluation_bytes(
+        trained.policy,
+        trained.env,
+        options.episodes,
+        max_steps=options.max_steps,
+        num_masks=num_masks,
+    )
+    require_memory(needed, "fewer --episodes or --max-steps", "the evaluation")
     result = _play(trained, options)
     figures = summarize(result)
     if result.spread is not None:

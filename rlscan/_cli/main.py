@@ -8,7 +8,7 @@ from .configs import configs_main
 from .evaluate import evaluate_main
 from .plot import plot_main
 from .render import render_main
-from .terminal import Parser
+from .terminal import Parser, command
 from .train import train_main
 
 COMMANDS = {
@@ -20,6 +20,7 @@ COMMANDS = {
 }
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `rlscan`, and return its exit status."""
     commands = "\n".join(f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items())
@@ -34,5 +35,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS, metavar="COMMAND")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
-    command, _ = COMMANDS[asked.command]
-    return command(asked.arguments, prog=f"rlscan {asked.command}")
+    run, _ = COMMANDS[asked.command]
+    return run(asked.arguments, prog=f"rlscan {asked.command}")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from .._core.files import write_whole
 from .._plots.plot import plot
-from .terminal import Parser, check_new_file, report
+from .terminal import Parser, check_new_file, command, report
 
 
+@command
 def plot_main(argv: Sequence[str] | None = None, *, prog: str = "plot.py") -> int:
     """The command `rlscan plot`, also `scripts/plot.py`. Returns the exit status."""
     options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)

@@ -14,11 +14,13 @@ from .._core.files import write_whole
 from .._plots.episode import Episode, record
 from .._plots.render import MOST_FRAMES, render
 from ..runs._evaluations import evaluation_key
+from ..runs._footprint import evaluation_bytes, require_memory
 from ..runs._load import Trained
 from .evaluate import load_player, player_parser
-from .terminal import Parser, check_new_file, report
+from .terminal import Parser, check_counts, check_new_file, command, report
 
 
+@command
 def render_main(argv: Sequence[str] | None = None, *, prog: str = "render.py") -> int:
     """The command `rlscan render`, also `scripts/render.py`. Returns the exit status."""
     options = _parser(prog).parse_args(sys.argv[1:] if argv is None else argv)
@@ -57,10 +59,11 @@ def _parser(prog: str) -> Parser:
 
 def _render(options: Namespace) -> None:
     check_new_file(options.output, [".gif"], overwrite=options.overwrite)
-    for name in ("masks", "max_frames"):
-        if (number := getattr(options, name)) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be a positive integer, got {number}")
+    check_counts(options, "masks", "max_frames")
     trained = load_player(options)
+    num_masks = options.masks if options.uncertainty else 0
+    needed = evaluation_bytes(trained.policy, trained.env, 1, num_masks=num_masks)
+    require_memory(needed, "fewer --masks", "the episode")
     episode = _play(trained, options)
     if episode.networks is not None and np.ptp(episode.networks.policy, axis=1).max() == 0:
         raise ValueError(

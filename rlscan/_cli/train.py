@@ -19,17 +19,19 @@ from ..runs._footprint import check_memory, dry_run
 from ..runs._machine import on_this_machine
 from ..runs._parse import parse_command
 from ..runs._train import follow_config, open_run
-from .terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, fail
+from .terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, command, fail, fail_to_write
 
 
+@command
 def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """Run `rlscan train` or `scripts/train.py`, and return the exit status."""
     with _stop_signals() as signals, rare_garbage_collection():
         try:
             return _train(sys.argv[1:] if argv is None else argv, prog, signals)
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            what = f"cannot write {error.filename or 'output'}: {error.strerror}"
-            return fail(f"{what}; make room there, or write elsewhere", FAILED)
+            return fail_to_write(error)
         except KeyboardInterrupt:
             return fail("interrupted", SIGNALLED + (signals or [signal.SIGINT])[0])
         except (MemoryError, JaxRuntimeError) as error:
@@ -46,8 +48,8 @@ def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
             config = on_this_machine(asked.config)
             if asked.dry_run:
                 return _dry_run(config, is_new=asked.resume is None)
-            command = [*prog.split(), *argv]
-            opened = open_run(config, asked.resume, command=command, signals=signals)
+            words = [*prog.split(), *argv]
+            opened = open_run(config, asked.resume, command=words, signals=signals)
             run, training = stack.enter_context(opened)
         except (ValueError, TypeError) as error:
             return fail(error, BAD_INPUT)
@@ -90,16 +92,25 @@ def _stop_signals() -> Iterator[list[int]]:
     """Collect the signals that ask the program to stop: Ctrl-C, and SIGTERM from a cluster.
 
     They are noted, not raised: an exception inside a callback, such as JAX's in the garbage
-    collector, is printed and lost. Only a second Ctrl-C raises, for a user who cannot wait. A
-    second SIGTERM does not, because `timeout` may send two.
+    collector, is printed and lost. Only a second Ctrl-C raises, for a user who cannot wait, and
+    only once, so that what is saved then is saved; if the exception was lost, the next one raises.
+    A second SIGTERM does not, because `timeout` may send two.
     """
     received: list[int] = []
+    is_raised = [False]
 
     def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT in received:
+        if number == signal.SIGINT in received and not is_raised[0]:
+            is_raised[0] = True
             raise KeyboardInterrupt
         received.append(number)
 
+    def lose(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return print_lost(lost)
+        is_raised[0] = False
+
+    print_lost, sys.unraisablehook = sys.unraisablehook, lose
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in heard:
@@ -107,5 +118,6 @@ def _stop_signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        sys.unraisablehook = print_lost
         for number in heard:
             signal.signal(number, before[number])

@@ -1,10 +1,14 @@
 """JAX's persistent compilation cache, in the user's cache directory."""
 
 import contextlib
+import warnings
 
 import jax
 
 _MAX_BYTES = 2**30
+
+# What JAX warns of when it cannot have the lock of a directory that several processes use.
+_LOCKED = "Error (reading|writing) persistent compilation cache entry"
 
 
 def use_compile_cache() -> None:
@@ -13,8 +17,10 @@ def use_compile_cache() -> None:
     The cache holds up to 1 GiB; the least recently used programs are deleted first. JAX locks the
     files, so runs may share it, and compiles a program again if its file is damaged. Nothing
     changes if a directory is set already (`JAX_COMPILATION_CACHE_DIR`) or the cache is switched off
-    (`JAX_ENABLE_COMPILATION_CACHE=false`). If the directory cannot be made, nothing is cached.
+    (`JAX_ENABLE_COMPILATION_CACHE=false`). If the directory cannot be made, nothing is cached. If
+    another process holds the lock for too long, a program is compiled again, without a warning.
     """
+    warnings.filterwarnings("ignore", message=_LOCKED, category=UserWarning)
     if getattr(jax.config, "jax_compilation_cache_dir") is not None:  # noqa: B009 (pyright)
         return
     import platformdirs  # a program with a directory of its own does not need it

@@ -145,7 +145,8 @@ def _check_number(
 
 def _near_divisors(number: int, wanted: int) -> str:
     """The divisors nearest to the wanted one, as in `4, 5 or 10`."""
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    divisors = {*small, *(number // d for d in small)}
     nearest = sorted(sorted(divisors, key=lambda d: abs(d - wanted))[:3])
     *others, last = map(str, nearest)
     return f"{', '.join(others)} or {last}" if others else last

@@ -93,9 +93,10 @@ def train(
     """
     num_updates = count_updates(total_steps, config)
     if updates_per_call is not None:
-        updates_per_call = require_positive("updates_per_call", updates_per_call)
+        updates_per_call = _updates_in_a_call(updates_per_call, num_updates)
     if state_interval is not None:
         state_interval = require_positive("state_interval", state_interval)
+    strict = _tolerance(strict)
     several = partial(_several_updates, env, loss, mesh, updates_per_call or MOST_UPDATES)
     first: TrainState
     if state is None:
@@ -128,6 +129,29 @@ def train(
         debug=debug,
         _program=program,
         _numbers=arguments[1:],
+    )
+
+
+def _updates_in_a_call(asked: int, num_updates: int) -> int:
+    """The number of updates in a call if one is asked for; each has its own metrics."""
+    found = min(require_positive("updates_per_call", asked), num_updates)
+    if found > 2**20:
+        raise ValueError(
+            f"updates_per_call must be at most {2**20}, since a call keeps the metrics of all its "
+            f"updates, got {asked}; leave it out, and the clock decides"
+        )
+    return found
+
+
+def _tolerance(strict: Any) -> bool | float:
+    """`strict` as a Python value; `ValueError` if it is neither a switch nor a tolerance."""
+    if isinstance(strict, bool | np.bool_):
+        return bool(strict)
+    if isinstance(strict, int | float | np.number) and 0 < strict < np.inf:
+        return float(strict)
+    raise ValueError(
+        f"strict must be True, False, or the largest audit_error allowed, such as 1e-4, "
+        f"got {strict!r}"
     )
 
 

@@ -88,7 +88,7 @@ def load_checkpoint(path: str | os.PathLike, like: PyTree) -> PyTree:
     or of a later version, or does not fit `like`.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         file = next(iter(checkpoint_files(file)), file / DIRECTORY)
         if file.is_dir() or not file.exists():
             raise FileNotFoundError(f"no checkpoint in {file}; train for longer, or name a file")

@@ -20,7 +20,7 @@ from ..ppo._train import count_updates
 from ..random._keys import Generator
 from ._loggers import LoggerName
 from ._policy_config import PolicyConfig, check_policy_config, is_recurrent_kind
-from ._sweep import check_sweep, read_sweep
+from ._sweep import check_sweep, count_settings, read_sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +93,13 @@ class Config:
     """Number of samples drawn from the swept ranges."""
 
 
+MOST_RUNS = 2**14
+"""The most runs that are trained side by side."""
+
+# The largest value of each integer; else it is that of int32, by which JAX counts and indexes. What
+# is written out when a program is traced must be small, and two have bounds of their own.
+_MOST = {"env.frame_stack": 1000, "policy.num_layers": 1000, "seed": None, "total_steps": None}
+
 GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
 
 
@@ -159,10 +166,14 @@ def _check_size_of_update(ppo: PPOConfig) -> None:
 
 
 def _check_magnitudes(config: Config) -> None:
-    """Raise `ValueError` for a number that is finite here but 0 or infinite in float32."""
+    """Raise `ValueError` for a number that int32 or float32 cannot hold."""
     least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     for key in KEYS:
         number = attrgetter(key)(config)
+        limit = _MOST.get(key, 2**31 - 1)
+        for count in number if isinstance(number, tuple) else (number,):
+            if isinstance(count, int) and limit is not None and abs(count) > limit:
+                raise ValueError(f"{key} must be at most {limit}, got {count}")
         if not isinstance(number, float) or number == 0 or not math.isfinite(number):
             continue
         if not least <= abs(number) <= most:
@@ -174,9 +185,16 @@ def _check_magnitudes(config: Config) -> None:
 
 def _check_members(config: Config) -> None:
     """Raise `ValueError` for an invalid sweep, and for runs that cannot be split over devices."""
+    # They are counted before they are made: a number of them may be a slip.
+    num_settings = count_settings(config.sweep, num_samples=config.num_samples)
+    num_runs, num_devices = num_settings * config.num_seeds, config.num_devices or 1
+    if num_runs > MOST_RUNS:
+        raise ValueError(
+            f"num_seeds, num_samples and sweep must make at most {MOST_RUNS} runs side by side, "
+            f"got {num_runs}; use fewer"
+        )
     settings = read_sweep(config.sweep, num_samples=config.num_samples, seed=config.seed)
     check_sweep(config.ppo, settings)
-    num_runs, num_devices = len(settings) * config.num_seeds, config.num_devices or 1
     if num_runs > 1 and num_runs % num_devices:
         raise ValueError(
             f"num_devices = {num_devices} does not divide the {num_runs} runs that are split over "

@@ -11,6 +11,8 @@ from ._config import GROUPS, KEYS
 from ._config_keys import first_key, is_key, may_be_none, nearest, wanted
 from ._named_configs import named_configs
 
+_DEEPEST, _MOST_NODES = 40, 100_000
+
 _STANDARD = "tag:yaml.org,2002:"  # how the tags of YAML's own types begin
 
 
@@ -46,7 +48,7 @@ def read_settings(path: str) -> list[Setting]:
 def _compose(path: str) -> yaml.Node:
     """The nodes of a file, which have line numbers."""
     try:
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = compose(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         siblings = [*Path(path).parent.glob("*.y*ml"), *named_configs()]
         raise ValueError(f"no config file {path}{did_you_mean(path, siblings)}") from None
@@ -60,6 +62,29 @@ def _compose(path: str) -> yaml.Node:
         raise ValueError(f"{path}{line}: not valid YAML, {problem}") from None
     if root is None:
         raise ValueError(f"{path} is empty; a config is a mapping, such as `seed: 0`")
+    return root
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of a YAML document.
+
+    **Raises:** `yaml.YAMLError` if it is none, or if it would never end or fill the memory, because
+    an alias contains itself, aliases multiply, or values are nested too deeply.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise yaml.YAMLError("values are nested too deeply") from None
+    stack, num_nodes = [(root, 0)], 0
+    while stack:
+        node, depth = stack.pop()
+        num_nodes += 1
+        if depth > _DEEPEST or num_nodes > _MOST_NODES:
+            raise yaml.YAMLError("values are nested too deeply, or aliases make too many of them")
+        if isinstance(node, yaml.CollectionNode):
+            pairs = isinstance(node, yaml.MappingNode)
+            parts = [x for pair in node.value for x in pair] if pairs else node.value
+            stack += [(part, depth + 1) for part in parts]
     return root
 
 

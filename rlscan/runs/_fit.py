@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from .._core.files import entry
 from .._core.require import require_positive
 from .._core.types import Environment, Policy
 from ..ppo._config import PPOConfig
@@ -22,6 +23,7 @@ from ..ppo._train import Training, count_updates, first_state, train
 from ..ppo._update import TrainState
 from ..ppo._verdicts import check_divergences
 from ..random._keys import KeyLike, as_keys, generator_of, impl_of
+from ._checkpoint import Checkpoint
 from ._directory import check_output, holds_run
 from ._evaluations import make_evaluator
 from ._loggers import Logger
@@ -206,8 +208,9 @@ def _settings(config: PPOConfig, total_steps: int, keys: Key[Array, "*R"]) -> di
     return settings
 
 
-def _check_resumed(directory: Path, now: dict[str, Any], saved: dict[str, Any]) -> None:
+def _check_resumed(directory: Path, now: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Refuse a run that goes on with settings other than those in its checkpoint."""
+    saved = entry(checkpoint.file, checkpoint.header, "config", dict)
     before, after = (tree.get("total_steps") for tree in (saved, now))
     if before != after and None not in (before, after):
         raise ValueError(

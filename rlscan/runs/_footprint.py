@@ -11,12 +11,13 @@ import equinox as eqx
 import jax
 
 from .._core.tree import is_shape, tree_bytes
-from .._core.types import PyTree
+from .._core.types import Environment, Policy, PyTree
 from .._rollout.blocks import BLOCK
-from .._rollout.rollout import rollout
+from .._rollout.rollout import init_rollout, rollout
+from .._rollout.state import RolloutState
 from ..nn._trainable import partition_trainable
 from ..ppo._train import count_updates
-from ..ppo._update import TrainState, init_train
+from ..ppo._update import init_train
 from ..random._keys import key as make_key
 from ._build import build_env, build_policy, members
 from ._config import Config
@@ -39,11 +40,12 @@ class Footprint(NamedTuple):
     state: int  # policy, optimiser and environments, before and after an update
     rollout: int  # trajectory, values and advantages, and their shuffled copy
     update: int  # values that a minibatch keeps for its gradient
+    evaluation: int  # all episodes of an evaluation, between updates
 
     @property
     def total(self) -> int:
         """The peak, without the program itself."""
-        return self.state + self.rollout + self.update
+        return self.state + max(self.rollout + self.update, self.evaluation)
 
 
 def footprint(config: Config) -> Footprint:
@@ -56,7 +58,8 @@ def footprint(config: Config) -> Footprint:
 
     The factor 0.24 stands for the part of a that is in memory at once. On a CPU it was measured as
     0.18 to 0.27 for MLPs of 64 to 256 units with minibatches of at least 32,768 rows, 0.20 for a
-    transformer and 0.30 for a GRU.
+    transformer and 0.30 for a GRU. An evaluation between updates may take more than an update, and
+    counts in its place then, see `evaluation_bytes`.
 
     **Arguments:**
 
@@ -75,30 +78,70 @@ def footprint(config: Config) -> Footprint:
     _, trajectory = eqx.filter_eval_shape(roll, state.policy, env, state.rollout_state)
     num_steps = ppo.num_steps * ppo.num_envs
     rows = max(num_steps // ppo.num_minibatches, min(num_steps, BLOCK))
+    num_episodes = config.eval_episodes if config.eval_interval else 0
     return Footprint(
         num_parameters=sum(x.size for x in jax.tree.leaves(parameters)),
         num_updates=count_updates(config.total_steps, ppo),
         bytes_per_transition=tree_bytes(trajectory) / num_steps,
         state=num_runs * 2 * tree_bytes(state),
         rollout=num_runs * 2 * (tree_bytes(trajectory) + 12 * num_steps),
-        update=num_runs * int(rows * _call_bytes(state) * _FUSED),
+        update=num_runs * int(rows * _call_bytes(state.policy, state.rollout_state) * _FUSED),
+        evaluation=num_runs * evaluation_bytes(state.policy, env, num_episodes),
     )
+
+
+def evaluation_bytes(
+    policy: Policy,
+    env: Environment,
+    num_episodes: int,
+    *,
+    max_steps: int | None = None,
+    num_masks: int = 0,
+) -> int:
+    """Estimate the memory that `rlscan.evaluate` takes, from shapes.
+
+    With E episodes of at most T steps and K masks, it is E · (2 s + 5 T + 0.24 a (K + 1) + o T)
+    bytes: s is the state of an episode and of its K networks, a the intermediate values of a call,
+    and o its outputs, whose spread is kept if there are masks.
+    """
+    start = partial(init_rollout, num_envs=1, key=make_key(0))
+    state: RolloutState = eqx.filter_eval_shape(start, policy, env)
+    steps = max_steps or getattr(env, "time_limit", None) or 0
+    per_step = 5  # the reward, and whether the episode is going on
+    if num_masks:
+        per_step += tree_bytes(eqx.filter_eval_shape(_outputs, policy, *_one(state)))
+    networks = num_masks * tree_bytes(state.policy_state)
+    call = (num_masks + 1) * _FUSED * _call_bytes(policy, state)
+    return num_episodes * int(2 * (tree_bytes(state) + networks) + steps * per_step + call)
+
+
+def require_memory(needed: int, hint: str, what: str = "the run") -> None:
+    """Raise `ValueError` if more memory is needed, with the program itself, than there is."""
+    needed, there = needed + _PROGRAM, device_memory()
+    if there is not None and needed > there:
+        raise ValueError(
+            f"{what} needs about {format_bytes(needed)} of memory, but there are "
+            f"{format_bytes(there)}; use {hint}"
+        )
 
 
 def check_memory(config: Config) -> None:
     """Raise `ValueError` if a run cannot fit. A run that is obviously small is not examined."""
     per_step, per_env = _rough_counts(config.policy)
-    num_envs = len(members(config)) * config.ppo.num_envs
+    num_runs = len(members(config))
+    num_envs, num_episodes = num_runs * config.ppo.num_envs, num_runs * config.eval_episodes
     is_small = num_envs * (config.ppo.num_steps * max(128, per_step) + per_env) < 2**26
-    if is_small and max(config.policy.hidden_sizes, default=0) < 4096:
+    is_small &= num_episodes * (max(128, per_step) + per_env) < 2**24 or not config.eval_interval
+    if is_small and max([config.env.frame_stack * 40, *config.policy.hidden_sizes]) < 4096:
         return  # below 2 GB
-    needed, there = footprint(config).total + _PROGRAM, device_memory()
-    if there is not None and needed > there:
-        raise ValueError(
-            f"the run needs about {format_bytes(needed)} of memory, but there are "
-            f"{format_bytes(there)}; use smaller ppo.num_envs, ppo.num_steps or "
-            "policy.hidden_sizes, more ppo.num_minibatches, or fewer runs side by side"
-        )
+    hint = (
+        "smaller ppo.num_envs, ppo.num_steps or policy.hidden_sizes, more ppo.num_minibatches, or "
+        "fewer runs side by side"
+    )
+    found = footprint(config)
+    if found.evaluation > found.rollout + found.update:
+        hint = "fewer eval_episodes"
+    require_memory(found.total, hint)
 
 
 def _rough_counts(policy: PolicyConfig) -> tuple[int, int]:
@@ -136,6 +179,7 @@ def dry_run(config: Config) -> Iterator[str]:
     found, ppo = footprint(config), config.ppo
     num_runs, there = len(members(config)), device_memory()
     runs = f"{num_runs} runs of " if num_runs > 1 else ""
+    evaluation = f", evaluation {format_bytes(found.evaluation)}" if found.evaluation else ""
     yield f"parameters            {found.num_parameters:,}"
     yield (
         f"updates               {runs}{found.num_updates:,} of {ppo.num_envs * ppo.num_steps:,} "
@@ -144,8 +188,8 @@ def dry_run(config: Config) -> Iterator[str]:
     yield f"bytes per transition  {found.bytes_per_transition:.1f}"
     yield (
         f"estimated memory      {format_bytes(found.total)}: state {format_bytes(found.state)}, "
-        f"rollout {format_bytes(found.rollout)}, update {format_bytes(found.update)}; "
-        f"and about {format_bytes(_PROGRAM)} for the program itself"
+        f"rollout {format_bytes(found.rollout)}, update {format_bytes(found.update)}"
+        f"{evaluation}; and about {format_bytes(_PROGRAM)} for the program itself"
     )
     yield f"available memory      {format_bytes(there) if there else 'unknown'}"
 
@@ -159,19 +203,22 @@ def format_bytes(number: int | float) -> str:
     return f"{number:,.3g} TB"
 
 
-def _call_bytes(state: TrainState) -> int:
-    """The size of all intermediate values of the policy's call for one observation."""
+def _outputs(policy: Any, observation: PyTree, policy_state: PyTree, key: Any) -> Any:
+    distribution, value, after = policy(observation, policy_state, key=key)
+    return distribution.sample(seed=jax.random.clone(key)), value, after
 
-    def call(policy: PyTree, observation: PyTree, policy_state: PyTree, key: Any) -> Any:
-        distribution, value, after = policy(observation, policy_state, key=key)
-        return distribution.sample(seed=jax.random.clone(key)), value, after
 
-    batch = state.rollout_state
-    one = jax.tree.map(
+def _one(batch: RolloutState) -> tuple[PyTree, PyTree, PyTree]:
+    """The shapes of what the policy is called with, for one environment."""
+    return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_shape(x) else x,
         (batch.observation, batch.policy_state, batch.policy_key),
     )
-    return _jaxpr_bytes(eqx.filter_make_jaxpr(call)(state.policy, *one)[0].jaxpr)
+
+
+def _call_bytes(policy: Policy, batch: RolloutState) -> int:
+    """The size of all intermediate values of the policy's call for one observation."""
+    return _jaxpr_bytes(eqx.filter_make_jaxpr(_outputs)(policy, *_one(batch))[0].jaxpr)
 
 
 def _jaxpr_bytes(jaxpr: Any) -> int:

@@ -1,5 +1,6 @@
 """`load_trained`: read what a run trained, for evaluating, plotting and rendering."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import yaml
 from .._core.types import Environment, Policy
 from ._build import build_env
 from ._config import Config, is_config, to_dict
+from ._config_file import compose
 from ._directory import CONFIG_FILE
 from ._parse import parse
 from ._policy_file import load_policy
@@ -27,7 +29,7 @@ def load_config(directory: str | Path) -> Config:
     **Raises:** `ValueError` if `directory` is not a run directory, or its config cannot be read.
     """
     file = Path(directory) / CONFIG_FILE
-    if not file.is_file():
+    if not os.path.isfile(file):  # a Path raises for a name that is too long
         raise ValueError(f"{directory} is not a run directory: it has no {CONFIG_FILE}")
     return parse(["--config", str(file)])
 
@@ -41,10 +43,11 @@ def load_settings(directory: str | Path) -> dict[str, Any]:
     **Raises:** `ValueError` if the file cannot be read.
     """
     file = Path(directory) / CONFIG_FILE
-    if not file.is_file():
+    if not os.path.isfile(file):
         return {}
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tree = compose(text) and yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         tree = None  # the parser of configs says what is wrong
     if isinstance(tree, dict) and not is_config(tree):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._core.screen import printable
 from ..ppo._metrics import METRICS
 from ._counts import Counts, no_episodes
 from ._loggers import Logger, Loggers
@@ -259,7 +260,7 @@ def _ordered(metrics: Mapping[str, Any]) -> list[str]:
 
 def _warn(message: str) -> None:
     with contextlib.suppress(OSError):  # the terminal is closed
-        print("warning:", " ".join(message.split()), file=sys.stderr)
+        print("warning:", printable(" ".join(message.split())), file=sys.stderr)
 
 
 def _counted(number: int, noun: str) -> str:

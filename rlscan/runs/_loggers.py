@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+from .._core.screen import message_of
+
 LoggerName = Literal["tensorboard", "wandb"]
 LOGGERS: tuple[str, ...] = get_args(LoggerName)
 
@@ -61,7 +63,7 @@ class Loggers:
                 getattr(logger, method)(*map(dict, rows))
             except Exception as error:  # a full disk, a lost network or a bug must not end the run
                 self._loggers.remove(logger)
-                what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                what = ": ".join(filter(None, (type(error).__name__, message_of(error))))
                 self._warn(
                     f"{type(logger).__name__} failed to {method} and is dropped ({what}); "
                     "the run continues"

@@ -2,15 +2,19 @@
 
 import argparse
 import dataclasses
+import re
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from ..ppo._config import PPOConfig
 from ._config import GROUPS, KEYS, Config, check
-from ._config_file import Setting, read_settings
+from ._config_file import Setting, compose, read_settings
 from ._config_keys import PARAMS, is_key, nearest, wanted, wanted_of
 from ._directory import CONFIG_FILE
 from ._named_configs import find_config
@@ -181,11 +185,31 @@ def _override(values: dict[str, Any], settings: Iterable[Setting], parser: Any) 
             name = key.removeprefix(PARAMS)
             key, value = "env.params", {**values.get("env.params", {}), name: value}
         try:  # one key at a time, so that it is known which of them is wrong
+            if _has_ambiguous_number(key, got) or not _is_yaml(value):
+                raise ArgumentError(None, key)
             values[key] = parser.parse_object({key: value}, defaults=False)[key]
         except ArgumentError:
             what = wanted(key) if key in KEYS else wanted_of(_OTHERS[key])
             got = " ".join(got.split()) or "nothing"
             raise ValueError(f"{where}{key} must be {what}, got {got}") from None
+
+
+# Numbers that YAML reads as others: 12:30 is 750 there (sexagesimal), and 017 is 15 (octal).
+_AMBIGUOUS = re.compile(r"(?<![\w.+-])[-+]?(0[0-7_]+|\d[\d_]*(:[0-5]?\d)+(\.\d*)?)(?![\w.])")
+
+
+def _has_ambiguous_number(key: str, got: str) -> bool:
+    kind = KEYS.get(key, _OTHERS.get(key))
+    is_text = str in (kind, *typing.get_args(kind)) and key != "env.params"
+    return not is_text and _AMBIGUOUS.search(got) is not None
+
+
+def _is_yaml(value: Any) -> bool:
+    """Whether a text can be read at all; see `compose` for aliases that never end."""
+    try:
+        return not isinstance(value, str) or "*" not in value or compose(value) is not None
+    except yaml.YAMLError:
+        return False
 
 
 def _print_config(values: Mapping[str, Any], flags: str, parser: Any) -> None:

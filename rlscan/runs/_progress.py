@@ -1,11 +1,11 @@
 """`Progress`: a progress bar on a terminal, lines of text elsewhere."""
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from .._core.screen import discard_stdout, printable
 
 LINES_PER_RUN = 20
 SECONDS_BETWEEN_LINES = 30.0
@@ -35,7 +35,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one. An `OSError` names stdout."""
         try:
-            self.console.print(text, markup=False)
+            self.console.print(printable(text), markup=False)
         except OSError as error:
             self.console.silence()
             raise OSError(error.errno, error.strerror, "standard output") from None
@@ -132,7 +132,6 @@ def _console() -> Any:
 
         def silence(self) -> None:
             self.quiet = True
-            # Python flushes stdout when it exits, which would fail on the closed pipe.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_stdout()
 
     return Quietable(highlight=False, soft_wrap=True)

@@ -34,7 +34,10 @@ def read_metrics(directory: str | Path, file: str = METRICS_FILES[0]) -> Table:
     except (OSError, UnicodeDecodeError):
         raise ValueError(f"{path} cannot be read; it is not a table of metrics") from None
     whole = [line for line in lines if line.endswith("\n")]
-    header, *rows = csv.reader(whole) if whole else [[]]
+    try:
+        header, *rows = csv.reader(whole) if whole else [[]]
+    except csv.Error as error:  # a quotation mark that is never closed, for megabytes
+        raise ValueError(f"{path} is not a table of metrics: {error}") from None
     if "step" not in header or any(len(row) != len(header) for row in rows):
         raise ValueError(f"{path} is not a table of metrics: each row must have a step")
     try:

@@ -1,6 +1,7 @@
 """Find the checkpoint from which a stopped run resumes, and bring its directory back to it."""
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ LONGER = "total_steps"  # allowed too, unless something is annealed over it
 
 def locate(path: str) -> tuple[Path, Path | None]:
     """Find `(run directory, checkpoint or None)`; `ValueError` if `path` names neither."""
-    given = Path(path)
-    directory = given if given.is_dir() else given.parent.parent
-    if not given.exists() or not (directory / CONFIG_FILE).is_file():
+    given, is_directory = Path(path), os.path.isdir(path)
+    directory = given if is_directory else given.parent.parent
+    # By `os.path`, because a Path raises for a name that is too long.
+    if not os.path.exists(path) or not os.path.isfile(directory / CONFIG_FILE):
         raise ValueError(
             f"no run at {path}; --resume takes the directory of a run, which holds its "
             f"{CONFIG_FILE}, or a checkpoint in its {DIRECTORY}"
         )
-    return directory, None if given.is_dir() else given
+    return directory, None if is_directory else given
 
 
 def find_checkpoint(path: Path) -> Checkpoint | None:

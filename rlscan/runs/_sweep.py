@@ -61,14 +61,23 @@ def read_sweep(sweep: Sequence[str], *, num_samples: int, seed: int) -> list[dic
     return [{key: setting[key] for key in keys} for setting in settings]
 
 
+def count_settings(sweep: Sequence[str], *, num_samples: int) -> int:
+    """Count the settings that `read_sweep` returns, without making them."""
+    sweeps = [_read(text) for text in sweep]
+    num_drawn = num_samples if any(one.is_range for one in sweeps) else 1
+    return math.prod(len(one.values) for one in sweeps if not one.is_range) * num_drawn
+
+
 def check_sweep(ppo: PPOConfig, settings: Sequence[Mapping[str, float]]) -> None:
     """Raise `ValueError` for an invalid value in a setting."""
-    for setting in settings:
-        names = {key.removeprefix("ppo."): value for key, value in setting.items()}
-        try:
-            check_config(dataclasses.replace(ppo, **names))
-        except ValueError as error:
-            raise ValueError(f"sweep: ppo.{error}") from None
+    # Valid numbers form an interval, so the ends say it of all: there may be many settings.
+    for end in (min, max):
+        for key in settings[0]:
+            changed = {key.removeprefix("ppo."): end(setting[key] for setting in settings)}
+            try:
+                check_config(dataclasses.replace(ppo, **changed))
+            except ValueError as error:
+                raise ValueError(f"sweep: ppo.{error}") from None
 
 
 def with_numbers(ppo: PPOConfig, swept: Mapping[str, Any]) -> PPOConfig:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from fakes import fake_update
 
 import rlscan
 from rlscan._cli.main import main
+from rlscan._cli.train import _stop_signals
 from rlscan.ppo import _pace, _train
 from rlscan.runs._build import build_policy
 from rlscan.runs._metrics_files import COLUMNS, MetricsFiles
@@ -137,6 +139,62 @@ def test_of_two_runs_that_start_together_one_gets_the_directory(
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path)]) == 2
     assert "holds another run" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "the other's"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--print_config"], ["plot", "--help"]])
+@pytest.mark.parametrize("status, stdout", [(141, "pipe"), (1, "/dev/full")])
+def test_output_that_nobody_takes(
+    argv: list[str], status: int, stdout: str, monkeypatch: pytest.MonkeyPatch, capfd
+):
+    """`rlscan … | head` ends quietly; a full disk is named."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    target = writer if stdout == "pipe" else os.open(stdout, os.O_WRONLY)
+    with os.fdopen(target, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(argv) == status
+        monkeypatch.undo()
+    expected = "error: cannot write standard output: No space left on device; make room there, or "
+    assert capfd.readouterr().err == ("" if stdout == "pipe" else expected + "write elsewhere\n")
+
+
+def test_escape_codes_do_not_reach_the_terminal(capsys: pytest.CaptureFixture):
+    assert main(["train", "--seed", "\x1b[31m\x07"]) == 2
+    assert r"got \x1b[31m\x07" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["\x1b[2J"])
+    assert "\x1b" not in capsys.readouterr().err
+    Progress(1).say("\x1b[2J")
+    assert capsys.readouterr().out == "\\x1b[2J\n"
+
+
+def test_a_second_ctrl_c_raises_once_and_again_if_it_was_lost():
+    with _stop_signals() as received:
+        os.kill(os.getpid(), INT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), INT)
+        for _ in range(20):  # what is saved meanwhile is saved
+            os.kill(os.getpid(), INT)
+        sys.unraisablehook(_lost(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), INT)
+        assert received[0] == INT
+
+
+def _lost(error: BaseException) -> Any:
+    """What Python reports of an exception in a callback, such as the garbage collector's."""
+    return SimpleNamespace(
+        exc_type=type(error), exc_value=error, exc_traceback=None, err_msg=None, object=None
+    )
+
+
+def test_only_an_interrupt_is_lost_silently(monkeypatch: pytest.MonkeyPatch):
+    seen: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    with _stop_signals():
+        sys.unraisablehook(_lost(KeyboardInterrupt()))
+        sys.unraisablehook(_lost(ValueError()))
+    assert [lost.exc_type for lost in seen] == [ValueError]
 
 
 # A real run, started as a user does, and its files.

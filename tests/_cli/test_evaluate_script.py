@@ -126,7 +126,13 @@ def test_the_summary_counts_masks_not_episodes():
     [
         ("nowhere", "nowhere is not a run directory: it has no config.yaml"),
         ("unfinished", "unfinished holds no policy yet"),
-        ("run --episodes 0", "num_episodes must be a positive integer, got 0"),
+        ("run --episodes 0", "--episodes must be a positive integer, at most 2147483647, got 0"),
+        ("run --max-steps 2147483648", "--max-steps must be a positive integer, at most 21474836"),
+        ("run --max-steps 2147483647", "the evaluation needs about "),
+        ("run --episodes 2000000000", "memory, but there are "),
+        ("run --network mc-dropout --masks 2000000000", "use fewer --episodes or --max-steps"),
+        (f"run --json {'x' * 5000}.json", "cannot be written: File name too long; write elsewhere"),
+        ("y" * 5000, "is not a run directory: it has no config.yaml"),
         ("run --seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("run --network mc-dropout --masks 3", "use 99"),
         ("run --json old.json", "old.json exists already; choose another --json"),
@@ -145,6 +151,21 @@ def test_bad_input_ends_in_one_line(
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert message in captured.err and captured.out == ""
     assert (tmp_path / "old.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("what", ["a file", "a directory"])
+def test_what_cannot_be_read_is_not_called_unwritable(what: str, run: Path, tmp_path: Path, capsys):
+    """`checkpoints` is a file, or the policy in it is a directory."""
+    run_dirs.with_config(tmp_path / "run")
+    if what == "a file":
+        (tmp_path / "run" / "checkpoints").write_text("")
+    else:
+        (tmp_path / "run" / "checkpoints" / "policy.eqx").mkdir(parents=True)
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "cannot write" not in error and error.count("\n") == 1
+    with pytest.raises((ValueError, FileNotFoundError), match="cannot read|no policy at"):
+        rlscan.load_policy(tmp_path / "run")
 
 
 def test_bad_switches_end_in_one_line(capsys: pytest.CaptureFixture):

@@ -1,12 +1,16 @@
 """Compiled programs are cached in the user's cache directory, tested with real processes."""
 
+import inspect
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from jax._src import compiler
 
+from rlscan._core.compile_cache import use_compile_cache
 from rlscan.runs._policy_file import POLICY_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +41,21 @@ def programs(cache: Path) -> dict[str, float]:
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is Linux's")
+
+
+def test_a_lock_that_another_process_holds_is_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        use_compile_cache()
+        for what in ("reading", "writing"):
+            message = f"Error {what} persistent compilation cache entry for "
+            assert message in inspect.getsource(compiler)
+            warnings.warn(f"{message}'jit_f': TimeoutError: the lock", stacklevel=1)
+        with pytest.raises(UserWarning, match="another"):
+            warnings.warn("another", stacklevel=1)
 
 
 @pytest.mark.slow

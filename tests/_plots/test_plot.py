@@ -74,6 +74,14 @@ def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path):
         rlscan.runs.read_metrics(run)
 
 
+def test_a_quotation_mark_that_is_never_closed_is_refused(tmp_path: Path):
+    run = run_dirs.with_metrics(tmp_path / "run", [{"update": 1, "step": 1}])
+    with open(run / "metrics.csv", "a") as file:
+        file.write('"' + "1," * 2**17 + "\n")
+    with pytest.raises(ValueError, match=f"{run}/metrics.csv is not a table of metrics: field la"):
+        rlscan.runs.read_metrics(run)
+
+
 def test_a_run_without_a_row_is_refused(tmp_path: Path):
     """A run without rows is an error even beside others, or it would silently be missing."""
     runs = [run_dirs.with_metrics(tmp_path / name, rows([1.0])) for name in "ab"]

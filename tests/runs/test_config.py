@@ -16,7 +16,7 @@ import rlscan
 from rlscan.runs._build import build_policy
 from rlscan.runs._config import KEYS, Config, check, from_dict, to_dict, to_yaml
 from rlscan.runs._config_keys import _ELSEWHERE
-from rlscan.runs._parse import parse, parse_command
+from rlscan.runs._parse import _has_ambiguous_number, parse, parse_command
 from rlscan.runs._policy_config import KINDS, PolicyConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -287,6 +287,20 @@ BAD_OPTIONS = {
     "--output=": "output must name a directory",
     "--config": "--config needs a value: a YAML file",
     "--config configs/cartpol.yaml": "no config file configs/cartpol.yaml, did you mean configs/ca",
+    "--num-seeds 12:30:45": "num_seeds must be an integer, written without point or exponent, got",
+    "--policy.hidden_sizes [64,12:30]": "policy.hidden_sizes must be a list of integers",
+    "--ppo.gamma 0:0.5": "ppo.gamma must be a number, such as 3e-4, got 0:0.5",
+    "--seed 017": "seed must be an integer, written without point or exponent, got 017",
+    "--env.params {gravity:12:30}": "env.params must be a mapping, such as {gravity: 9.8}, got",
+    "--env.params.gravity 12:30": "env.params must be a mapping",
+    "--num-seeds 2147483648": "num_seeds must be at most 2147483647, got 2147483648",
+    "--num-seeds 2147483647": "must make at most 16384 runs side by side, got 2147483647; use fewe",
+    "--num-samples 2147483647 --sweep ppo.gamma=0.9..1": "must make at most 16384 runs side by sid",
+    "--env.frame-stack 1000000": "env.frame_stack must be at most 1000, got 1000000",
+    "--policy.num-layers 1001 --policy.kind transformer": "policy.num_layers must be at most 1000",
+    "--eval-episodes 100000000000000000000000": "eval_episodes must be at most 2147483647, got 100",
+    "--policy.hidden-sizes [2147483648]": "policy.hidden_sizes must be at most 2147483647, got 21",
+    "--ppo.num-envs 2147483647 --ppo.num-steps 1": "is not divisible by num_minibatches = 4; use 1",
     "--config configs": "cannot read the config file configs: Is a directory",
 }
 
@@ -300,7 +314,18 @@ def test_a_bad_option_is_refused_in_one_line(options: str, monkeypatch: pytest.M
     assert "\n" not in str(error.value)
 
 
+def _laughs(depth: int) -> str:
+    """A YAML list whose aliases stand for ten to the power of `depth` values."""
+    lists = [f"&a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, depth)]
+    return f"[&a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0], {', '.join(lists)}]"
+
+
 BAD_FILES = {
+    "env: {params: &a {x: *a}}\n": "bad.yaml: not valid YAML, values are nested too deeply, or al",
+    "env: {params: {x: &a [*a]}}\n": "bad.yaml: not valid YAML, values are nested too deeply",
+    f"env: {{params: {{x: {_laughs(9)}}}}}\n": "bad.yaml: not valid YAML, values are nested too de",
+    "[" * 100_000: "bad.yaml: not valid YAML, values are nested too deeply",
+    "{a: " * 50 + "}" * 50: "bad.yaml: not valid YAML, values are nested too deeply",
     "": "bad.yaml is empty; a config is a mapping, such as `seed: 0`",
     "# only a comment\n": "bad.yaml is empty",
     "- seed\n": "bad.yaml:1: a config is a mapping, such as `seed: …`, got a list",
@@ -335,7 +360,18 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("text", BAD_FILES)
+@pytest.mark.parametrize("value", ["&a {x: *a}", "{x: &a [*a]}", f"{{x: {_laughs(9)}}}"])
+def test_parameters_without_end_are_refused(value: str):
+    with pytest.raises(ValueError, match="env.params must be a mapping, such as .*, got"):
+        parse(["--env.params", value])
+
+
+@pytest.mark.parametrize("text", ["1e-05", "[6, 64]", "0.05", "-1", "1_000", "2.50"])
+def test_only_numbers_that_yaml_reads_as_others_are_ambiguous(text: str):
+    assert not _has_ambiguous_number("ppo.gamma", text)
+
+
+@pytest.mark.parametrize("text", BAD_FILES, ids=lambda text: text[:40])
 def test_a_bad_file_is_refused_in_one_line(text: str, tmp_path: Path):
     with pytest.raises(ValueError) as error:
         parse(["--config", write(tmp_path / "bad.yaml", text)])

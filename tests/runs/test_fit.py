@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import rlscan
+from rlscan.runs._checkpoint import Checkpoint
 from rlscan.runs._fit import _check_resumed, _settings
 
 ENV = rlscan.make("CartPole-v1")
@@ -120,9 +121,10 @@ def test_an_annealed_run_has_one_length(tmp_path: Path):
     constant, kept = (_settings(config, STEPS, rlscan.key(0)) for config in (CONFIG, annealed))
     assert (constant.get("total_steps"), kept["total_steps"]) == (None, STEPS)
     assert yaml.safe_load(yaml.safe_dump(kept)) == kept
-    _check_resumed(tmp_path, kept, kept)
+    checkpoint = Checkpoint(tmp_path / "a.ckpt", {"config": kept}, b"", {})
+    _check_resumed(tmp_path, kept, checkpoint)
     with pytest.raises(ValueError, match=f"total_steps was {STEPS} .* annealed"):
-        _check_resumed(tmp_path, {**kept, "total_steps": 2 * STEPS}, kept)
+        _check_resumed(tmp_path, {**kept, "total_steps": 2 * STEPS}, checkpoint)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import equinox as eqx
@@ -107,6 +108,25 @@ def test_stored_policy_states_count(policy: PolicyConfig, monkeypatch: pytest.Mo
     _footprint.check_memory(
         Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.ppo.PPOConfig())
     )
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--ppo.num-envs 1000000 --ppo.num-steps 1024 --total-steps 3000000000", "num_envs, ppo."),
+        ("--eval-episodes 2000000000 --eval-interval 1", "use fewer eval_episodes"),
+        (
+            "--env.frame-stack 1000 --ppo.num-envs 65536 --total-steps 10000000",
+            "use smaller ppo.num_envs",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_judged_within_seconds(options: str, message: str):
+    rlscan.make("CartPole-v1")  # gymnax takes seconds to import
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=f"needs about .* of memory, but there are .*{message}"):
+        _footprint.check_memory(parse(options.split()))
+    assert time.monotonic() - started < 10  # one, on a machine that does nothing else
 
 
 def test_an_obviously_small_run_is_not_traced(monkeypatch: pytest.MonkeyPatch):

@@ -83,6 +83,24 @@ def test_a_logger_that_fails_when_it_is_closed():
     assert said[0].startswith("Failing failed to close and is dropped (ConnectionError)")
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("a bug in the class of the error")
+
+
+@pytest.mark.parametrize(
+    "error, shown",
+    [
+        (Unprintable(), "(Unprintable: its message cannot be shown)"),
+        (ValueError("\x1b[31mred\nlines"), r"(ValueError: \x1b[31mred lines)"),
+    ],
+)
+def test_a_logger_cannot_end_the_run_or_change_the_terminal_by_its_message(error, shown: str):
+    said: list[str] = []
+    rlscan.runs.Loggers([Failing(error, at=1)], warn=said.append).log(ROW)
+    assert said == [f"Failing failed to log and is dropped {shown}; the run continues"]
+
+
 def test_by_default_a_failure_is_a_python_warning():
     with pytest.warns(UserWarning, match="Failing failed to log and is dropped"):
         rlscan.runs.Loggers([Failing(RuntimeError("lost"), at=1)]).log(ROW)

@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +23,12 @@ from rlscan._cli.main import main
 from rlscan.ppo import _pace, _train
 from rlscan.ppo._train import Training
 from rlscan.runs import _run
-from rlscan.runs._checkpoint import BEST, checkpoint_files, read_checkpoint
+from rlscan.runs._checkpoint import BEST, Checkpoint, checkpoint_files, read_checkpoint
+from rlscan.runs._config import Config, to_dict
 from rlscan.runs._log import Log
+from rlscan.runs._policy_config import PolicyConfig
 from rlscan.runs._policy_file import POLICY_FILE
+from rlscan.runs._train import _check_resumed
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
@@ -368,11 +373,33 @@ def test_options_that_would_change_the_run_are_refused(
     assert contents(run) == before
 
 
-def test_a_config_that_was_changed(run: Path, capsys):
+@pytest.mark.parametrize(
+    "key, name, before, now", [("gamma", "ppo.gamma", 0.99, 0.9), ("seed", "seed", 0, 1)]
+)
+def test_a_config_that_was_changed(key: str, name: str, before: Any, now: Any, run: Path, capsys):
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.9"))
+    config.write_text(config.read_text().replace(f"{key}: {before}\n", f"{key}: {now}\n"))
     error = failing(capsys, "--resume", str(run))
-    assert f"{config} was changed since the run began: ppo.gamma was 0.99 and is 0.9" in error
+    assert f"{config} was changed since the run began: {name} was {before} and is {now}" in error
+
+
+@pytest.mark.parametrize(
+    "anneals, dropout_end, what",
+    [(False, 0.5, "dropout (policy.dropout_end)"), (True, None, "the learning rate")],
+)
+def test_what_is_annealed_fixes_the_length(
+    anneals: bool, dropout_end: float | None, what: str, tmp_path: Path
+):
+    config = Config(
+        policy=PolicyConfig(dropout_end=dropout_end),
+        ppo=rlscan.ppo.PPOConfig(anneal_learning_rate=anneals),
+        output=str(tmp_path),
+    )
+    checkpoint = Checkpoint(tmp_path / "a.ckpt", {"config": to_dict(config)}, b"", {})
+    longer = dataclasses.replace(config, total_steps=2 * config.total_steps)
+    with pytest.raises(ValueError, match=re.escape(f"in this run: {what}")):
+        _check_resumed(longer, checkpoint)
+    _check_resumed(config, checkpoint)
 
 
 def test_missing_metrics_are_refused(run: Path, capsys):
