@@ -105,22 +105,23 @@ class _Kept:
 
     def __init__(self, lowered: Any, kinds: Hashable):
         self.kinds = kinds, _setting("jax_default_device")
-        self._lowered = lowered
+        self._lowered: Any = lowered
         self.compiled: Any = None
 
     @cached_property
     def digest(self) -> bytes | None:
-        """Of the program's text; `None` if the text does not say all.
+        """A hash of the program's text; `None` if the text does not say all.
 
-        Computed only if there is another program of the same kinds, because writing the text takes
+        It is computed only if there is another program of the same kinds, because writing the text takes
         a noticeable part of a start.
         """
         text, self._lowered = self._lowered.as_text(), None
         return hashlib.sha256(text.encode()).digest() if _says_all(text) else None
 
     def __eq__(self, other: object) -> bool:
-        same_kinds = isinstance(other, _Kept) and self.kinds == other.kinds
-        return same_kinds and self.digest == other.digest and self.digest is not None
+        if not (isinstance(other, _Kept) and self.kinds == other.kinds):
+            return False
+        return self.digest == other.digest and self.digest is not None
 
 
 _kept: list[_Kept] = []  # the most recently used program is the last

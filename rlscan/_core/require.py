@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def is_number(x: Any) -> bool:
@@ -31,7 +32,7 @@ def _is_scalar(x: Any) -> bool:
 
 def is_known(x: Any) -> bool:
     """Whether the values of a number or an array can be looked at: they are not traced."""
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def as_plain(x: Any) -> Any:

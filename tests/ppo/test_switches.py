@@ -99,9 +99,9 @@ def _noisy() -> probes.Feedforward:
 ENV, WALK = Everything(), probes.Wander()
 WRAPPED = rlscan.envs.LastActionReward(rlscan.envs.FrameStack(ENV, 2))
 SCHEDULE = optax.linear_schedule(0.5, 0.1, 2)
-SMALL = {"hidden_sizes": (4,), "num_channels": (2,)}
-RECURRENT = {**SMALL, "hidden_size": 4, "dropout": 0.1}
-TOKENS = {"context_length": 3, "num_layers": 1, "num_heads": 2, "embed_size": 4}
+SMALL: dict[str, Any] = {"hidden_sizes": (4,), "num_channels": (2,)}
+RECURRENT: dict[str, Any] = {**SMALL, "hidden_size": 4, "dropout": 0.1}
+TOKENS: dict[str, Any] = {"context_length": 3, "num_layers": 1, "num_heads": 2, "embed_size": 4}
 
 # Each kind of policy, by how it is made for an environment, with options spread over the kinds.
 KINDS = {
