@@ -112,8 +112,8 @@ class _Kept:
     def digest(self) -> bytes | None:
         """A hash of the program's text; `None` if the text does not say all.
 
-        It is computed only if there is another program of the same kinds, because writing the text takes
-        a noticeable part of a start.
+        It is computed only if there is another program of the same kinds, because writing the
+        text takes a noticeable part of a start.
         """
         text, self._lowered = self._lowered.as_text(), None
         return hashlib.sha256(text.encode()).digest() if _says_all(text) else None
