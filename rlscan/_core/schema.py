@@ -58,7 +58,7 @@ def structured(value: Any, kind: Any, name: str) -> Any:
     accepted = (int, float) if kind is float else kind
     fits = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
     _require(fits and not _is_huge(value), name, kind, value)
-    return value
+    return float(value) if kind is float else value
 
 
 def require_plain(name: str, value: Any) -> None:

@@ -67,7 +67,7 @@ def parse_command(argv: Sequence[str], *, prog: str = "train") -> Command:
         files, values["output"] = [str(directory / CONFIG_FILE)], str(directory)
     for file in files:
         _override(values, read_settings(find_config(file)), parser)
-    _override(values, (Setting(key, value, value) for key, value in given.items()), parser)
+    _override(values, (Setting(k, v, _as_written(v)) for k, v in given.items()), parser)
     resume, dry_run = values.pop("resume", None), values.pop("dry_run", False)
 
     namespace = parser.instantiate(parser.parse_object(values))
@@ -163,6 +163,10 @@ def _read_options(argv: Sequence[str]) -> dict[str, Any]:
         given.pop(name, None)  # keys are in the order of their last values: see `_override`
         given[name] = value
     return given
+
+
+def _as_written(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else " ".join(value)
 
 
 def _without_value(name: str) -> str:
