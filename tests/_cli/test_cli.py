@@ -550,6 +550,7 @@ def test_a_signal_before_the_first_update_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_garbage_collection_is_rare_before_a_run_and_absent_at_exit(
     tmp_path: Path,
 ):

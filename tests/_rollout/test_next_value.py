@@ -148,6 +148,7 @@ class Until(eqx.Module):
         return self.env.action_space()
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_equal_single_ones():
     """One seed is truncated at every step, the other never."""
     policy = Sum(jnp.asarray(2.0))
@@ -170,6 +171,7 @@ def weighted(policy: Any, after: Any, trajectory: Any, value: Any) -> Any:
     return (weight * rlscan.next_value(policy, after, trajectory, value)).sum()
 
 
+@pytest.mark.slow
 def test_it_has_a_reverse_mode_gradient():
     """A loop with a traced number of iterations has none by itself."""
     policy = Sum(jnp.asarray(2.0))
@@ -215,6 +217,7 @@ def test_a_policy_without_values_has_none():
     assert jit_next_value(policy, after, trajectory, None) is None
 
 
+@pytest.mark.slow
 def test_the_next_value_of_a_rollout_on_several_devices():
     """The environments are split over devices, and this is a different program."""
     policy, env, mesh = Sum(jnp.asarray(2.0)), unlimited(SELDOM), rlscan.make_mesh(2)

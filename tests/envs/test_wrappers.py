@@ -162,6 +162,7 @@ def test_an_image_is_stacked_by_its_channels() -> None:
     assert jax.eval_shape(env.reset, jax.random.key(0))[0].shape == (10, 10, 12)
 
 
+@pytest.mark.slow
 def test_a_rollout_keeps_the_final_stack_to_bootstrap_from() -> None:
     env = rlscan.envs.FrameStack(probes.Wander(), 2)
     policy = probes.dropout_policy(num_inputs=8)

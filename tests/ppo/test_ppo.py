@@ -140,6 +140,7 @@ class ReplayedWith(eqx.Module):
         return ppo_loss(policy, dataclasses.replace(minibatch, trajectory=trajectory), config)
 
 
+@pytest.mark.slow
 def test_a_policy_that_learns_only_if_its_noise_is_replayed():
     """If noise is fresh, a KL stop permits no step. The test also uses a custom loss."""
     config = PPOConfig(

@@ -33,6 +33,7 @@ def test_a_seed_is_the_same_inside_a_program(seed: int, generator: str):
     assert jnp.array_equal(inside, rlscan.key(seed, generator=generator))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (2,)])
 def test_updates_are_traced_while_the_start_is_compiled(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

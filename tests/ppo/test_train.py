@@ -138,6 +138,7 @@ def test_a_run_that_diverged_leaves_the_others_and_all_together_end():
     assert error.value.runs == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_failing_update_is_handed_over_and_its_run_is_named(monkeypatch):
     def fresh(policy, minibatch, config):
         clean = eqx.nn.inference_mode(policy)

@@ -90,6 +90,7 @@ def test_a_run_that_cannot_fit_is_refused(options: list[str], tmp_path: Path, ca
     assert error.count("\n") == 1 and os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy",
     [
@@ -110,6 +111,7 @@ def test_stored_policy_states_count(policy: PolicyConfig, monkeypatch: pytest.Mo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, message",
     [

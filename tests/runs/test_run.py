@@ -221,6 +221,7 @@ def test_a_state_that_is_ahead_of_its_metrics_is_saved_where_they_meet(tmp_path:
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_policy_of_ones_own_class_is_loaded_like_another(tmp_path: Path):
     state = ppo(tmp_path / "run")
     like = jax.tree.map(lambda x: 0 * x if eqx.is_inexact_array(x) else x, state.policy)
