@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
-from ._mix32 import mix32
+from ._mix32 import mix32, words_of_seed
 
 # A typed key (`jax.random.key`), or its raw uint32 form (`jax.random.PRNGKey`). The type is `Any`,
 # because `as_key` checks it and reports what is wrong.
@@ -59,6 +59,9 @@ def key(seed: Seed, *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
     is_known = np.ndim(seed) == 0 and not isinstance(seed, Tracer)
     if is_known and not 0 <= int(seed) < _NUM_SEEDS:
         raise ValueError(f"seed must be from 0 to {_NUM_SEEDS - 1}, got {seed}; use seed % 2**32")
+    if is_known and generator == "mix32":
+        words = jnp.asarray(words_of_seed(int(seed)))
+        return jax.random.wrap_key_data(words, impl=mix32)
     return as_key(jax.random.key(seed, impl=_impl(generator)))
 
 

@@ -13,6 +13,7 @@ It is meant for simulations, not for cryptography: a few words may reveal the ke
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,15 @@ def _child(
     Words of `_word` would not do. The first two words of a key take only 2^49 of the 2^64 values,
     and chains of splits soon run into each other.
     """
+    a, b = _halves(key, number, domain)
+    # XLA would repeat this computation wherever a key is read, and compile time would grow
+    # exponentially in the number of successive splits. The barrier prevents it. It must be around
+    # the stacked keys: around `(a, b)`, compilation of a first state of Pendulum takes minutes.
+    return lax.optimization_barrier(jnp.stack(jnp.broadcast_arrays(a, b), axis=-1))
+
+
+def _halves(key: Any, number: Any, domain: int) -> tuple[Any, Any]:
+    """Compute both words of a child, in JAX or in NumPy."""
     # A Feistel network: each half is added a hash of the other. Four rounds are needed for every
     # input bit to affect every output bit.
     a = key[0] + number * np.uint32(0x9E3779B9)
@@ -83,13 +93,10 @@ def _child(
     a = a + _mixed(b, 0xD35A2D97)
     b = b + _mixed(a, 0x85EBCA6B)
     a = a + _mixed(b, 0xC2B2AE35)
-    # XLA would repeat this computation wherever a key is read, and compile time would grow
-    # exponentially in the number of successive splits. The barrier prevents it. It must be around
-    # the stacked keys: around `(a, b)`, compilation of a first state of Pendulum takes minutes.
-    return lax.optimization_barrier(jnp.stack(jnp.broadcast_arrays(a, b), axis=-1))
+    return a, b
 
 
-def _mixed(x: UInt32[Array, "..."], factor: int) -> UInt32[Array, "..."]:
+def _mixed(x: Any, factor: int) -> Any:
     x = (x ^ (x >> 16)) * np.uint32(factor)
     return x ^ (x >> 15)
 
@@ -107,6 +114,17 @@ def _seed(seed: Int[Array, ""] | UInt32[Array, ""]) -> UInt32[Array, "2"]:
     high = seed >> 32 if seed.dtype.itemsize > 4 else jnp.zeros_like(seed)
     key = jnp.full(2, np.uint32(_SEED))
     return _fold_in(_fold_in(key, high), seed)
+
+
+def words_of_seed(seed: int) -> UInt32[np.ndarray, "2"]:
+    """Compute the words of a seed's key in NumPy.
+
+    A key is the first thing that a program makes, and this compiles nothing.
+    """
+    key = np.full((2, 1), _SEED, np.uint32)
+    for number in (seed >> 32, seed % 2**32):
+        key = np.stack(_halves(key, np.full(1, number, np.uint32), _FOLD))
+    return key[:, 0]
 
 
 # Jitted, because keys are made outside of jitted functions, and compiling op by op is slow.

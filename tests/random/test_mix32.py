@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import count_compilations
 from jax import lax
 
 import rlscan
@@ -181,3 +182,12 @@ def test_bits_splits_and_folds_of_one_key_are_apart() -> None:
     drawn = [jax.random.bits(key, (2000,)), data(jax.random.split(key, 1000)), data(folds)]
     words = np.concatenate([np.ravel(np.asarray(part, np.uint32)) for part in drawn])
     assert len(np.unique(words)) > 5990  # of 6000, fewer than one of which repeats by chance
+
+
+@pytest.mark.parametrize("seed", [0, 1, 123_456_789, 2**31, 2**32 - 1])
+def test_the_key_of_a_known_seed_is_computed_without_compiling(seed: int) -> None:
+    with count_compilations() as names:
+        key = rlscan.key(seed)
+    assert not names
+    inside = jax.jit(rlscan.key)(np.uint32(seed))
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(inside))
