@@ -60,7 +60,7 @@ def key(seed: Seed, *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
     if is_known and not 0 <= int(seed) < _NUM_SEEDS:
         raise ValueError(f"seed must be from 0 to {_NUM_SEEDS - 1}, got {seed}; use seed % 2**32")
     if is_known and generator == "mix32":
-        words = jnp.asarray(words_of_seed(int(seed)))
+        words: Any = words_of_seed(int(seed))
         return jax.random.wrap_key_data(words, impl=mix32)
     return as_key(jax.random.key(seed, impl=_impl(generator)))
 
