@@ -65,6 +65,7 @@ def test_a_point_is_known_by_its_name_and_by_what_its_process_is_told() -> None:
 # What is measured.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_point_is_measured() -> None:
     found = json.loads(json.dumps(measure.measure(Point(4, 8, width=4), seconds=0.0)))

@@ -395,6 +395,7 @@ def test_construction_vmaps_over_keys_again_and_again() -> None:
     assert result.stdout == "done\n", result.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_training_32_seeds_never_hangs(num_devices: int) -> None:

@@ -284,6 +284,7 @@ def test_a_policy_in_a_file_has_them(tmp_path: Any) -> None:
 # Seeds and devices.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_mapped_seeds_are_single_runs() -> None:
     def whole(key: Any) -> Any:

@@ -209,6 +209,7 @@ def test_rollouts_chain():
         np.testing.assert_allclose(x, y, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"gated": True}], ids=["", "gated"])
 def test_the_ratio_is_1_late_in_training(settings):

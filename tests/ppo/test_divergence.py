@@ -343,7 +343,12 @@ def test_devices_agree():
     explain = partial(explain_divergence, num_updates=2, loss=off_in_one, mesh=mesh)
     start = rlscan.ppo.init_train(policy, env, config, key=rlscan.key(2), mesh=mesh)
     for number, minibatch, named in (
-        (jnp.nan, 0, "rollout: observation is not finite, first at step 0 of environment 3"),
+        (
+            jnp.nan,
+            0,
+            "rollout: observation[0] is not finite, first at step 0 of environment 3, where it is "
+            "nan, and in 1 of 4 environments in all",
+        ),
         (1e6, 1, "minibatch 1: the loss is nan"),
     ):
         far = start.rollout_state.observation.at[3, 0].set(number)
@@ -398,6 +403,7 @@ def test_a_run_that_diverges_ends_with_its_own_status(
     assert all(np.isfinite(x).all() for x in leaves(policy))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_other_runs_side_by_side_go_on(tmp_path: Path, capsys: pytest.CaptureFixture):
     run = tmp_path / "run"

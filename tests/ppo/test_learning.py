@@ -47,6 +47,7 @@ def test_published_returns_match_the_longest_name(name, found):
     assert found in report.published(name)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_generator_comes_from_the_config():
     def first_returns(generator: str) -> np.ndarray:

@@ -157,7 +157,7 @@ def switched(*switches: Any) -> ExitStack:
     return stack
 
 
-@pytest.mark.slow(cases="all")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_kind_of_policy_relies_on_the_promotion_of_dtypes_or_ranks(kind):
     with switched(*NO_PROMOTION):
@@ -181,7 +181,7 @@ def assert_trained(state: Any, metrics: Any, num_updates: int = 2) -> None:
     assert all(np.isfinite(x).all() for x in metrics.values())
 
 
-@pytest.mark.slow(cases="all")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_policy_trains_under_the_switches_that_hunt_errors(kind):
     with switched(*HUNTING):
@@ -196,6 +196,7 @@ def test_no_kind_of_policy_uses_a_key_twice(kind):
     assert state.num_updates == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_policy_trains_operation_by_operation(kind):

@@ -93,6 +93,7 @@ def test_keys_train_several_runs_each_as_if_alone():
     assert_same(rows_of(train(policies, key=split[:, 1])), rows)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_several_runs_go_on_from_a_state():
     keys = jax.random.split(rlscan.key(7), 2)

@@ -18,7 +18,7 @@ from rlscan.testing import ConformanceError, Seen, check_environment
 @pytest.mark.slow
 def test_walk_passes():
     env = dataclasses.replace(testing.Walk(), time_limit=3)
-    seen = check_environment(env, num_steps=32)
+    seen = check_environment(env, num_steps=64)
     assert seen.num_terminated > 4 and seen.num_truncated > 4
 
 
