@@ -30,6 +30,7 @@ from ._rollout.evaluate import (
     evaluate as evaluate,
 )
 from ._rollout.gae import gae as gae
+from ._rollout.next_observation import next_observation as next_observation
 from ._rollout.next_value import next_value as next_value
 from ._rollout.replay import replay as replay
 from ._rollout.rollout import (
@@ -122,6 +123,7 @@ __all__ = [
     "init_rollout",
     "replay",
     "next_value",
+    "next_observation",
     "gae",
     "evaluate",
     "filter_scan",

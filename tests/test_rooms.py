@@ -141,6 +141,7 @@ def test_a_room_imports_only_those_below_it(room: str) -> None:
         # The modules that the author of an agent reads.
         ("_rollout/replay", {"_core", "nn", "random", "_rollout"}),
         ("_rollout/next_value", {"_core", "nn", "random", "_rollout"}),
+        ("_rollout/next_observation", {"_core", "_rollout/state"}),
         # Wrappers of environments, for any agent.
         (
             "envs/_wrappers",
@@ -157,8 +158,8 @@ def test_a_module_depends_on_few_others(module: str, below: set[str]) -> None:
 
 
 FLAT = """
-rollout init_rollout replay next_value gae evaluate check_policy explain_ratio filter_scan key make
-train fit load_policy move_statistics transition_bytes
+rollout init_rollout replay next_value next_observation gae evaluate check_policy explain_ratio
+filter_scan key make train fit load_policy move_statistics transition_bytes
 Policy SequencePolicy Environment Distribution
 RolloutState Trajectory Transition FinalObservations Evaluation Spread AuditError
 configure_cpu num_cores make_mesh on_devices __version__
