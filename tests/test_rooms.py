@@ -245,8 +245,8 @@ def test_core_dependencies_are_exactly_the_imported_ones() -> None:
     standard = set(sys.stdlib_module_names)
     # jax depends on numpy, and jsonargparse on yaml.
     core = declared(project["dependencies"]) | standard | {"rlscan", "numpy", "yaml"}
-    # Pillow is imported by another name.
-    provided = set().union(core, {"PIL"}, *extras.values())
+    # Some are imported by other names.
+    provided = set().union(core, {"PIL", "imageio_ffmpeg"}, *extras.values())
     for name, file in MODULES.items():
         tree = ast.parse(file.read_text())
         tops = {t.split(".")[0] for t in imported(tree) if t[0] != "."}

@@ -1,4 +1,4 @@
-"""`rlscan render RUN_DIR`: an episode as an animated GIF."""
+"""`rlscan render RUN_DIR`: an episode as an animation."""
 
 import sys
 from argparse import Namespace
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from .._core.files import write_whole
+from .._plots.animation import FORMATS, require_format
 from .._plots.episode import Episode, record
 from .._plots.render import MOST_FRAMES, render
 from ..runs._evaluations import evaluation_key
@@ -28,9 +29,12 @@ def render_main(argv: Sequence[str] | None = None, *, prog: str = "render.py") -
 
 
 def _parser(prog: str) -> Parser:
-    parser = player_parser(prog, "Draw an episode of a run's policy as an animated GIF.")
+    parser = player_parser(prog, "Draw an episode of a run's policy as an animation.")
     parser.add_argument(
-        "--output", metavar="FILE", required=True, help="File for the animation, .gif."
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="File for the animation, .gif, or .mp4 with rlscan[video].",
     )
     parser.add_argument(
         "--network",
@@ -58,7 +62,8 @@ def _parser(prog: str) -> Parser:
 
 
 def _render(options: Namespace) -> None:
-    check_new_file(options.output, [".gif"], overwrite=options.overwrite)
+    check_new_file(options.output, FORMATS, overwrite=options.overwrite)
+    require_format(Path(options.output).suffix.lower())
     check_counts(options, "masks", "max_frames")
     trained = load_player(options)
     num_masks = options.masks if options.uncertainty else 0
@@ -71,7 +76,10 @@ def _render(options: Namespace) -> None:
             "leave out --uncertainty"
         )
     name = trained.config.env.name
-    content, num_steps = render(episode, name, max_frames=options.max_frames)
+    suffix = Path(options.output).suffix.lower()
+    content, num_steps = render(
+        episode, name, trained.env, max_frames=options.max_frames, suffix=suffix
+    )
     write_whole(Path(options.output), content)
     length, total = int(episode.length), float(episode.reward[: int(episode.length)].sum())
     shown = "" if num_steps == length else f" (the first {num_steps:,} are drawn)"

@@ -119,7 +119,9 @@ class Environment(Protocol):
 
         **Returns:** `(observation, state, reward, terminated, truncated, info)`. If the episode
         ends, `observation` and `state` belong to the next one, and `info["final_observation"]` is
-        the last observation of this one. Otherwise it equals `observation`.
+        the last observation of this one. Otherwise it equals `observation`. An optional
+        `info["final_state"]` is in the same way the last state of this episode; `rlscan render`
+        draws it.
         """
         ...
 

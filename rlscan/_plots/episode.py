@@ -6,17 +6,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._core.environment import action_space_of
+from .._core.environment import action_space_of, reset_env, step_env
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
-from .._core.tree import map_arrays
-from .._core.types import Environment, Policy, PyTree
+from .._core.tree import as_strong_arrays, map_arrays
+from .._core.types import Environment, Policy, PyTree, StepResult
 from .._rollout.evaluate import Action, ask_networks, network_states, with_noise
 from .._rollout.rollout import act, init_rollout
 from .._rollout.state import RolloutState
+from ..envs._wrappers import Wrapper
 from ..random._keys import KeyLike, as_key
+from .drawn import drawn_part, own_renderer, same_shapes
 
 
 class NetworkOutputs(eqx.Module):
@@ -28,14 +31,18 @@ class NetworkOutputs(eqx.Module):
 
 
 class Episode(eqx.Module):
-    """T steps, of which the first `length` belong to the episode; each leaf is `[T, …]`."""
+    """T steps, of which the first `length` belong to the episode; each leaf is `[T, …]`.
 
-    env_state: PyTree  # before each step
+    There are `[T + 1, …]` states and observations: after no step, after the first, and so on.
+    """
+
+    env_state: PyTree  # of the environment that is drawn, see `drawn_part`
     observation: PyTree
     action: PyTree  # as the environment received it
-    reward: Float[Array, " T"]
-    networks: NetworkOutputs | None
-    length: Int[Array, ""]
+    reward: Float[Array | np.ndarray, " T"]
+    networks: NetworkOutputs | None  # for the observation before each step
+    length: Int[Array | np.ndarray, ""]
+    num_frames: Int[Array | np.ndarray, ""]  # `length + 1`, or `length` if the last state is hidden
 
 
 def record(
@@ -49,6 +56,10 @@ def record(
 ) -> Episode:
     """Record one episode of a policy. This function is pure, so it can be jitted.
 
+    An environment resets itself, so the state after its last step is hidden, unless `step` returns
+    it as `info["final_state"]`, as gymnax's environments do here. Only an environment that draws
+    itself needs it: the last observation is never hidden.
+
     **Arguments:**
 
     - `policy`: as for `rlscan.rollout`. If its noise is on, it acts with one mask throughout the
@@ -60,10 +71,11 @@ def record(
     - `num_masks`: K networks of MC-dropout whose outputs are recorded as well; none by default.
     """
     env_key, masks_key = jax.random.split(as_key(key))
-    state = init_rollout(policy, env, num_envs=1, key=env_key)
+    watched = _Watched(env)
+    start = init_rollout(policy, watched, num_envs=1, key=env_key)
     masks = None if num_masks is None else jax.random.split(masks_key, num_masks)
     noisy = with_noise(policy)
-    one_step = partial(act, policy, env, key_schedule="episode", is_mode=action == "mode")
+    one_step = partial(act, policy, watched, key_schedule="episode", is_mode=action == "mode")
 
     def sent(before: RolloutState, action: PyTree) -> PyTree:
         # The same key gives the same distribution, which maps its sample to a legal action.
@@ -79,18 +91,49 @@ def record(
             observation = map_arrays(lambda x: x[0], before.observation)
             *fields, states = ask_networks(_parameters, noisy, masks, observation, states)
             outputs = NetworkOutputs(*fields)
-        after, transition, _ = eqx.filter_vmap(one_step)(before)
+        after, transition, last_seen = eqx.filter_vmap(one_step)(before)
         done = transition.terminated | transition.truncated
         action_sent = eqx.filter_vmap(sent)(before, transition.action)
-        row = before.env_state, transition.observation, action_sent, transition.reward, done
+        shown = after.env_state.shown, last_seen.observation
+        row = shown, action_sent, transition.reward, done, after.env_state.is_known
         return (after, states), (map_arrays(lambda x: x[0], row), outputs)
 
     states = None if num_masks is None else network_states(policy, num_masks)
-    _, ((env_state, observation, actions, reward, done), outputs) = filter_scan(
-        step, (state, states), length=max_steps
+    _, ((shown, actions, reward, done, is_known), outputs) = filter_scan(
+        step, (start, states), length=max_steps
     )
     length = jnp.where(done.any(), jnp.argmax(done) + 1, max_steps)
-    return Episode(env_state, observation, actions, reward, outputs, length)
+    first = start.env_state.shown, start.observation
+    env_state, observation = map_arrays(lambda x, xs: jnp.concatenate([x, xs]), first, shown)
+    num_frames = length + is_known[length - 1]
+    return Episode(env_state, observation, actions, reward, outputs, length, num_frames)
+
+
+class _WatchedState(eqx.Module):
+    env_state: PyTree
+    shown: PyTree  # of the environment that is drawn, before any reset
+    is_known: Bool[Array, ""]  # whether a frame can be drawn: a reset may have hidden the state
+
+
+class _Watched(Wrapper):
+    """An environment that also keeps the state to which a step led, before any reset."""
+
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, _WatchedState]:
+        observation, state = reset_env(self.env, key)
+        shown = drawn_part(self.env, state)[1]
+        return observation, _WatchedState(state, shown, jnp.asarray(True))
+
+    def step(self, key: PRNGKeyArray, state: _WatchedState, action: PyTree) -> StepResult:
+        observation, inner, reward, terminated, truncated, info = step_env(
+            self.env, key, state.env_state, action
+        )
+        drawn, shown = drawn_part(self.env, inner)
+        final = as_strong_arrays(info.get("final_state"))
+        is_known = ~(terminated | truncated) | (own_renderer(drawn) is None)
+        if same_shapes(final, shown):
+            shown, is_known = final, jnp.asarray(True)
+        after = _WatchedState(inner, shown, is_known)
+        return observation, after, reward, terminated, truncated, info
 
 
 def _parameters(distribution: Any) -> Float[Array, " A"]:

@@ -1,4 +1,6 @@
-"""Drawings of environments, with one function for each; it returns a function that draws a step.
+"""Drawings of environments, with one function for each; it returns a function that draws a frame.
+
+Frame t shows the environment after t steps, and the action that is chosen there.
 
 They need only matplotlib. gymnax's Visualizer needs pygame for classic control.
 """
@@ -6,15 +8,19 @@ They need only matplotlib. gymnax's Visualizer needs pygame for classic control.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ..envs._wrappers import FrameStackState
+from .._core.tree import is_key
+from .._core.types import Environment
+from ..envs._wrappers import Wrapper
 from .colours import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, YELLOW
+from .drawn import Renderer, drawn_environment, gymnax_renderer, own_renderer
 from .episode import Episode
 
 Artists = Sequence[Any]
-Scene = Callable[[int], Artists]  # takes a step, and returns the artists that have changed
+Scene = Callable[[int], Artists]  # takes a frame, and returns the artists that have changed
 
 # The duration of a step. Games have none, and get one that is comfortable to watch.
 SECONDS_PER_STEP = {
@@ -55,18 +61,22 @@ _CHANNELS = {
 _COLOURS = (BLUE, RED, "#BBBBBB", GREEN, ORANGE, PINK, SKY, YELLOW, "#777777", BLACK)
 
 
-def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
-    """Set up the drawing of an environment; for an unknown one, of its observations.
+def make_scene(name: str, ax: Any, episode: Episode, env: Environment | None = None) -> Scene:
+    """Set up the drawing of an environment; of its observations if nothing else is known.
 
     **Arguments:**
 
     - `name`: the name of the environment, such as those in `rlscan.envs.ENVIRONMENTS`.
     - `ax`: empty matplotlib axes.
     - `episode`: on the host, cut to its length.
+    - `env`: the environment, which draws itself if it has a method for that, see `own_renderer`.
+
+    **Raises:** `ValueError` if what the environment draws is no picture.
     """
-    while isinstance(episode.env_state, FrameStackState):  # draw the innermost environment
-        episode = eqx.tree_at(lambda e: e.env_state, episode, episode.env_state.env_state)
-    if name in _SCENES:
+    drawn = None if env is None else drawn_environment(env)
+    if (render := own_renderer(drawn) if drawn is not None else None) is not None:
+        return _rendered(ax, episode, render)
+    if name in _SCENES and not isinstance(drawn, Wrapper):  # else the state inside is not known
         return _SCENES[name](ax, episode)
     observation = episode.observation
     if isinstance(observation, dict):  # from `LastActionReward`
@@ -75,7 +85,71 @@ def make_scene(name: str, ax: Any, episode: Episode) -> Scene:
         channels = _CHANNELS.get(name, ())
         # Of stacked frames, draw the last, which is the newest.
         return _grid(ax, observation[..., -len(channels) :] if channels else observation, channels)
+    if (render := gymnax_renderer(drawn) if drawn is not None else None) is not None:
+        return _rendered(ax, episode, render)
     return _bars(ax, observation)
+
+
+def seconds_per_step(name: str, env: Environment | None = None) -> float:
+    """The duration of a step: as `env.metadata["render_fps"]` says, or as is known by its name."""
+    drawn = None if env is None else drawn_environment(env)
+    metadata = getattr(drawn, "metadata", None)
+    rate = metadata.get("render_fps") if isinstance(metadata, dict) else None
+    if isinstance(rate, int | float) and rate > 0:
+        return 1 / rate
+    return SECONDS_PER_STEP.get(name, SECONDS_PER_STEP_OF_GAMES)
+
+
+def _rendered(ax: Any, episode: Episode, render: Renderer) -> Scene:
+    """Show the pictures that an environment draws of itself."""
+
+    def picture(t: int) -> np.ndarray:
+        def at(x: Any) -> Any:
+            return x[t] if is_key(x) else jnp.asarray(x[t])
+
+        return render(jax.tree.map(lambda x: at(x) if np.ndim(x) else x, episode.env_state))
+
+    first = picture(0)
+    ax.set_axis_off()
+    image = ax.imshow(first, interpolation="nearest", animated=True)
+
+    def draw(t: int) -> Artists:
+        image.set_data(now := picture(t))
+        if now.shape != first.shape:
+            raise ValueError(
+                f"render must return pictures of one size, got {list(first.shape)} and "
+                f"{list(now.shape)}"
+            )
+        return (image,)
+
+    return draw
+
+
+def _torque(ax: Any, radius: float) -> Callable[..., Artists]:
+    """An arc with an arrowhead."""
+    from matplotlib.patches import Polygon
+
+    (arc,) = ax.plot([], [], color=RED, linewidth=2.5, animated=True)
+    head = ax.add_patch(Polygon(np.zeros((3, 2)), color=RED, linewidth=0, animated=True))
+
+    def draw(centre: Any, start: float, sweep: float) -> Artists:
+        """Draw it around `centre` from the angle `start`, anticlockwise from the top, in rad."""
+        angles = start + np.linspace(0, sweep, 20)
+        outward = np.stack([-np.sin(angles), np.cos(angles)])
+        arc.set_data(*(np.reshape(centre, (2, 1)) + radius * outward))
+        end, normal = np.asarray(centre) + radius * outward[:, -1], outward[:, -1]
+        forward = np.sign(sweep) * np.array([-normal[1], normal[0]])
+        size = min(0.1, radius * abs(sweep))  # a small torque has a small head
+        tip = end + 1.3 * size * forward
+        head.set_xy([tip, end + 0.75 * size * normal, end - 0.75 * size * normal])
+        return arc, head
+
+    return draw
+
+
+def _action(episode: Episode, t: int) -> float | None:
+    """The action that is chosen in frame t, a number; `None` after the last step."""
+    return float(np.ravel(episode.action)[t]) if t < len(episode.reward) else None
 
 
 def _cart_pole(ax: Any, episode: Episode) -> Scene:
@@ -103,20 +177,17 @@ def _cart_pole(ax: Any, episode: Episode) -> Scene:
 
 def _pendulum(ax: Any, episode: Episode) -> Scene:
     theta = episode.env_state.theta
-    torque = np.ravel(episode.action)
     ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[])
     ax.plot([0], [0], "o", color="0.3", markersize=7)
     (rod,) = ax.plot([], [], color=BLUE, linewidth=7, solid_capstyle="round", animated=True)
-    (arc,) = ax.plot([], [], color=RED, linewidth=2.5, animated=True)
+    arrow = _torque(ax, 0.3)
     words = ax.text(0, -1.33, "", ha="center", color=RED, animated=True)
 
     def draw(t: int) -> Artists:
-        angle = float(theta[t])  # 0 is upright; anticlockwise
+        angle, torque = float(theta[t]), _action(episode, t)  # 0 is upright; anticlockwise
         rod.set_data([0, -np.sin(angle)], [0, np.cos(angle)])
-        along = np.linspace(0, torque[t], 20)  # an arc of 1 rad for 1 N m
-        arc.set_data(-0.3 * np.sin(along), 0.3 * np.cos(along))
-        words.set_text(f"torque {torque[t]:+.2f} N m")
-        return rod, arc, words
+        words.set_text("" if torque is None else f"torque {torque:+.2f} N m")
+        return rod, *arrow((0, 0), 0.0, torque or 0.0), words  # an arc of 1 rad for 1 N m
 
     return draw
 
@@ -127,8 +198,9 @@ def _acrobot(ax: Any, episode: Episode) -> Scene:
     ax.axhline(1, color="0.75", linewidth=1, linestyle=":")
     ax.text(-2.25, 1.05, "goal", color="0.4", fontsize="small")
     (upper,) = ax.plot([], [], color=BLUE, linewidth=6, solid_capstyle="round", animated=True)
-    (lower,) = ax.plot([], [], color=RED, linewidth=6, solid_capstyle="round", animated=True)
+    (lower,) = ax.plot([], [], color=SKY, linewidth=6, solid_capstyle="round", animated=True)
     (joints,) = ax.plot([], [], "o", color="0.2", markersize=6, animated=True)
+    arrow = _torque(ax, 0.45)
 
     def draw(t: int) -> Artists:
         first = float(state.joint_angle1[t])
@@ -138,7 +210,9 @@ def _acrobot(ax: Any, episode: Episode) -> Scene:
         upper.set_data([0, elbow[0]], [0, elbow[1]])
         lower.set_data([elbow[0], tip[0]], [elbow[1], tip[1]])
         joints.set_data([0, elbow[0]], [0, elbow[1]])
-        return upper, lower, joints
+        action = _action(episode, t)
+        torque = 0.0 if action is None else action - 1  # on the lower link, which hangs down at 0
+        return upper, lower, joints, *arrow(elbow, np.pi + second, torque)
 
     return draw
 
@@ -202,8 +276,6 @@ def _grid(ax: Any, observation: np.ndarray, names: Sequence[str]) -> Scene:
 
 def _bars(ax: Any, observation: Any) -> Scene:
     """Draw the numbers of an observation as bars."""
-    import jax
-
     leaves = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(observation)]
     numbers = np.concatenate(leaves, axis=1).astype(float)
     where = np.arange(numbers.shape[1])

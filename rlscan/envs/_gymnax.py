@@ -217,7 +217,7 @@ class GymnaxEnvironment(eqx.Module):
         )
         truncated = self.env.is_truncated(state, self.params)
         done = jnp.asarray(terminated, bool) | jnp.asarray(truncated, bool)
-        info = {**info, "final_observation": observation}
+        info = {**info, "final_observation": observation, "final_state": state}
         observation, state = reset_where(
             done,
             lambda: self.env.reset_env(reset_key, self.params),
