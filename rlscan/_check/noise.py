@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._core.scan import describe, merge_arrays, split_arrays
 from .._core.types import PyTree
+from ..nn._dropout import is_off
 from ..nn._statistics import WithStatistics, has_index
 from .dataflow import Sources, first_difference, flow, union
 
@@ -207,7 +208,7 @@ def _is_noisy(node: Any) -> bool:
         return False
     rates = [getattr(node, name, None) for name in ("p", "input_dropout", "hidden_dropout")]
     rates = [rate for rate in rates if rate is not None]
-    return not rates or any(eqx.is_array(rate) or rate > 0 for rate in rates)
+    return not rates or not all(is_off(rate) for rate in rates)
 
 
 def _is_in_use(path: KeyPath, used: list[KeyPath], policy: Any) -> bool:

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from .._core.require import require_rate
-from ._dropout import Schedule, dropout_layer
+from ._dropout import AnnealedDropout, Schedule, dropout_layer
 
 
 class KeyValueCache(eqx.Module):
@@ -45,14 +44,14 @@ class CausalAttention(eqx.Module):
     value: eqx.nn.Linear
     output: eqx.nn.Linear
     distance: Float[Array, "context num_heads head_size"]  # r
-    dropout: eqx.nn.Dropout
+    dropout: eqx.nn.Dropout | AnnealedDropout
 
     def __init__(
         self,
         size: int,
         num_heads: int,
         context_length: int,
-        dropout: float | int,
+        dropout: float | int | Array,
         *,
         key: PRNGKeyArray,
     ):
@@ -62,7 +61,7 @@ class CausalAttention(eqx.Module):
         )
         shape = context_length, num_heads, size // num_heads
         self.distance = jax.random.normal(keys[4], shape) / math.sqrt(shape[-1])
-        self.dropout = eqx.nn.Dropout(require_rate("attention_dropout", dropout))
+        self.dropout = dropout_layer(dropout, "attention_dropout")
 
     def __call__(
         self,
@@ -171,7 +170,7 @@ class Block(eqx.Module):
         attention: CausalAttention,
         size: int,
         activation: Callable[[Array], Array],
-        dropout: float | int | Schedule,
+        dropout: float | int | Array | Schedule,
         gated: bool,
         *,
         key: PRNGKeyArray,

@@ -7,9 +7,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._core.require import is_known, require_rate
+from .._core.require import is_known, is_number, require_rate
 from .._core.types import PyTree
 from ._trainable import NonTrainable
 
@@ -29,6 +29,43 @@ def require_key(layer: Any, key: PRNGKeyArray | None) -> PRNGKeyArray:
     return key
 
 
+# Rates may be Python's numbers, which are constants of a program, or arrays, which are not.
+Rate = float | NonTrainable
+
+
+def as_rate(name: str, p: Any) -> Rate:
+    """The rate as a layer holds it.
+
+    A number of Python or NumPy becomes a float. An array of JAX stays one, so that it can be traced
+    and mapped over, and is marked as `rlscan.nn.NonTrainable`.
+
+    **Raises:** `ValueError` unless it is one number in [0, 1); a traced one may have any value.
+    """
+    p = rate_value(p)
+    if not isinstance(p, jax.Array):
+        return require_rate(name, p)
+    if is_known(p) or not is_number(p):
+        require_rate(name, p)
+    return NonTrainable(jnp.asarray(p, jnp.float32))
+
+
+def rate_value(rate: Any) -> Any:
+    """The number, or the array without its marker."""
+    return rate.value if isinstance(rate, NonTrainable) else rate
+
+
+def is_off(rate: Any) -> bool:
+    """Whether a rate is known to be 0, so that nothing need be drawn."""
+    return not isinstance(rate, NonTrainable | jax.Array) and rate == 0
+
+
+def keep_where(keep: Bool[Array, "..."], x: Array, rate: Any) -> Array:
+    """`x` divided by 1 − p for the entries to keep, 0 for the others."""
+    scaled = x / (1 - rate_value(rate))
+    # A rate that is an array would promote a bfloat16 input.
+    return jnp.where(keep, scaled.astype(jnp.result_type(x, 1.0)), 0)
+
+
 class DropPath(eqx.Module):
     """A layer that drops a whole residual branch f with probability p, with one draw per call:
 
@@ -44,18 +81,19 @@ class DropPath(eqx.Module):
     the branch by 1 − p in inference; here it is scaled in training, as in `eqx.nn.Dropout`.
     """
 
-    p: float
+    p: Rate
     inference: bool
 
-    def __init__(self, p: float | int = 0.5, inference: bool = False):
+    def __init__(self, p: float | int | Array = 0.5, inference: bool = False):
         """**Arguments:**
 
-        - `p`: the probability of dropping the branch, in [0, 1).
+        - `p`: the probability of dropping the branch, in [0, 1). A JAX array is kept as a
+            `NonTrainable`, so that it can be traced and mapped over.
         - `inference`: whether to return the branch as it is; see `eqx.nn.inference_mode`.
 
         **Raises:** `ValueError` if `p` is outside [0, 1).
         """
-        self.p = require_rate("p", p)
+        self.p = as_rate("p", p)
         self.inference = inference
 
     def __call__(
@@ -72,10 +110,10 @@ class DropPath(eqx.Module):
         **Raises:** `RuntimeError` if a key is needed and missing.
         """
         inference = self.inference if inference is None else inference
-        if inference or self.p == 0:
+        if inference or is_off(self.p):
             return x
-        keep = jax.random.bernoulli(require_key(self, key), 1 - self.p)
-        return jax.tree.map(lambda leaf: jnp.where(keep, leaf / (1 - self.p), 0), x)
+        keep = jax.random.bernoulli(require_key(self, key), 1 - rate_value(self.p))
+        return jax.tree.map(lambda leaf: keep_where(keep, leaf, self.p), x)
 
 
 class ChannelDropout(eqx.Module):
@@ -91,18 +129,18 @@ class ChannelDropout(eqx.Module):
     arXiv:1411.4280, §3.2 (SpatialDropout).
     """
 
-    p: float
+    p: Rate
     inference: bool
 
-    def __init__(self, p: float | int = 0.5, inference: bool = False):
+    def __init__(self, p: float | int | Array = 0.5, inference: bool = False):
         """**Arguments:**
 
-        - `p`: the probability of dropping a channel, in [0, 1).
+        - `p`: the probability of dropping a channel, in [0, 1); an array as for `DropPath`.
         - `inference`: whether to return the input as it is; see `eqx.nn.inference_mode`.
 
         **Raises:** `ValueError` if `p` is outside [0, 1).
         """
-        self.p = require_rate("p", p)
+        self.p = as_rate("p", p)
         self.inference = inference
 
     def __call__(
@@ -123,11 +161,10 @@ class ChannelDropout(eqx.Module):
         **Raises:** `RuntimeError` if a key is needed and missing.
         """
         inference = self.inference if inference is None else inference
-        if inference or self.p == 0:
+        if inference or is_off(self.p):
             return x
-        keep = jax.random.bernoulli(require_key(self, key), 1 - self.p, x.shape[:1])
-        keep = jnp.expand_dims(keep, range(1, x.ndim))
-        return jnp.where(keep, x / (1 - self.p), 0)
+        keep = jax.random.bernoulli(require_key(self, key), 1 - rate_value(self.p), x.shape[:1])
+        return keep_where(jnp.expand_dims(keep, range(1, x.ndim)), x, self.p)
 
 
 class GaussianDropout(eqx.Module):
@@ -143,18 +180,19 @@ class GaussianDropout(eqx.Module):
     *Variational Dropout and the Local Reparameterization Trick*, 2015, arXiv:1506.02557.
     """
 
-    p: float
+    p: Rate
     inference: bool
 
-    def __init__(self, p: float | int = 0.5, inference: bool = False):
+    def __init__(self, p: float | int | Array = 0.5, inference: bool = False):
         """**Arguments:**
 
-        - `p`: the rate of the dropout with the same variance, in [0, 1).
+        - `p`: the rate of the dropout with the same variance, in [0, 1); an array as for
+            `DropPath`.
         - `inference`: whether to return the input as it is; see `eqx.nn.inference_mode`.
 
         **Raises:** `ValueError` if `p` is outside [0, 1).
         """
-        self.p = require_rate("p", p)
+        self.p = as_rate("p", p)
         self.inference = inference
 
     def __call__(
@@ -175,10 +213,12 @@ class GaussianDropout(eqx.Module):
         **Raises:** `RuntimeError` if a key is needed and missing.
         """
         inference = self.inference if inference is None else inference
-        if inference or self.p == 0:
+        if inference or is_off(self.p):
             return x
         noise = jax.random.normal(require_key(self, key), x.shape, x.dtype)
-        return x * (1 + math.sqrt(self.p / (1 - self.p)) * noise)
+        p = rate_value(self.p)
+        root = jnp.sqrt if isinstance(p, jax.Array) else math.sqrt
+        return x * (1 + root(p / (1 - p)) * noise).astype(x.dtype)
 
 
 # A function from the number of updates made so far to the rate, like optax's schedules.
@@ -209,10 +249,8 @@ class AnnealedDropout(eqx.Module):
         **Raises:** `ValueError` if the rate, or the first one of a schedule, is outside [0, 1).
         """
         self.schedule = p if callable(p) else None
-        start: Any = p(0) if callable(p) else p
-        if is_known(start):
-            require_rate("p", start)
-        self.rate = NonTrainable(jnp.asarray(start, jnp.float32))
+        start = as_rate("p", p(0) if callable(p) else p)
+        self.rate = NonTrainable(jnp.asarray(rate_value(start), jnp.float32))
         self.inference = inference
 
     @property
@@ -250,8 +288,9 @@ def anneal(policy: PyTree, num_updates: int | Int[Array, ""]) -> PyTree:
     return jax.tree.map(follow, policy, is_leaf=lambda node: isinstance(node, AnnealedDropout))
 
 
-def dropout_layer(rate: float | int | Schedule) -> eqx.nn.Dropout | AnnealedDropout:
-    """Dropout at a constant rate, or at one that follows a schedule."""
-    return (
-        AnnealedDropout(rate) if callable(rate) else eqx.nn.Dropout(require_rate("dropout", rate))
-    )
+def dropout_layer(
+    p: float | int | Array | Schedule, name: str = "dropout"
+) -> eqx.nn.Dropout | AnnealedDropout:
+    """Dropout at a constant rate, at one that is an array, or at one that follows a schedule."""
+    rate = p if callable(p) else as_rate(name, p)
+    return eqx.nn.Dropout(rate) if isinstance(rate, float) else AnnealedDropout(rate_value(rate))

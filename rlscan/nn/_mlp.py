@@ -50,7 +50,7 @@ class MLP(eqx.Module):
         self,
         weights: Sequence[Float[Array, "output input"]],
         activation: Callable[[Array], Array],
-        dropout: float | int | Schedule,
+        dropout: float | int | Array | Schedule,
     ):
         self.layers = tuple(linear(weight) for weight in weights)
         self.dropout = dropout_layer(dropout)

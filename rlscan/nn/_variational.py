@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._core.require import require_rate
 from .._core.types import PyTree
-from ._dropout import require_key
+from ._dropout import Rate, as_rate, is_off, keep_where, rate_value, require_key
 
 
 class VariationalDropoutState(eqx.Module):
@@ -66,15 +65,15 @@ class VariationalDropoutCell(eqx.Module):
     """
 
     cell: Any
-    input_dropout: float
-    hidden_dropout: float
+    input_dropout: Rate
+    hidden_dropout: Rate
     inference: bool
 
     def __init__(
         self,
         cell: Any,
-        input_dropout: float | int = 0.5,
-        hidden_dropout: float | int = 0.5,
+        input_dropout: float | int | Array = 0.5,
+        hidden_dropout: float | int | Array = 0.5,
         inference: bool = False,
     ):
         """**Arguments:**
@@ -84,7 +83,7 @@ class VariationalDropoutCell(eqx.Module):
             `hidden_size`, which applies its recurrent weight as `self.weight_hh @ h`. Its initial
             state is zeros `[hidden_size]`, unless it has a method `initial_state()`. If the state
             is a tuple, its first entry is h.
-        - `input_dropout`: the rate of z_x, in [0, 1).
+        - `input_dropout`: the rate of z_x, in [0, 1); an array as for `rlscan.nn.DropPath`.
         - `hidden_dropout`: the rate of z_h, in [0, 1). As in the paper, it acts on h in that
             product alone. A GRU also carries h over, (1 − z) n + z h, and there the factor
             1 / (1 − p) would multiply the same entries in every step until they overflow.
@@ -100,8 +99,8 @@ class VariationalDropoutCell(eqx.Module):
                     f"got {type(cell).__name__} without {name}; give that name to a field"
                 )
         self.cell = cell
-        self.input_dropout = require_rate("input_dropout", input_dropout)
-        self.hidden_dropout = require_rate("hidden_dropout", hidden_dropout)
+        self.input_dropout = as_rate("input_dropout", input_dropout)
+        self.hidden_dropout = as_rate("hidden_dropout", hidden_dropout)
         self.inference = inference
 
     def __call__(
@@ -124,7 +123,7 @@ class VariationalDropoutCell(eqx.Module):
         **Raises:** `RuntimeError` if a key is needed and missing.
         """
         inference = self.inference if inference is None else inference
-        if inference or self.input_dropout == self.hidden_dropout == 0:
+        if inference or (is_off(self.input_dropout) and is_off(self.hidden_dropout)):
             return dataclasses.replace(state, cell=self.cell(x, state.cell, key=key))
         input_key, hidden_key, cell_key = jax.random.split(require_key(self, key), 3)
         drawn = state.drawn
@@ -135,7 +134,7 @@ class VariationalDropoutCell(eqx.Module):
 
         weight = _DroppingWeight(self.cell.weight_hh, hidden_mask, self.hidden_dropout)
         cell = eqx.tree_at(lambda c: c.weight_hh, self.cell, weight)
-        cell_state = cell(_drop(x, input_mask, self.input_dropout), state.cell, key=cell_key)
+        cell_state = cell(keep_where(input_mask, x, self.input_dropout), state.cell, key=cell_key)
         return VariationalDropoutState(
             cell=cell_state,
             input_mask=input_mask,
@@ -168,15 +167,15 @@ class _DroppingWeight(eqx.Module):
 
     weight: Float[Array, "_ hidden_size"]
     mask: Bool[Array, " hidden_size"]
-    p: float
+    p: Rate
 
     def __matmul__(self, h: Float[Array, " hidden_size"]) -> Float[Array, " _"]:
-        return self.weight @ _drop(h, self.mask, self.p)
+        return self.weight @ keep_where(self.mask, h, self.p)
 
 
-def _draw(key: PRNGKeyArray, p: float, like: Bool[Array, " size"]) -> Bool[Array, " size"]:
-    return jax.random.bernoulli(key, 1 - p, like.shape) if p > 0 else jnp.ones_like(like)
-
-
-def _drop(x: Float[Array, " size"], mask: Bool[Array, " size"], p: float) -> Float[Array, " size"]:
-    return jnp.where(mask, x / (1 - p), 0)
+def _draw(key: PRNGKeyArray, p: Rate, like: Bool[Array, " size"]) -> Bool[Array, " size"]:
+    return (
+        jnp.ones_like(like)
+        if is_off(p)
+        else jax.random.bernoulli(key, 1 - rate_value(p), like.shape)
+    )

@@ -1,16 +1,17 @@
 """`ActorCritic`: separate feed-forward networks for actor and critic."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._core.environment import action_space_of, observation_space_of
-from .._core.require import is_positive_integer, require_rate
+from .._core.require import is_known, is_positive_integer
 from .._core.spaces import action_mask
 from .._core.types import Distribution, Environment, PyTree
-from ..nn._dropout import Schedule
+from ..nn._dropout import Schedule, as_rate
 from ..nn._mlp import MLP, orthogonal_weights
 from ..random._keys import KeyLike, as_key
 from ._action_head import ActionHead, Continuous
@@ -42,8 +43,8 @@ class ActorCritic(eqx.Module):
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str | Callable[[Array], Array] = "tanh",
         num_channels: Sequence[int] = NUM_CHANNELS,
-        dropout: float | int | Schedule = 0.0,
-        critic_dropout: float | int | Schedule = 0.0,
+        dropout: float | int | Array | Schedule = 0.0,
+        critic_dropout: float | int | Array | Schedule | None = None,
         shared_masks: bool = False,
         continuous: Continuous = "gaussian",
         state_dependent_std: bool = False,
@@ -64,8 +65,11 @@ class ActorCritic(eqx.Module):
         - `num_channels`: of each 3 × 3 convolution of an image `[height, width, channels]`, in the
             actor and in the critic; if empty, images are flattened.
         - `dropout`: the rate after each hidden layer of the actor, in [0, 1); or a schedule of it
-            over updates, see `rlscan.nn.AnnealedDropout`. Convolutions have no dropout.
-        - `critic_dropout`: the same for the critic.
+            over updates, see `rlscan.nn.AnnealedDropout`. Convolutions have no dropout. A JAX array
+            of shape `()` stays an array that no gradient step changes, so that one program can be
+            traced for, and mapped over, many rates.
+        - `critic_dropout`: the same for the critic. If it is left out, it is that of the actor with
+            `shared_masks`, and 0 without.
         - `shared_masks`: whether the critic uses the actor's masks, so that its value is that of
             the network that acts; both rates must be equal. For masks that last longer than a step,
             see `rlscan.rollout`.
@@ -77,6 +81,8 @@ class ActorCritic(eqx.Module):
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
         """
+        if critic_dropout is None:
+            critic_dropout = dropout if shared_masks else 0.0
         check_settings(hidden_sizes, activation, dropout, critic_dropout, shared_masks)
         function = as_activation(activation)
         keys = jax.random.split(as_key(key), 4)
@@ -120,7 +126,7 @@ def actor_and_critic(
     sizes: tuple[int, ...],
     num_outputs: int,
     activation: Callable[[Array], Array],
-    rates: tuple[float | int | Schedule, float | int | Schedule],
+    rates: tuple[float | int | Array | Schedule, float | int | Array | Schedule],
 ) -> tuple[MLP, MLP]:
     """MLPs of equal `sizes` for the actor, with `num_outputs`, and for the critic, with one.
 
@@ -134,20 +140,28 @@ def actor_and_critic(
 def check_settings(
     hidden_sizes: Sequence[int],
     activation: str | Callable[[Array], Array],
-    dropout: float | int | Schedule,
-    critic_dropout: float | int | Schedule,
+    dropout: float | int | Array | Schedule,
+    critic_dropout: float | int | Array | Schedule,
     shared_masks: bool = False,
 ) -> None:
     """Raise `ValueError` for an invalid setting of `ActorCritic`."""
     for name, rate in (("dropout", dropout), ("critic_dropout", critic_dropout)):
         if not callable(rate):
-            require_rate(name, rate)
-    if shared_masks and (critic_dropout != dropout or dropout == 0):
+            as_rate(name, rate)
+    if shared_masks and not _are_shared(dropout, critic_dropout):
         raise ValueError(
             "shared_masks needs equal rates above 0 for actor and critic, got "
-            f"dropout = {dropout!r} and critic_dropout = {critic_dropout!r}; make them equal"
+            f"dropout = {dropout!r} and critic_dropout = {critic_dropout!r}; make them equal, or "
+            "leave critic_dropout out"
         )
     if not (isinstance(hidden_sizes, Sequence) and all(map(is_positive_integer, hidden_sizes))):
         got = list(hidden_sizes) if isinstance(hidden_sizes, Sequence) else hidden_sizes
         raise ValueError(f"hidden_sizes must be positive integers, got {got}; such as [64, 64]")
     as_activation(activation)
+
+
+def _are_shared(rate: Any, critic_rate: Any) -> bool:
+    """Whether two rates are known to be equal, and not known to be 0."""
+    if not (is_known(rate) and is_known(critic_rate)):
+        return rate is critic_rate
+    return bool(rate == critic_rate) and bool(rate != 0)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from .._core.environment import action_space_of, observation_space_of
-from .._core.require import require_one_of, require_positive, require_rate
+from .._core.require import require_one_of, require_positive
 from .._core.scan import filter_scan
 from .._core.spaces import action_mask
 from .._core.tree import where
 from .._core.types import Distribution, Environment, PyTree
-from ..nn._dropout import Schedule
+from ..nn._dropout import Schedule, as_rate, is_off
 from ..nn._mlp import MLP, orthogonal
 from ..nn._variational import VariationalDropoutCell, VariationalDropoutState
 from ..random._keys import KeyLike, as_key
@@ -59,9 +59,9 @@ class RecurrentActorCritic(eqx.Module):
         hidden_sizes: Sequence[int] = (64,),
         activation: str | Callable[[Array], Array] = "tanh",
         num_channels: Sequence[int] = NUM_CHANNELS,
-        dropout: float | int | Schedule = 0.0,
-        critic_dropout: float | int | Schedule = 0.0,
-        recurrent_dropout: float | int = 0.0,
+        dropout: float | int | Array | Schedule = 0.0,
+        critic_dropout: float | int | Array | Schedule = 0.0,
+        recurrent_dropout: float | int | Array = 0.0,
         continuous: Continuous = "gaussian",
         state_dependent_std: bool = False,
         key: KeyLike,
@@ -81,7 +81,8 @@ class RecurrentActorCritic(eqx.Module):
         - `activation`: of hidden layers and convolutions; a function, or the name of one in
             `jax.nn`.
         - `dropout`: the rate after the core and after each hidden layer of the actor, in [0, 1);
-            or a schedule of it over updates, see `rlscan.nn.AnnealedDropout`.
+            or a schedule of it over updates, see `rlscan.nn.AnnealedDropout`. Any rate here may be
+            an array, as for `rlscan.policies.ActorCritic`.
         - `critic_dropout`: the same for the critic.
         - `recurrent_dropout`: the rate for the cell's recurrent input h, in [0, 1), with one mask
             per episode; see `rlscan.nn.VariationalDropoutCell`.
@@ -105,9 +106,8 @@ class RecurrentActorCritic(eqx.Module):
             action_space_of(env), continuous=continuous, state_dependent_std=state_dependent_std
         )
         core = _cell(cell, self.encoder.size, hidden_size, cell_key)
-        self.cell = (
-            VariationalDropoutCell(core, 0.0, recurrent_dropout) if recurrent_dropout else core
-        )
+        rate = as_rate("recurrent_dropout", recurrent_dropout)
+        self.cell = core if is_off(rate) else VariationalDropoutCell(core, 0.0, recurrent_dropout)
         actor_key, critic_key = jax.random.split(heads_key)
         self.actor, self.critic = actor_and_critic(
             (actor_key, critic_key),
@@ -165,7 +165,7 @@ def check_recurrent_settings(cell: Any, hidden_size: Any, recurrent_dropout: Any
     """Raise `ValueError` for an invalid setting that only `RecurrentActorCritic` has."""
     require_one_of("cell", cell, CELLS)
     require_positive("hidden_size", hidden_size)
-    require_rate("recurrent_dropout", recurrent_dropout)
+    as_rate("recurrent_dropout", recurrent_dropout)
 
 
 def _read(mlp: MLP, features: Array, key: PRNGKeyArray) -> Array:

@@ -10,11 +10,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from .._core.environment import action_space_of, observation_space_of
-from .._core.require import require_flag, require_positive, require_rate
+from .._core.require import require_flag, require_positive
 from .._core.spaces import action_mask
 from .._core.types import Distribution, Environment, PyTree
 from ..nn._attention import Block, CausalAttention, KeyValueCache
-from ..nn._dropout import Schedule, dropout_layer
+from ..nn._dropout import Schedule, as_rate, dropout_layer
 from ..nn._mlp import linear, orthogonal
 from ..random._keys import KeyLike, as_key
 from ._action_head import ActionHead, Continuous
@@ -80,8 +80,8 @@ class TransformerActorCritic(eqx.Module):
         embed_size: int = 64,
         activation: str | Callable[[Array], Array] = "gelu",
         num_channels: Sequence[int] = NUM_CHANNELS,
-        dropout: float | int | Schedule = 0.1,
-        attention_dropout: float | int = 0.1,
+        dropout: float | int | Array | Schedule = 0.0,
+        attention_dropout: float | int | Array = 0.0,
         gated: bool = False,
         continuous: Continuous = "gaussian",
         state_dependent_std: bool = False,
@@ -98,7 +98,8 @@ class TransformerActorCritic(eqx.Module):
         - `embed_size`: the size of a token. The MLP of a block has four times as many hidden units.
         - `activation`: of the MLPs and convolutions; a function, or the name of one in `jax.nn`.
         - `dropout`: the rate after the embedding and after each sublayer, in [0, 1); or a schedule
-            of it over updates, see `rlscan.nn.AnnealedDropout`.
+            of it over updates, see `rlscan.nn.AnnealedDropout`. Any rate here may be an array, as
+            for `rlscan.policies.ActorCritic`.
         - `attention_dropout`: the rate of the attention weights, in [0, 1).
         - `gated`: whether a GRU gate that starts near the identity combines a sublayer with the
             residual stream, instead of a sum.
@@ -201,7 +202,7 @@ def check_transformer_settings(
             f"embed_size = {embed_size} is not divisible by num_heads = {num_heads}; "
             f"use embed_size = {-(-embed_size // num_heads) * num_heads}"
         )
-    require_rate("attention_dropout", attention_dropout)
+    as_rate("attention_dropout", attention_dropout)
     require_flag("gated", gated)
 
 

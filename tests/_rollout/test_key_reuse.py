@@ -40,7 +40,13 @@ def checker():
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            rlscan.policies.TransformerActorCritic(probes.Wander(), gated=True, key=rlscan.key(0)),
+            rlscan.policies.TransformerActorCritic(
+                probes.Wander(),
+                gated=True,
+                dropout=0.1,
+                attention_dropout=0.1,
+                key=rlscan.key(0),
+            ),
             "step",
             marks=pytest.mark.slow,
         ),

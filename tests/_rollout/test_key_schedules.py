@@ -129,8 +129,9 @@ def test_a_critic_with_the_actors_masks():
     """The value belongs to the network that acts: it depends only on the actor's mask."""
     env = rlscan.make("CartPole-v1")
     make = lambda shared: rlscan.policies.ActorCritic(  # noqa: E731
-        env, dropout=0.5, critic_dropout=0.5, shared_masks=shared, key=rlscan.key(0)
+        env, dropout=0.5, shared_masks=shared, key=rlscan.key(0), **critic[shared]
     )
+    critic = {True: {}, False: {"critic_dropout": 0.5}}  # with shared masks it is the actor's
     masks = lambda mlp, key: mlp.dropout(jnp.ones(64), key=jax.random.split(key, 3)[0])  # noqa: E731
     key = rlscan.key(3)
     actor_key, critic_key = jax.random.split(key)

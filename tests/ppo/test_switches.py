@@ -116,7 +116,13 @@ KINDS = {
         RecurrentActorCritic(env, cell="lstm", continuous="beta", **RECURRENT, key=key), env
     ),
     "transformer": lambda env, key: TransformerActorCritic(
-        env, gated=True, dropout=SCHEDULE, state_dependent_std=True, **TOKENS, key=key
+        env,
+        gated=True,
+        dropout=SCHEDULE,
+        attention_dropout=0.1,
+        state_dependent_std=True,
+        **TOKENS,
+        key=key,
     ),
     "statistics": lambda env, key: statistics_network.make_policy(),
     "noisy": lambda env, key: _noisy(),
