@@ -14,13 +14,17 @@ import numpy as np
 from .._core.compile_cache import use_compile_cache
 from .._core.files import write_whole
 from .._rollout.evaluate import Action, Evaluation, Network, evaluate
+from ..runs._build import members
 from ..runs._evaluations import evaluation_key, summarize
+from ..runs._final import policy_file
 from ..runs._footprint import evaluation_bytes, require_memory
-from ..runs._load import Trained, load_trained
+from ..runs._load import Trained, load_config, load_trained
+from ..runs._policy_file import load_policy
+from ..runs._scores import bootstrap_interval, iqm
 from .terminal import Parser, check_counts, check_new_file, command, report
 
 
-def player_parser(prog: str, description: str) -> Parser:
+def player_parser(prog: str, description: str, *, default_run: str) -> Parser:
     """A parser with the options that choose the policy, its actions and the seed."""
     parser = Parser(
         prog=prog,
@@ -31,7 +35,15 @@ def player_parser(prog: str, description: str) -> Parser:
     parser.add_argument(
         "--run",
         type=int,
-        help="Number of the run, from 0, if several were trained together.",
+        help="Number of the run, from 0, if several were trained together "
+        f"(default: {default_run}).",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="best|last|FILE",
+        default="last",
+        help="Policy to play: the last one (default), the one before which episodes returned most, "
+        "or that of a file.",
     )
     parser.add_argument(
         "--action",
@@ -43,17 +55,31 @@ def player_parser(prog: str, description: str) -> Parser:
     return parser
 
 
-def load_player(options: Namespace) -> Trained:
-    """Load the run that the options name, with its policy.
+def load_player(options: Namespace, run: int | None) -> Trained:
+    """Load a run, with the policy that the options name.
 
-    **Raises:** `ValueError` for a seed out of range, and as `load_trained`.
+    **Arguments:**
+
+    - `options`: of a `player_parser`.
+    - `run`: the number of the run, if several were trained together.
+
+    **Raises:** `ValueError` for a seed out of range, and as `load_trained` and `policy_file`.
     """
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
-    trained = load_trained(options.run_dir, run=options.run)
+    trained = load_trained(options.run_dir, run=run)
+    if options.checkpoint != "last":
+        file = policy_file(options.run_dir, options.checkpoint)
+        trained = trained._replace(policy=load_policy(file, run=run, inference=False))
     if trained.config.compile_cache:
         use_compile_cache()
     return trained
+
+
+def runs_in(options: Namespace) -> list[dict[str, Any]]:
+    """The number, seed and swept settings of each run in the directory that the options name."""
+    runs = members(load_config(options.run_dir))
+    return [{"run": i, "seed": one.seed, **one.swept} for i, one in enumerate(runs)]
 
 
 @command
@@ -67,7 +93,8 @@ def _parser(prog: str) -> Parser:
     parser = player_parser(
         prog,
         "Play whole episodes with the policy of a run, and print its return with 95 % bootstrap "
-        "intervals.",
+        "intervals. Of several runs that were trained together, each has a row.",
+        default_run="all of them",
     )
     parser.add_argument(
         "--episodes", type=int, default=100, help="Number of episodes (default: 100)."
@@ -99,7 +126,21 @@ def _evaluate(options: Namespace) -> None:
     if options.json is not None:
         check_new_file(options.json, [".json"], overwrite=options.overwrite, option="--json")
     check_counts(options, "episodes", "masks", "max_steps")
-    trained = load_player(options)
+    runs = runs_in(options)
+    if options.run is None and len(runs) > 1:
+        written = _evaluate_all(options, runs)
+    else:
+        trained = load_player(options, options.run)
+        result, figures = _evaluate_one(trained, options)
+        _show(trained, options, result, figures)
+        written = figures | _returns(result)
+    if options.json is not None:
+        settings = {k: v for k, v in vars(options).items() if k not in ("json", "overwrite")}
+        text = json.dumps({**settings, **written}, indent=1)
+        write_whole(Path(options.json), text.encode() + b"\n")
+
+
+def _evaluate_one(trained: Trained, options: Namespace) -> tuple[Evaluation, dict[str, Any]]:
     num_masks = options.masks if options.network == "mc-dropout" else 0
     needed = evaluation_bytes(
         trained.policy,
@@ -111,19 +152,53 @@ def _evaluate(options: Namespace) -> None:
     require_memory(needed, "fewer --episodes or --max-steps", "the evaluation")
     result = _play(trained, options)
     figures = summarize(result)
-    if result.spread is not None:
-        figures |= _disagreement(result)
-    _show(trained, options, result, figures)
-    if options.json is not None:
-        returns = np.asarray(result.episode_return).tolist()
-        settings = {k: v for k, v in vars(options).items() if k not in ("json", "overwrite")}
-        written = {**settings, **figures, "episode_returns": returns}
-        write_whole(Path(options.json), json.dumps(written, indent=1).encode() + b"\n")
+    return result, figures if result.spread is None else figures | _disagreement(result)
+
+
+def _returns(result: Evaluation) -> dict[str, Any]:
+    return {"episode_returns": np.asarray(result.episode_return).tolist()}
+
+
+def _evaluate_all(options: Namespace, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Evaluate all runs on the same episodes, and print a row for each; returns the figures."""
+    rows, settings = [], {}
+    for run in runs:
+        trained = load_player(options, run["run"])
+        result, figures = _evaluate_one(trained, options)
+        if not rows:
+            _announce(trained, options, f"{len(runs)} runs, {options.episodes:,} episodes of each")
+        rows.append({**run, **figures, **_returns(result)})
+        swept = {k: v for k, v in run.items() if k not in ("run", "seed")}
+        name = ", ".join(f"{k} {v:g}" for k, v in swept.items())
+        settings.setdefault(name, []).append(figures["episode_return"])
+    shown = {
+        **{name: [f"{row[name]:.6g}" for row in rows] for name in runs[0]},
+        "return IQM": [_bounded(row, "episode_return_iqm") for row in rows],
+        "mean": [_bounded(row, "episode_return") for row in rows],
+        "steps": [f"{row['episode_length']:.4g}" for row in rows],
+    }
+    widths = [max(map(len, [name, *cells])) for name, cells in shown.items()]
+    for line in (list(shown), *zip(*shown.values(), strict=True)):
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    overall = []
+    for name, means in settings.items():
+        low, high = bootstrap_interval(means)
+        overall.append({"setting": name, "episode_return_iqm": float(iqm(means))})
+        overall[-1] |= {"episode_return_iqm_low": low, "episode_return_iqm_high": high}
+        where = f" at {name}" if name else ""
+        words = _bounded(overall[-1], "episode_return_iqm")
+        print(f"IQM over {len(means)} seeds of their mean returns{where}: {words}")
+    _warn_of_cuts(sum(row["num_cut"] for row in rows))
+    return {"runs": rows, "over_seeds": overall}
+
+
+_evaluate_jitted = eqx.filter_jit(evaluate)  # compiled once for all runs of a directory
 
 
 def _play(trained: Trained, options: Namespace) -> Evaluation:
     config = trained.config
-    played: Any = eqx.filter_jit(evaluate)(
+    played: Any = _evaluate_jitted(
         trained.policy,
         trained.env,
         num_episodes=options.episodes,
@@ -148,20 +223,31 @@ def _disagreement(result: Evaluation) -> dict[str, float]:
     }
 
 
+def _announce(trained: Trained, options: Namespace, what: str) -> None:
+    checkpoint = "" if options.checkpoint == "last" else f", checkpoint {options.checkpoint}"
+    print(
+        f"{trained.config.env.name}, {options.run_dir}: {what}, {options.action}, "
+        f"{options.network}, seed {options.seed}{checkpoint}"
+    )
+
+
+def _bounded(figures: dict[str, Any], name: str) -> str:
+    value, low, high = (figures[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def _warn_of_cuts(number: int) -> None:
+    if number:
+        print(f"{number:,} episodes were cut before they ended")
+
+
 def _show(
     trained: Trained, options: Namespace, result: Evaluation, figures: dict[str, Any]
 ) -> None:
-    def bounded(name: str) -> str:
-        value, low, high = (figures[f"{name}{end}"] for end in ("", "_low", "_high"))
-        return f"{value:.4g} [{low:.4g}, {high:.4g}]"
-
     returns = np.asarray(result.episode_return)
-    print(
-        f"{trained.config.env.name}, {options.run_dir}: {returns.size:,} episodes, "
-        f"{options.action}, {options.network}, seed {options.seed}"
-    )
-    print(f"return  IQM   {bounded('episode_return_iqm')}")
-    print(f"        mean  {bounded('episode_return')}")
+    _announce(trained, options, f"{returns.size:,} episodes")
+    print(f"return  IQM   {_bounded(figures, 'episode_return_iqm')}")
+    print(f"        mean  {_bounded(figures, 'episode_return')}")
     print(f"        from  {returns.min():.4g} to {returns.max():.4g}")
     print(f"length  mean  {figures['episode_length']:.4g} steps")
     if result.spread is not None:
@@ -169,5 +255,4 @@ def _show(
         for name, value in figures.items():
             if name.startswith("spread_"):
                 print(f"        {name.removeprefix('spread_'):<14}  {value:.4g}")
-    if figures["num_cut"]:
-        print(f"{figures['num_cut']:,} episodes were cut before they ended")
+    _warn_of_cuts(figures["num_cut"])

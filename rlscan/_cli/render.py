@@ -15,9 +15,10 @@ from .._plots.animation import FORMATS, require_format
 from .._plots.episode import Episode, record
 from .._plots.render import MOST_FRAMES, render
 from ..runs._evaluations import evaluation_key
+from ..runs._final import median_run_of
 from ..runs._footprint import evaluation_bytes, require_memory
 from ..runs._load import Trained
-from .evaluate import load_player, player_parser
+from .evaluate import load_player, player_parser, runs_in
 from .terminal import Parser, check_counts, check_new_file, command, report
 
 
@@ -29,7 +30,11 @@ def render_main(argv: Sequence[str] | None = None, *, prog: str = "render.py") -
 
 
 def _parser(prog: str) -> Parser:
-    parser = player_parser(prog, "Draw an episode of a run's policy as an animation.")
+    parser = player_parser(
+        prog,
+        "Draw an episode of a run's policy as an animation.",
+        default_run="the one with the median return at the end of training",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -65,7 +70,8 @@ def _render(options: Namespace) -> None:
     check_new_file(options.output, FORMATS, overwrite=options.overwrite)
     require_format(Path(options.output).suffix.lower())
     check_counts(options, "masks", "max_frames")
-    trained = load_player(options)
+    run, which = _choose(options)
+    trained = load_player(options, run)
     num_masks = options.masks if options.uncertainty else 0
     needed = evaluation_bytes(trained.policy, trained.env, 1, num_masks=num_masks)
     require_memory(needed, "fewer --masks", "the episode")
@@ -83,7 +89,19 @@ def _render(options: Namespace) -> None:
     write_whole(Path(options.output), content)
     length, total = int(episode.length), float(episode.reward[: int(episode.length)].sum())
     shown = "" if num_steps == length else f" (the first {num_steps:,} are drawn)"
-    print(f"{options.output}: {length:,} steps{shown}, return {total:.4g}")
+    print(f"{options.output}: {which}{length:,} steps{shown}, return {total:.4g}")
+
+
+def _choose(options: Namespace) -> tuple[int | None, str]:
+    """The number of the run to draw, and what to say of it."""
+    runs = runs_in(options)
+    if len(runs) == 1 or options.run is not None:
+        return options.run, ""
+    try:
+        chosen = median_run_of(options.run_dir)
+    except ValueError as error:
+        raise ValueError(f"{error}; choose one of the {len(runs)} runs: --run 0") from None
+    return chosen, f"run {chosen}, of seed {runs[chosen]['seed']} and median return, "
 
 
 def _play(trained: Trained, options: Namespace) -> Episode:

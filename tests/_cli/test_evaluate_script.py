@@ -1,6 +1,8 @@
 """Evaluations of a run, with their own seeds: after training and during it."""
 
+import argparse
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -17,7 +19,9 @@ import run_dirs
 
 import rlscan
 from rlscan._cli.main import main
+from rlscan._cli.render import _choose
 from rlscan.runs._evaluations import EvaluationsFile, evaluation_key, make_evaluator, summarize
+from rlscan.runs._final import final_returns, median_run, policy_file
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--ppo.num-envs", "2", "--ppo.num-steps", "16", "--policy.hidden-sizes", "[8]"]
@@ -85,6 +89,81 @@ def test_the_options_select_action_and_network(run: Path, tmp_path: Path):
     )
 
 
+# Several runs, and their checkpoints.
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds, of which the last has the median return at the end, and a best checkpoint."""
+    directory = tmp_path_factory.mktemp("runs") / "seeds"
+    run_dirs.with_policy(directory, num_seeds=3, seed=5)
+    best = dataclasses.replace(run_dirs.CONFIG, num_seeds=3, seed=5)
+    policy = run_dirs.untrained(best, rlscan.key(7))
+    rlscan.runs.save_policy(directory / "checkpoints" / "best.ckpt", policy, best)
+    rows = [
+        {"run": run, "seed": 5 + run, "update": update, "episode_return": value}
+        for update in range(1, 11)
+        for run, value in enumerate((10.0, 30.0, 20.0 if update == 10 else 99.0))
+    ]
+    return run_dirs.add_metrics(directory, rows)
+
+
+@pytest.mark.slow
+def test_all_seeds_are_evaluated_on_the_same_episodes(seeds: Path, tmp_path: Path, capsys: Any):
+    figures = evaluated(seeds, tmp_path, "--episodes", "4")
+    shown = capsys.readouterr().out.splitlines()
+    means = []
+    for i, row in enumerate(figures["runs"]):
+        alone = evaluated(seeds, tmp_path, "--episodes", "4", "--run", str(i))
+        assert row["episode_returns"] == alone["episode_returns"]
+        assert (row["run"], row["seed"]) == (i, 5 + i)
+        assert shown[2 + i].split()[:3] == [str(i), str(5 + i), f"{row['episode_return_iqm']:.4g}"]
+        means.append(row["episode_return"])
+    assert "3 runs, 4 episodes of each, mode, inference, seed 0" in shown[0]
+    (overall,) = figures["over_seeds"]
+    assert overall["episode_return_iqm"] == rlscan.runs.iqm(means)
+    assert shown[-1].startswith("IQM over 3 seeds of their mean returns: ")
+    best = evaluated(seeds, tmp_path, "--episodes", "4", "--run", "1", "--checkpoint", "best")
+    assert best["episode_returns"] != figures["runs"][1]["episode_returns"]
+
+
+def test_the_run_with_the_median_return_is_drawn(seeds: Path):
+    for run, chosen in ((None, 2), (1, 1)):
+        assert _choose(argparse.Namespace(run_dir=str(seeds), run=run))[0] == chosen
+    assert [median_run(x) for x in ([1.0], [3.0, 1.0], [np.nan, 5.0, 4.0, 9.0])] == [0, 1, 1]
+    with pytest.raises(ValueError, match="no run has ended an episode"):
+        median_run([np.nan])
+
+
+def test_without_metrics_a_run_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+    run_dirs.with_config(tmp_path / "run", num_seeds=2)
+    assert main(["render", str(tmp_path / "run"), "--output", str(tmp_path / "a.gif")]) == 2
+    assert "has no metrics.csv; " in (error := capsys.readouterr().err)
+    assert "choose one of the 2 runs: --run 0" in error
+
+
+def test_final_returns_are_means_over_episodes():
+    table = {
+        "run": np.array([0.0, 0, 0, 1, 1, 2]),
+        "update": np.array([18.0, 19, 20, 19, 20, 20]),
+        "episode_return": np.array([100.0, 1, 4, 5, np.nan, np.nan]),
+        "num_episodes": np.array([1.0, 2, 1, 1, 0, 0]),
+    }
+    np.testing.assert_array_equal(final_returns(table), [2, 5, np.nan])
+
+
+def test_a_checkpoint_by_name_or_file(seeds: Path, tmp_path: Path):
+    best = seeds / "checkpoints" / "best.ckpt"
+    assert policy_file(seeds, "last") == seeds
+    assert policy_file(seeds, "best") == policy_file(seeds, "best.ckpt") == best
+    assert policy_file(tmp_path, str(best)) == best
+    for name in ("nowhere", "x" * 5000):
+        with pytest.raises(ValueError, match="no checkpoint .* holds best.ckpt, policy.eqx"):
+            policy_file(seeds, name)
+    with pytest.raises(ValueError, match="no checkpoint .*best.ckpt; .*checkpoints holds none"):
+        policy_file(tmp_path, "best")
+
+
 @pytest.mark.slow
 def test_no_key_of_an_evaluation_is_one_of_a_training():
     """For any seed, compare the first children of both, also for evaluations during a run."""
@@ -135,6 +214,7 @@ def test_the_summary_counts_masks_not_episodes():
         ("y" * 5000, "is not a run directory: it has no config.yaml"),
         ("run --seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("run --network mc-dropout --masks 3", "use 99"),
+        ("run --checkpoint best", "no checkpoint run/checkpoints/best.ckpt; run/checkpoints holds"),
         ("run --json old.json", "old.json exists already; choose another --json"),
         ("run --json a.txt", "--json must end in .json, got a.txt"),
     ],
