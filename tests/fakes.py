@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import rlscan
 
 
-def fake_update(state, env, config, *, num_updates, loss=None, mesh=None):
+def fake_update(state, env, config, *, num_updates, **settings):
     """End u mod 3 episodes in update u, each with return 10 u, and add 1 to the actor's bias."""
     u = state.num_gradient_steps + 1
     count = u % 3

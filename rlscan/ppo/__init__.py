@@ -1,5 +1,6 @@
 """PPO over rollouts that are replayed exactly."""
 
+from ._algorithm import PPO as PPO, Algorithm as Algorithm
 from ._config import PPOConfig as PPOConfig
 from ._divergence import explain_divergence as explain_divergence
 from ._finite import Divergence as Divergence, DivergenceError as DivergenceError
@@ -12,10 +13,12 @@ from ._losses import (
     ppo_loss as ppo_loss,
 )
 from ._metrics import METRICS as METRICS, Metrics as Metrics
+from ._optimizer import Optimizer as Optimizer
 from ._reward_scaling import (
     RewardScaling as RewardScaling,
     init_reward_scaling as init_reward_scaling,
     scale_rewards as scale_rewards,
 )
-from ._train import Training as Training, train as train, train_scan as train_scan
+from ._train import train as train, train_scan as train_scan
+from ._training import Training as Training
 from ._update import TrainState as TrainState, init_train as init_train, update as update

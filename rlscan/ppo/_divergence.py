@@ -17,6 +17,7 @@ from ..nn._trainable import partition_trainable
 from ._config import PPOConfig
 from ._finite import place_of, stay_finite, which_are_finite
 from ._losses import Loss, Minibatch, ppo_loss
+from ._optimizer import Optimizer
 from ._update import TrainState, attempt, collect, state_specs
 
 
@@ -27,6 +28,7 @@ def explain_divergence(
     *,
     num_updates: int,
     loss: Loss = ppo_loss,
+    optimizer: Optimizer | None = None,
     mesh: Mesh | None = None,
 ) -> str | None:
     """Name the first number that was not finite; `None` if the run has not diverged.
@@ -40,7 +42,8 @@ def explain_divergence(
     **Arguments:**
 
     - `state`: a diverged state of one run.
-    - `env`, `config`, `num_updates`, `loss`, `mesh`: as for the `update` that diverged.
+    - `env`, `config`, `num_updates`, `loss`, `optimizer`, `mesh`: as for the `update` that
+        diverged.
 
     **Returns:** a line such as `update 3, minibatch 2: the gradient of
     policy.actor.layers[0].weight is not finite`.
@@ -50,7 +53,7 @@ def explain_divergence(
     config = config.as_arrays()
     culprit = _in_rollout(eqx.filter_jit(collect)(state, env, config)[2])
     if state.divergence.minibatch > 0:
-        repeat = partial(_repeat, env, config, num_updates, loss)
+        repeat = partial(_repeat, env, config, num_updates, loss, optimizer)
         if mesh is not None:
             repeat = sharded(repeat, mesh, (state_specs(state),), WHOLE)
         steps, statistics = jax.device_get(eqx.filter_jit(repeat)(state))
@@ -135,14 +138,21 @@ def _first(what: str, finite: PyTree) -> str | None:
 
 
 def _repeat(
-    env: Environment, config: PPOConfig, num_updates: int, loss: Loss, state: TrainState
+    env: Environment,
+    config: PPOConfig,
+    num_updates: int,
+    loss: Loss,
+    optimizer: Optimizer | None,
+    state: TrainState,
 ) -> tuple[dict[str, PyTree], PyTree]:
     """Make an update again, and test each leaf.
 
     **Returns:** the reports of its gradient steps, `[num_epochs, num_minibatches]`, and which of
     the statistics that move after them are finite.
     """
-    after, _, reports = attempt(state, env, config, num_updates, loss, which_are_finite)
+    after, _, reports = attempt(
+        state, env, config, num_updates, loss, which_are_finite, optimizer=optimizer
+    )
     return (
         {"metrics": mean_over_devices(reports["metrics"]), "finite": reports["finite"]},
         stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after))),

@@ -7,18 +7,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from .._core.mesh import mean_over_devices
-from .._core.tree import where, wide
+from .._core.tree import where
 from .._core.types import Policy, PyTree
 from .._rollout.audit import relative_error
 from ..nn._trainable import partition_trainable
 from ._config import PPOConfig
 from ._losses import Loss, Minibatch, ratio_diagnostics
 from ._metrics import Metrics, loss_metrics
+from ._optimizer import Optimizer, gradient_norm, optimizer_steps
 
 
 class Learner(eqx.Module):
@@ -38,6 +37,7 @@ def gradient_step(
     loss: Loss,
     num_gradient_steps: Float[Array, ""],
     examine: Callable[..., PyTree],
+    optimizer: Optimizer | None = None,
 ) -> tuple[Learner, dict[str, PyTree]]:
     """Make one step of the optimiser on one minibatch, unless `target_kl` has ended the update.
 
@@ -60,22 +60,24 @@ def gradient_step(
     diagnostics = ratio_diagnostics(log_ratio, config.clip_range)
     total, grads, kl = mean_over_devices((total, grads, diagnostics["approx_kl"]))
 
-    # The norm of the flat vector, which is what the optimiser clips.
-    grad_norm = optax.tree.norm(ravel_pytree(_wide_and_real(grads))[0])
+    grad_norm = gradient_norm(grads)
     learning_rate = config.learning_rate
     if config.anneal_learning_rate:
         last = jnp.maximum(num_gradient_steps - 1, 1)
         done = learner.num_gradient_steps.astype(jnp.float32)
         learning_rate *= jnp.maximum(1 - done / last, 0)
-    optimiser = _optimiser(config, learning_rate)
-    with jax.numpy_dtype_promotion("standard"):  # optax takes floats to the power of integers
-        steps, opt_state = optimiser.update(
-            _wide_and_real(grads), learner.opt_state, _wide_and_real(params)
-        )
+    steps, opt_state = optimizer_steps(
+        grads,
+        learner.opt_state,
+        params,
+        config=config,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+    )
     # Decided before the step is applied, so that a step too far is not taken.
     stopped = learner.stopped | (kl > config.target_kl)
     moved = Learner(
-        policy=eqx.combine(optax.apply_updates(params, _as_complex(steps, params)), rest),
+        policy=eqx.combine(optax.apply_updates(params, steps), rest),
         opt_state=opt_state,
         num_gradient_steps=learner.num_gradient_steps + 1,
         stopped=stopped,
@@ -91,43 +93,3 @@ def gradient_step(
         "applied": ~stopped,
         "finite": examine(total, grads, grad_norm, partition_trainable(result.policy)[0]),
     }
-
-
-def _optimiser(config: PPOConfig, learning_rate: float | Array) -> optax.GradientTransformation:
-    """Build the optimiser inside the trace, so that its numbers may be traced.
-
-    A lever: it works on one flat vector, because one kernel per layer takes longer to compile.
-    """
-    chain = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adam(learning_rate, eps=config.adam_eps),
-    )
-    return optax.flatten(chain)
-
-
-def init_optimiser(params: PyTree) -> PyTree:
-    """Make the optimiser's state before the first step. It holds no number of the settings."""
-    return _optimiser(PPOConfig(), 0.0).init(_wide_and_real(params))
-
-
-def _wide_and_real(tree: PyTree) -> PyTree:
-    """The numbers that the optimiser works on, in at least float32.
-
-    Moments in bfloat16 would lose most of what is added to them. A complex array counts as its real
-    and imaginary parts, `[2, …]`.
-    """
-
-    def one(x: Array) -> Array:
-        x = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
-        return x.astype(wide(x.dtype))
-
-    return jax.tree.map(one, tree)
-
-
-def _as_complex(steps: PyTree, params: PyTree) -> PyTree:
-    """Join the two parts of the steps of complex parameters."""
-
-    def one(step: Array, param: Array) -> Array:
-        return lax.complex(step[0], step[1]) if jnp.iscomplexobj(param) else step
-
-    return jax.tree.map(one, steps, params)

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
-import numpy as np
 
 from .._core.tree import map_arrays
 from .._core.types import PyTree
@@ -19,8 +17,3 @@ def over_runs(f: Callable[..., Any], axis: tuple[int, ...]) -> Callable[..., Any
 def run_of(tree: PyTree, i: int, axis: tuple[int, ...]) -> PyTree:
     """The arrays of run i."""
     return map_arrays(lambda x: x[i], tree) if axis else tree
-
-
-def numbers_of(config: PyTree, i: int) -> PyTree:
-    """The settings of run i: only those that are swept have an axis of runs."""
-    return jax.tree.map(lambda x: x[i] if np.ndim(x) else x, config)

@@ -48,10 +48,11 @@ from ._finite import (
     no_divergence,
     stay_finite,
 )
-from ._gradient_step import Learner, gradient_step, init_optimiser
+from ._gradient_step import Learner, gradient_step
 from ._losses import Loss, Minibatch, ppo_loss
 from ._metrics import Metrics, episode_metrics, flag_divergence, gradient_metrics
 from ._minibatches import random_order
+from ._optimizer import Optimizer, check_optimizer, init_optimizer
 from ._reward_scaling import RewardScaling, init_reward_scaling, scale_rewards
 
 
@@ -70,6 +71,7 @@ class TrainState(eqx.Module):
     key: PRNGKeyArray  # for shuffling; split at every update
     divergence: Divergence  # once set, all else stays as it was before the diverged update
     reward_scaling: RewardScaling | None = None  # if the config has `scale_rewards`
+    env: Environment | None = None  # whose arrays may change between updates, see `rlscan.train`
 
 
 def init_train(
@@ -78,6 +80,7 @@ def init_train(
     config: PPOConfig,
     *,
     key: KeyLike,
+    optimizer: Optimizer | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Make the state before the first update.
@@ -85,10 +88,12 @@ def init_train(
     **Arguments:** as for `rlscan.train`.
 
     **Raises:** whatever `rlscan.check_policy` raises; `ValueError` for an invalid setting, a policy
-    whose value is not a scalar, or a key that cannot be replayed.
+    whose value is not a scalar, or a key that cannot be replayed; `TypeError` for an optimiser that
+    is none.
     """
     rollout_key, shuffle_key = jax.random.split(as_key(key))
     check_config(config, recurrent=is_recurrent(policy))
+    check_optimizer(optimizer)
     rollout_state = init_rollout(
         policy,
         env,
@@ -100,7 +105,7 @@ def init_train(
     state = TrainState(
         policy=policy,
         # Jitted, because compiling its small programs one by one takes a tenth of a second.
-        opt_state=eqx.filter_jit(init_optimiser)(partition_trainable(policy)[0]),
+        opt_state=eqx.filter_jit(init_optimizer)(partition_trainable(policy)[0], optimizer),
         num_updates=jnp.zeros((), jnp.int32),
         num_gradient_steps=jnp.zeros((), jnp.int32),
         rollout_state=rollout_state,
@@ -118,6 +123,7 @@ def update(
     *,
     num_updates: int | Int[Array, ""],
     loss: Loss = ppo_loss,
+    optimizer: Optimizer | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Make one update: T steps in N environments, then the epochs over them. Pure; jit it.
@@ -125,7 +131,7 @@ def update(
     **Arguments:**
 
     - `state`: from `init_train` or the previous update.
-    - `env`, `config`, `loss`: as for `train`.
+    - `env`, `config`, `loss`, `optimizer`: as for `train`. `state.env` is not read.
     - `num_updates`: of the whole run; the learning rate is annealed over them.
     - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each device acts in
         its own environments, shuffles its own steps, and contributes its part to each minibatch;
@@ -141,11 +147,14 @@ def update(
     """
     if mesh is not None:  # each device runs this same function for its own environments
         check_mesh(mesh, state.policy, config)
-        on_each = partial(update, env=env, config=config, num_updates=num_updates, loss=loss)
+        settings = {"num_updates": num_updates, "loss": loss, "optimizer": optimizer}
+        on_each = partial(update, env=env, config=config, **settings)
         specs = state_specs(state)
         return sharded(on_each, mesh, (specs,), (specs, WHOLE))(state)
 
-    after, batch, reports = attempt(state, env, config, num_updates, loss, is_step_finite)
+    after, batch, reports = attempt(
+        state, env, config, num_updates, loss, is_step_finite, optimizer=optimizer
+    )
     finite = reports.pop("finite") | ~reports["applied"]
     metrics = {
         **episode_metrics(batch.trajectory),
@@ -172,6 +181,8 @@ def attempt(
     num_updates: int | Int[Array, ""],
     loss: Loss,
     examine: Callable[..., PyTree],
+    *,
+    optimizer: Optimizer | None = None,
 ) -> tuple[TrainState, Minibatch, dict[str, PyTree]]:
     """Make an update, whether its numbers stay finite or not.
 
@@ -191,6 +202,7 @@ def attempt(
         loss=loss,
         num_gradient_steps=num_gradient_steps,
         examine=examine,
+        optimizer=optimizer,
     )
 
     def epoch(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, dict[str, PyTree]]:
@@ -200,14 +212,14 @@ def attempt(
     learner = Learner(policy, state.opt_state, state.num_gradient_steps, jnp.asarray(False))
     epoch_keys = jax.random.split(device_key(shuffle_key), config.num_epochs)
     learner, reports = filter_scan(epoch, learner, epoch_keys)
-    after = TrainState(
+    after = dataclasses.replace(
+        state,
         policy=move_statistics(learner.policy, batch.trajectory),
         opt_state=learner.opt_state,
         num_updates=state.num_updates + 1,
         num_gradient_steps=learner.num_gradient_steps,
         rollout_state=rollout_state,
         key=next_key,
-        divergence=state.divergence,
         reward_scaling=reward_scaling,
     )
     return after, batch, reports

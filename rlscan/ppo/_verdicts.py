@@ -1,12 +1,10 @@
 """The verdicts on the updates of a run: the audit, and divergence, with their likely causes."""
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import equinox as eqx
 import numpy as np
-from jax.sharding import Mesh
 
 from .._core.types import Environment
 from .._rollout.audit import (
@@ -18,23 +16,18 @@ from .._rollout.audit import (
 )
 from .._rollout.state import is_recurrent
 from ..random._keys import impl_of
-from ._config import PPOConfig
+from ._algorithm import PPO
 from ._divergence import explain_divergence
 from ._finite import DivergenceError, place_of
-from ._losses import Loss
-from ._runs_axis import numbers_of, run_of
-from ._update import TrainState, collect, flatten_steps, update
+from ._runs_axis import run_of
+from ._update import TrainState, collect, flatten_steps
 
 
 @runtime_checkable
 class Settings(Protocol):
     """What an update was made with, so that it can be made again."""
 
-    env: Environment
-    config: PPOConfig
-    loss: Loss
-    mesh: Mesh | None
-    num_updates: int
+    algorithm: PPO
     strict: bool | float
 
 
@@ -56,31 +49,31 @@ def check_audit(
     # A diverged update has no audit; its NaN is reported as a divergence.
     failed = failed_audit(errors, least) & ~(np.isnan(errors) & (diverged > 0))
     for i in np.flatnonzero(failed):
-        state, config, mesh = _run(settings, before, int(i))
+        state, ppo = _run(settings, before, int(i))
         # The tolerance for the kind of actions takes a trace, so it is found only if needed.
-        impl = impl_of(state.rollout_state.key)
-        tolerance = audit_tolerance(state.policy, settings.env, impl) if is_default else least
+        impl, env = impl_of(state.rollout_state.key), cast(Environment, state.env)
+        tolerance = audit_tolerance(state.policy, env, impl) if is_default else least
         if not failed_audit(errors[i], tolerance):
             continue
-        once = partial(update, num_updates=settings.num_updates, loss=settings.loss, mesh=mesh)
         for _ in range(num_since):
-            state, _ = eqx.filter_jit(once)(state, settings.env, config)
+            state, _ = eqx.filter_jit(ppo.update)(state)
         error = AuditError(
             f"update {int(state.num_updates) + 1}: before its first gradient step log π is off by "
             f"{errors[i]:.2g} (relative), but {tolerance:g} is allowed. Likely cause: "
-            f"{_cause(settings, state, config, tolerance)}"
+            f"{_cause(ppo, state, tolerance)}"
         )
         error.run = int(i) if before.num_updates.ndim else None
         raise error
 
 
-def _cause(settings: Settings, state: TrainState, config: PPOConfig, tolerance: float) -> str:
-    policy, _, batch, _ = eqx.filter_jit(collect)(state, settings.env, config)
+def _cause(ppo: PPO, state: TrainState, tolerance: float) -> str:
+    env, config = cast(Environment, state.env), ppo.config.as_arrays()
+    policy, _, batch, _ = eqx.filter_jit(collect)(state, env, config)
     minibatch = batch if is_recurrent(policy) else flatten_steps(batch)
-    _, (log_ratio, _) = eqx.filter_jit(settings.loss)(policy, minibatch, config)
+    _, (log_ratio, _) = eqx.filter_jit(ppo.loss)(policy, minibatch, config)
     recorded = batch.trajectory.log_prob
     log_prob = log_ratio.reshape(recorded.shape) + recorded
-    cause = explain_ratio(policy, settings.env, batch.trajectory, log_prob, tolerance=tolerance)
+    cause = explain_ratio(policy, env, batch.trajectory, log_prob, tolerance=tolerance)
     return cause or "none was found, as outside the update all is equal"
 
 
@@ -96,22 +89,24 @@ def check_divergences(settings: Settings, state: TrainState, *, debug: bool) -> 
     which = np.flatnonzero(np.asarray(state.divergence.update) > 0)
     if len(which) == 0:
         return
-    own, config, mesh = _run(settings, state, int(which[0]))
+    own, ppo = _run(settings, state, int(which[0]))
     found = f"{place_of(own.divergence)}: a number is not finite"
     hint = "; the state before that update is kept, and --debug (debug=True) names the number"
     if debug:
-        again = {"num_updates": settings.num_updates, "loss": settings.loss, "mesh": mesh}
-        found = str(explain_divergence(own, settings.env, config, **again))
+        env, again = (
+            cast(Environment, own.env),
+            {"num_updates": ppo.num_updates, "loss": ppo.loss, "mesh": ppo.mesh},
+        )
+        again["optimizer"] = ppo.optimizer
+        found = str(explain_divergence(own, env, ppo.config, **again))
         hint = "; the state before that update is kept"
     error = DivergenceError(found + hint)
     error.runs = which.tolist() if state.num_updates.ndim else None
     raise error
 
 
-def _run(
-    settings: Settings, state: TrainState, i: int
-) -> tuple[TrainState, PPOConfig, Mesh | None]:
-    """The state, the numbers and the mesh of run i."""
+def _run(settings: Settings, state: TrainState, i: int) -> tuple[TrainState, PPO]:
+    """The state of run i, and PPO with its numbers."""
     axis = state.num_updates.shape
-    config = numbers_of(settings.config, i).as_arrays()
-    return run_of(state, i, axis), config, None if axis else settings.mesh
+    own, rest = settings.algorithm.partition_runs()
+    return run_of(state, i, axis), eqx.combine(run_of(own, i, axis), rest)

@@ -26,7 +26,7 @@ from fakes import fake_update
 import rlscan
 from rlscan._cli.main import main
 from rlscan._cli.train import _stop_signals
-from rlscan.ppo import _pace, _train
+from rlscan.ppo import _algorithm, _pace
 from rlscan.runs._build import build_policy
 from rlscan.runs._metrics_files import COLUMNS, MetricsFiles
 from rlscan.runs._parse import parse
@@ -340,7 +340,7 @@ def read_to_end(terminal: int) -> bytes:
 def test_rows_over_several_updates_weigh_all_episodes_equally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     argv = [*SMALL, "--total-steps", str(8 * 32), "--log-interval", "3"]
     assert main(["train", *argv, "--output", str(tmp_path / "run")]) == 0
     rows = rows_of(tmp_path / "run")
@@ -356,7 +356,7 @@ def test_rows_over_several_updates_weigh_all_episodes_equally(
 
 
 def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     argv = [*SMALL, "--total-steps", str(3 * 32), "--output", str(tmp_path / "run")]
     assert main(["train", *argv]) == 0
     assert rows_of(tmp_path / "run")[2]["episode_return"] == "nan"
@@ -365,7 +365,7 @@ def test_no_episode_is_nan_in_csv_and_null_in_jsonl(tmp_path: Path, monkeypatch)
 
 
 def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("seed: 5\n")
     assert main(["train", "--config", "mine.yaml", *FOUR_UPDATES]) == 0
@@ -374,7 +374,7 @@ def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_saved_policy_is_that_of_the_last_update(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     argv = [*FOUR_UPDATES, "--output", str(tmp_path / "run")]
     assert main(["train", *argv]) == 0
     config = parse(argv)
@@ -394,7 +394,7 @@ def test_a_full_disk_ends_the_run_in_one_line(
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     monkeypatch.setattr(_pace, "SECONDS", 0.0)
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     assert capsys.readouterr().err == (
@@ -415,7 +415,7 @@ def test_space_for_the_policy_is_reserved_on_a_full_disk(
 
     whole = MetricsFiles.write
     monkeypatch.setattr(MetricsFiles, "write", write)
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     monkeypatch.setattr(_pace, "SECONDS", 0.0)
     run = small_disk / "run"
     argv = [*FOUR_UPDATES[:-1], str(64 * 32), "--output", str(run)]
@@ -437,7 +437,7 @@ def test_a_disk_too_full_to_start_is_left_as_it_was(
     capsys: pytest.CaptureFixture,
 ):
     """The disk has space for none of the files, only the first, or the first two."""
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     filler = fill(small_disk)
     os.truncate(filler, filler.stat().st_size - room)
     argv = ["train", *FOUR_UPDATES, "--output", str(small_disk / "new" / "run")]
@@ -509,10 +509,10 @@ def stop_at(event: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> 
             os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
-    owner, name = {"prepare": (_train, "init_train"), "row": (MetricsFiles, "write")}[event]
+    owner, name = {"prepare": (_algorithm, "init_train"), "row": (MetricsFiles, "write")}[event]
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, hook)
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
 
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
@@ -592,14 +592,16 @@ time.sleep(5)
 def test_running_out_of_memory_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    init_train = _train.init_train
+    init_train = _algorithm.init_train
 
     def too_large(*args: Any, **kwargs: Any) -> Any:
         state = init_train(*args, **kwargs)
         return eqx.tree_at(lambda s: s.opt_state, state, jnp.zeros(2**46))
 
-    monkeypatch.setattr(_train, "init_train", too_large)
-    monkeypatch.setattr(_train, "update", fake_update)  # it is traced before memory is allocated
+    monkeypatch.setattr(_algorithm, "init_train", too_large)
+    monkeypatch.setattr(
+        _algorithm, "update", fake_update
+    )  # it is traced before memory is allocated
     assert main(["train", *FOUR_UPDATES, "--output", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: not enough memory, ") and error.count("\n") == 1

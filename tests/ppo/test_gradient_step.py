@@ -13,8 +13,9 @@ import pytest
 
 import rlscan
 from rlscan._core.mesh import FIRST, WHOLE, mean_over_devices, sharded
-from rlscan.ppo._gradient_step import Learner, gradient_step, init_optimiser
+from rlscan.ppo._gradient_step import Learner, gradient_step
 from rlscan.ppo._metrics import gradient_metrics, loss_metrics
+from rlscan.ppo._optimizer import init_optimizer
 
 CONFIG = rlscan.ppo.PPOConfig(learning_rate=0.1, anneal_learning_rate=False)
 
@@ -33,7 +34,7 @@ class Numbers(eqx.Module):
 
 def learner_of(numbers: Any) -> Learner:
     policy, zero = Numbers(numbers), jnp.zeros((), jnp.int32)
-    return Learner(policy, init_optimiser(policy), zero, jnp.asarray(False))
+    return Learner(policy, init_optimizer(policy), zero, jnp.asarray(False))
 
 
 def minibatch_of(size: int = 1) -> Any:

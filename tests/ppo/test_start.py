@@ -13,13 +13,13 @@ import pytest
 import rlscan
 from rlscan._core.program import Program
 from rlscan._core.tree import is_shape
-from rlscan.ppo import _train
+from rlscan.ppo import Training, _algorithm
 
 ENV = rlscan.make("CartPole-v1")
 CONFIG = rlscan.ppo.PPOConfig(num_envs=2, num_steps=8)
 
 
-def small_training(*key_shape: int) -> _train.Training:
+def small_training(*key_shape: int) -> Training:
     make = partial(rlscan.policies.ActorCritic, ENV, hidden_sizes=(8,))
     key = jax.random.split(rlscan.key(0), key_shape) if key_shape else rlscan.key(0)
     return rlscan.train(make, ENV, CONFIG, total_steps=64, key=key)
@@ -39,7 +39,7 @@ def test_updates_are_traced_while_the_start_is_compiled(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ):
     """Compiling waits for the trace here, so it would never end if they ran one after the other."""
-    is_traced, compile, update = threading.Event(), Program.compile, _train.update
+    is_traced, compile, update = threading.Event(), Program.compile, _algorithm.update
 
     def waiting(self: Program) -> Any:
         assert is_traced.wait(30)
@@ -50,7 +50,7 @@ def test_updates_are_traced_while_the_start_is_compiled(
         return update(*args, **kwargs)
 
     monkeypatch.setattr(Program, "compile", waiting)
-    monkeypatch.setattr(_train, "update", traced)
+    monkeypatch.setattr(_algorithm, "update", traced)
     training = small_training(*shape)
     found = eqx.filter(training._program.result[0], is_shape)
     wanted = eqx.filter_eval_shape(lambda: eqx.filter(training.state, eqx.is_array))

@@ -20,7 +20,7 @@ from fakes import fake_update
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.ppo import _pace, _train
+from rlscan.ppo import _algorithm, _pace
 from rlscan.ppo._train import Training
 from rlscan.runs import _run
 from rlscan.runs._checkpoint import BEST, Checkpoint, checkpoint_files, read_checkpoint
@@ -192,7 +192,7 @@ def stopped(directory: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def make_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     monkeypatch.setattr(_pace, "SECONDS", 0.0)
 
 

@@ -17,7 +17,7 @@ from fakes import fake_update
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan.ppo import _pace, _train
+from rlscan.ppo import _algorithm, _pace
 from rlscan.runs._build import members
 from rlscan.runs._checkpoint import checkpoint_files, read_checkpoint
 from rlscan.runs._config import Config
@@ -130,9 +130,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
         traces += 1
         return update(*args, **kwargs)
 
-    update = _train.update
+    update = _algorithm.update
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(_train, "update", counted)
+        context.setattr(_algorithm, "update", counted)
         context.setattr(_pace, "SECONDS", 0.0)
         assert main(arguments(directory, *SWEPT, "--num-devices", "1")) == 0
     return directory, traces
@@ -242,7 +242,7 @@ def test_strict_stops_where_an_audit_fails(
         after, metrics = fake_update(state, env, config, num_updates=num_updates)
         return after, {**metrics, "audit_error": 1.0 * (jnp.asarray(config.learning_rate) > 5e-3)}
 
-    monkeypatch.setattr(_train, "update", off)
+    monkeypatch.setattr(_algorithm, "update", off)
     assert main(arguments(tmp_path / "lax", *rates)) == 0
     assert main(arguments(tmp_path / "strict", "--strict", *rates)) == 1
     error = capsys.readouterr().err
@@ -251,7 +251,7 @@ def test_strict_stops_where_an_audit_fails(
 
 @pytest.mark.slow
 def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(_train, "update", fake_update)
+    monkeypatch.setattr(_algorithm, "update", fake_update)
     assert main(arguments(tmp_path / "run", *SWEPT)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("CartPole-v1: 4 runs of 4 updates of 32 steps")
