@@ -5,18 +5,18 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+import yaml
+
 from .._core.screen import message_of
+from .._core.tree import flatten_keys
+from ._metric_names import metrics_in, settings_in
 
 LoggerName = Literal["tensorboard", "wandb"]
 LOGGERS: tuple[str, ...] = get_args(LoggerName)
-
-
-# The entries of a row that are not metrics but identify the row.
-_PLACE = ("update", "step", "run", "seed")
 
 _SECONDS_BETWEEN_FLUSHES = 2.0
 
@@ -29,7 +29,8 @@ class Logger(Protocol):
         """Receive a row: numbers under the names of `rlscan.ppo.METRICS`, with `update` and `step`.
 
         `step` counts environment steps. If several runs are trained together, each row belongs to
-        one of them, and `run` is its number, from 0.
+        one of them, and begins with its number `run`, from 0, its `seed` and its swept settings;
+        `update` follows.
         """
         ...
 
@@ -71,25 +72,30 @@ class Loggers:
 
 
 class TensorBoardLogger:
-    """Write scalars for TensorBoard, by environment step, to `tensorboard/` in the run directory.
+    """Write to `tensorboard/` in a run directory: scalars, hyperparameters, the config as text.
 
-    If several runs are trained together, each has its own directory there. Needs
-    `rlscan[tensorboard]`.
+    Scalars are drawn over environment steps, in groups such as `rollout/episode_return` and
+    `loss/policy`; a metric of your own without a slash in its name is `metrics/NAME`. If several
+    runs are trained together, each has its own directory there. Needs `rlscan[tensorboard]`.
     """
 
-    def __init__(self, directory: str | os.PathLike):
-        self._directory = Path(directory) / "tensorboard"
+    def __init__(self, directory: str | os.PathLike, *, config: Mapping[str, Any] | None = None):
+        """**Arguments:**
+
+        - `directory`: the run directory.
+        - `config`: the settings of the run; by default those in its `config.yaml`.
+        """
+        self._directory, self._config = Path(directory), config
         self._writers: dict[Any, Any] = {}  # by run
         self._flushed = time.monotonic()
 
     def log(self, row: dict[str, Any]) -> None:
         from tensorboardX import summary  # pyright: ignore[reportMissingImports]
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
 
-        writer = self._writer(row.get("run"))
-        for name, value in _metrics(row).items():
-            scalar = summary.scalar(name, value)
-            writer.write_event(Event(step=row["step"], wall_time=time.time(), summary=scalar))
+        if row.get("run") not in self._writers:
+            self._open(row)
+        for name, value in metrics_in(row).items():
+            self._write(row, summary.scalar(name, value))
         now = time.monotonic()
         if now - self._flushed > _SECONDS_BETWEEN_FLUSHES:  # flushing waits for the disk
             self._flushed = now
@@ -100,61 +106,95 @@ class TensorBoardLogger:
         for writer in self._writers.values():
             writer.close()
 
-    def _writer(self, run: int | None) -> Any:
+    def _open(self, row: dict[str, Any]) -> None:
         # Not SummaryWriter, which writes from a thread. If it dies on a full disk, its queue fills
         # up and the run waits forever, whereas EventsWriter raises in this thread.
+        from tensorboardX import summary  # pyright: ignore[reportMissingImports]
         from tensorboardX.event_file_writer import EventsWriter  # pyright: ignore[reportMissingImports]
 
-        if run not in self._writers:
-            directory = self._directory / ("" if run is None else f"run-{run}")
-            directory.mkdir(parents=True, exist_ok=True)
-            self._writers[run] = EventsWriter(str(directory / "events"))
-        return self._writers[run]
+        run = row.get("run")
+        directory = self._directory / "tensorboard" / ("" if run is None else f"run-{run}")
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writers[run] = EventsWriter(str(directory / "events"))
+        if not (settings := _settings_of(row, self._directory, self._config)):
+            return
+        shown = {k: v if _is_finite(v) else str(v) for k, v in settings.items()}
+        for hyperparameters in summary.hparams(shown, metrics_in(row)):
+            self._write(row, hyperparameters)
+        lines = "\n".join(f"    {key}: {value}" for key, value in settings.items())
+        self._write(row, summary.text("config", lines))  # indented, which is code in Markdown
+
+    def _write(self, row: dict[str, Any], summary: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+
+        event = Event(step=row["step"], wall_time=time.time(), summary=summary)
+        self._writers[row.get("run")].write_event(event)
 
 
 class WandbLogger:
     """Log to Weights & Biases, or with `WANDB_MODE=offline` into the run directory.
 
-    Each start and each resume is a run there. If several runs are trained together, their metrics
-    are named `run-0/episode_return` and so on. Needs `rlscan[wandb]`, and if online, `wandb login`
-    or `WANDB_API_KEY`.
+    Metrics are drawn over environment steps, in groups such as `rollout/episode_return` and
+    `loss/policy`; a metric of your own without a slash in its name is `metrics/NAME`. Each start
+    and each resume is a run there. If several runs are trained together, each is one of its own,
+    with its seed and settings in its config; the group of all has the name of the run directory.
+    Needs `rlscan[wandb]`, and if online, `wandb login` or `WANDB_API_KEY`.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, config: dict[str, Any] | None = None):
+    def __init__(self, directory: str | os.PathLike, *, config: Mapping[str, Any] | None = None):
+        """**Arguments:**
+
+        - `directory`: the run directory.
+        - `config`: the settings of the run; by default those in its `config.yaml`.
+        """
         self._directory, self._config = Path(directory), config
-        self._run: Any = None
+        self._runs: dict[Any, Any] = {}  # those of Weights & Biases, by run
 
     def log(self, row: dict[str, Any]) -> None:
-        if self._run is None:
-            self._run = self._start()
-        prefix = "" if row.get("run") is None else f"run-{row['run']}/"
-        metrics = {prefix + name: value for name, value in _metrics(row).items()}
-        self._run.log({**metrics, "step": row["step"]})
+        run = row.get("run")
+        if run not in self._runs:
+            self._runs[run] = self._start(row)
+        self._runs[run].log({**metrics_in(row), "step": row["step"]})
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        for run in self._runs.values():
+            run.finish()
 
-    def _start(self) -> Any:
+    def _start(self, row: dict[str, Any]) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
 
         # Otherwise `wandb.init` asks for a key if there is a terminal, and blocks the run.
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
             raise RuntimeError("not logged in: `wandb login`, or WANDB_MODE=offline")
-        run = wandb.init(
+        name, run = self._directory.resolve().name, row.get("run")
+        started = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "rlscan"),
-            name=self._directory.resolve().name,
+            group=name,
+            name=name if run is None else f"{name}-run-{run}",
             dir=str(self._directory),
-            config=self._config,
+            config=_settings_of(row, self._directory, self._config),
+            reinit="create_new",  # beside those that are open
             settings=wandb.Settings(silent=True, console="off"),
         )
-        run.define_metric("*", step_metric="step")
-        return run
+        started.define_metric("*", step_metric="step")
+        return started
 
 
-def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a row, without NaN: a mean over episodes is NaN if none ended."""
-    return {k: v for k, v in row.items() if k not in _PLACE and not math.isnan(v)}
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and math.isfinite(value)
+
+
+def _settings_of(
+    row: dict[str, Any], directory: Path, config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The settings of the run that a row belongs to, by their dotted keys."""
+    if config is None:
+        try:
+            config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            config = None
+    settings = flatten_keys(config) if isinstance(config, Mapping) else {}
+    return settings | settings_in(row)
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -176,7 +216,7 @@ def _is_installed(package: str) -> bool:
 
 
 def make_loggers(
-    names: Sequence[str], directory: str | os.PathLike, *, config: dict[str, Any] | None = None
+    names: Sequence[str], directory: str | os.PathLike, *, config: Mapping[str, Any] | None = None
 ) -> list[Logger]:
     """Make loggers by name. They create their files in the run directory at the first row.
 
@@ -184,7 +224,7 @@ def make_loggers(
     """
     check_loggers(names)
     make = {
-        "tensorboard": lambda: TensorBoardLogger(directory),
+        "tensorboard": lambda: TensorBoardLogger(directory, config=config),
         "wandb": lambda: WandbLogger(directory, config=config),
     }
     return [make[name]() for name in names]

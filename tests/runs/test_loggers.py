@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from rlscan._cli.main import main
 from rlscan.runs import _loggers, _train
 from rlscan.runs._config import from_dict, to_dict, to_yaml
 from rlscan.runs._loggers import WandbLogger, check_loggers, make_loggers
+from rlscan.runs._metric_names import NAMES, metrics_in, settings_in
+from rlscan.runs._metrics_files import PLACE
 from rlscan.runs._parse import parse
 
 ROW = {"update": 1, "step": 128, "episode_return": 3.0, "loss": math.nan}
@@ -160,21 +162,76 @@ def test_a_list_of_loggers_goes_to_a_file_and_back(tmp_path: Path):
     assert from_dict(json.loads(json.dumps(to_dict(config)))).loggers == config.loggers
 
 
+# Names, and what the two loggers write.
+
+SWEPT = {"run": 1, "seed": 4, "ppo.gamma": 0.9, **ROW, "evaluation/x": 2.0, "mine": 5.0}
+
+
+def test_every_metric_has_a_group():
+    known = rlscan.ppo.METRICS.keys() | PLACE.keys() - {"update", "step"}
+    assert known <= NAMES.keys()
+    assert len(set(NAMES.values())) == len(NAMES)
+    assert all(name.count("/") == 1 for name in NAMES.values())
+
+
+def test_metrics_are_grouped_and_settings_are_none():
+    expected = {"rollout/episode_return": 3.0, "evaluation/x": 2.0, "metrics/mine": 5.0}
+    assert metrics_in(SWEPT) == expected  # without `loss`, which is NaN
+    assert settings_in(SWEPT) == {"seed": 4, "ppo.gamma": 0.9}
+    assert settings_in(ROW) == {}
+
+
+class FakeWandb(ModuleType):
+    """Weights & Biases without a network, which keeps what it is given."""
+
+    class settings:
+        mode = "offline"
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.started: list[dict[str, Any]] = []
+
+    def setup(self) -> Any:
+        return self
+
+    def login(self, *, prompt: bool) -> bool:
+        assert not prompt
+        return False
+
+    def Settings(self, **settings: Any) -> dict[str, Any]:
+        return settings
+
+    def init(self, **settings: Any) -> Any:
+        rows: list[dict[str, Any]] = []
+        self.started.append({**settings, "rows": rows})
+        ignore = lambda *_, **__: None  # noqa: E731
+        return SimpleNamespace(log=rows.append, define_metric=ignore, finish=ignore)
+
+
+def test_each_seed_is_a_run_of_wandb_in_one_group(monkeypatch: Any, tmp_path: Path):
+    monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
+    (tmp_path / "config.yaml").write_text("seed: 3\nppo: {gamma: 0.99, num_envs: 2}\n")
+    logger = WandbLogger(tmp_path)
+    for update in (1, 2):
+        for run in (0, 1):
+            logger.log({**SWEPT, "run": run, "seed": 3 + run, "update": update})
+    logger.close()
+    assert len(fake.started) == 2
+    assert {one["group"] for one in fake.started} == {tmp_path.name}
+    first, second = fake.started
+    assert second["name"] == f"{tmp_path.name}-run-1" and second["reinit"] == "create_new"
+    assert second["config"] == {"seed": 4, "ppo.gamma": 0.9, "ppo.num_envs": 2}
+    assert first["config"]["seed"] == 3
+    assert [row["step"] for row in second["rows"]] == [128, 128]
+    assert "rollout/episode_return" in second["rows"][0]
+
+
 def test_wandb_never_prompts_for_a_key(monkeypatch: pytest.MonkeyPatch):
     """On a terminal, `wandb.init` would ask for a key, and the run would wait."""
 
-    class Fake(ModuleType):
-        class settings:
-            mode = "online"
-
-        def setup(self) -> Any:
-            return self
-
-        def login(self, *, prompt: bool) -> bool:
-            assert not prompt
-            return False
-
-    monkeypatch.setitem(sys.modules, "wandb", Fake("wandb"))
+    fake = FakeWandb()
+    monkeypatch.setattr(fake.settings, "mode", "online")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
     said: list[str] = []
     rlscan.runs.Loggers([WandbLogger("run")], warn=said.append).log(ROW)
     assert "WandbLogger failed to log" in said[0] and "WANDB_MODE=offline" in said[0]
@@ -184,13 +241,24 @@ def test_wandb_never_prompts_for_a_key(monkeypatch: pytest.MonkeyPatch):
     importlib.util.find_spec("tensorboardX") is None, reason="needs rlscan[tensorboard]"
 )
 def test_scalars_are_where_tensorboard_looks_for_them(tmp_path: Path):
-    (logger,) = make_loggers(["tensorboard"], tmp_path)
+    (logger,) = make_loggers(["tensorboard"], tmp_path, config={"ppo": {"gamma": 0.99}})
     logger.log(ROW)
     for run in (0, 1):
-        logger.log({**ROW, "run": run})
+        logger.log({**SWEPT, "run": run})
     logger.close()
     (alone,) = (tmp_path / "tensorboard").glob("events*")
     content = alone.read_bytes()
-    assert b"episode_return" in content
+    for word in (b"rollout/episode_return", b"ppo.gamma: 0.99", b"_hparams_/experiment"):
+        assert word in content
     assert b"loss" not in content and b"update" not in content  # a NaN, and not a metric
+    (second,) = (tmp_path / "tensorboard").glob("run-1/events*")
+    assert b"ppo.gamma: 0.9\n" in second.read_bytes()  # that of the run
     assert len(list((tmp_path / "tensorboard").glob("run-[01]/events*"))) == 2
+
+
+def test_a_logger_needs_no_config(tmp_path: Path):
+    pytest.importorskip("tensorboardX")
+    logger = rlscan.runs.TensorBoardLogger(tmp_path / "new")
+    logger.log(ROW)
+    logger.close()
+    assert b"hparams" not in next((tmp_path / "new" / "tensorboard").glob("events*")).read_bytes()
