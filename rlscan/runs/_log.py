@@ -17,7 +17,14 @@ from ..ppo._metrics import METRICS
 from ._counts import Counts, no_episodes
 from ._loggers import Logger, Loggers
 from ._metrics_files import PLACE, MetricsFiles
-from ._progress import Progress, format_return, format_seconds
+from ._progress import (
+    RETURNS,
+    Progress,
+    format_return,
+    format_returns,
+    format_seconds,
+    in_words,
+)
 from ._scores import bootstrap_interval, iqm
 
 Labels = Sequence[Mapping[str, Any]]  # the first columns of each run's rows; a single run has none
@@ -46,6 +53,7 @@ class Log:
         self._started = time.monotonic()
         self._taken: list[dict[str, np.ndarray]] = []  # updates not yet written
         self._unseen: list[dict[str, Any]] = []  # rows not yet shown
+        self._last: list[dict[str, Any]] = []  # the last row of each run
         self._files = MetricsFiles(directory, counts.ends)
         counts.ends = self._files.ends()
         self._loggers = Loggers(loggers, warn=_warn)
@@ -131,6 +139,7 @@ class Log:
             self._loggers.log(row)
         counts.ends = self._files.ends()
         self.counts, self._taken, self._unseen = counts, [], rows[-len(self.labels) :]
+        self._last = self._unseen or self._last
         return counts
 
     def log_evaluation(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -146,10 +155,9 @@ class Log:
             return
         first = self._unseen[0]
         speed = first["steps_per_second"] * len(self.labels)
-        returns = [row["episode_return"] for row in self._unseen if "episode_return" in row]
+        rows, self._unseen = self._unseen, []
         shown = {**first, "steps_per_second": speed}
-        self._progress.update(shown, lambda: self._returns_in_words(returns))
-        self._unseen = []
+        self._progress.update(shown, lambda: self._returns_in_words(rows))
 
     def sync(self) -> None:
         """Force the rows so far to the disk, so that they survive a crash of the machine."""
@@ -185,15 +193,20 @@ class Log:
         counts.row_seconds = counts.seconds
         return rows
 
-    def _returns_in_words(self, returns: Sequence[float]) -> str:
-        """Describe the current return, or for several runs the return of the best setting."""
-        if not returns:
-            return ""
+    def _returns_in_words(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Describe the current returns, for several runs those of the best setting."""
         if len(self.labels) == 1:
-            return f"return {format_return(returns[0])}"
+            return format_returns(rows[0])
+        known = [name for name in RETURNS if name in rows[0]]
+        if not known:
+            return ""
+        settings = {name: self._settings([row[name] for row in rows], 1000) for name in known}
         # Missing seeds do not count here, because in a few updates a seed may end no episode.
-        best = max(self._settings(returns, 1000), key=lambda one: one.order[1])
-        return f"return {best.words}"
+        best = max(settings[known[0]], key=lambda one: one.order[1])
+        words = dict.fromkeys(RETURNS) | {known[0]: best.words}
+        for name in known[1:]:
+            words[name] = next(one.middle for one in settings[name] if one.name == best.name)
+        return in_words(*words.values())
 
     def _settings(self, returns: Sequence[float], num_resamples: int) -> list["_Setting"]:
         """Summarize each combination of swept numbers over its seeds."""
@@ -214,16 +227,22 @@ class Log:
             if missing:
                 words += f" ({len(scores)} of {len(values)} seeds)"
             order = -missing, middle if scores else -math.inf
-            found.append(_Setting(order, words + (f" at {name}" if name else "")))
+            words += f" at {name}" if name else ""
+            found.append(_Setting(name, order, words, format_return(middle)))
         return found
 
     def _summary(self) -> list[str]:
         """The returns in the last tenth of the run, one line for each setting, best first."""
         returns = [run.means()["episode_return"] for run in self.counts.last_tenth]
+        found = self._settings(returns, 10_000)
         if len(self.labels) == 1:
-            return [f"return {format_return(returns[0])}"]
-        ordered = sorted(self._settings(returns, 10_000), key=lambda one: one.order, reverse=True)
-        return [f"return {one.words}" for one in ordered]
+            found = [found[0]._replace(words=format_return(returns[0]))]
+        recent: dict[str, str] = {}
+        if self._last and RETURNS[0] in self._last[0]:
+            means = self._settings([row[RETURNS[0]] for row in self._last], 100)
+            recent = {one.name: f"{one.middle} (last 100), " for one in means}
+        ordered = sorted(found, key=lambda one: one.order, reverse=True)
+        return [f"return {recent.get(one.name, '')}{one.words}" for one in ordered]
 
     def summarize(self) -> None:
         """Print how the run ended."""
@@ -249,8 +268,10 @@ class Log:
 
 
 class _Setting(NamedTuple):
+    name: str  # the swept numbers
     order: tuple[int, float]  # fewest missing seeds first, then the highest return
     words: str
+    middle: str  # the IQM alone
 
 
 def _ordered(metrics: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
-"""`Progress`: a progress bar on a terminal, lines of text elsewhere."""
+"""`Progress`: a progress bar on a terminal or in a notebook, lines of text elsewhere."""
 
+import importlib.util
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._core.screen import discard_stdout, printable
@@ -10,6 +11,9 @@ from .._core.screen import discard_stdout, printable
 LINES_PER_RUN = 20
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_REFRESHES = 0.1
+
+RETURNS = ("return_mean_100", "episode_return")  # the metrics that are shown
+_ROOM = 4  # columns right of the bar, for the ^C that a terminal writes there; twice
 
 
 class Progress:
@@ -27,7 +31,8 @@ class Progress:
         self._part_before = done / num_updates
         self._next_line = math.floor(self._part_before * LINES_PER_RUN) + 1  # up to LINES_PER_RUN
         self._bar: Any = None
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
+        self._widths: dict[str, int] = {}  # of the texts beside the bar
+        if _shows_bars(self.console):
             self._bar = _bar(self.console)
             shown = {"total": num_updates, "completed": done, "speed": "", "episode_return": ""}
             self._task = self._bar.add_task("", **shown)
@@ -52,13 +57,13 @@ class Progress:
         **Arguments:**
 
         - `row`: a row of the metrics.
-        - `returned`: makes the text about returns; called only if the row is due. Defaults to the
-            row's own return.
+        - `returned`: makes the text about returns; called only if the row is due. Defaults to those
+            in the row.
         """
         now = time.monotonic()
         last = row["update"] == self._num_updates
         speed = f"{row['steps_per_second']:,.0f} steps/s"
-        returned = returned or (lambda: f"return {format_return(row['episode_return'])}")
+        returned = returned or (lambda: format_returns(row))
         if self._bar is not None:
             if last or now - self._shown >= SECONDS_BETWEEN_REFRESHES:
                 self._shown = now
@@ -66,8 +71,8 @@ class Progress:
                     self._task,
                     completed=row["update"],
                     refresh=True,
-                    speed=speed,
-                    episode_return=returned(),
+                    speed=self._padded("speed", speed),
+                    episode_return=self._padded("episode_return", returned()),
                 )
             return
         part = row["update"] / self._num_updates
@@ -84,6 +89,11 @@ class Progress:
                 f"{returned()}  {format_seconds(left)} left"
             )
 
+    def _padded(self, name: str, text: str) -> str:
+        """As long as it ever was, because the bar takes the rest of the line, and would flicker."""
+        self._widths[name] = max(self._widths.get(name, 0), len(text))
+        return text.ljust(self._widths[name])
+
     def stop(self) -> None:
         """Stop updating the bar, and restore the terminal."""
         if self._bar is not None:
@@ -93,6 +103,22 @@ class Progress:
 def format_return(value: float) -> str:
     """Format a return with four digits; `none` if no episode ended."""
     return "none" if math.isnan(value) else f"{value:.4g}"
+
+
+def format_returns(row: Mapping[str, Any]) -> str:
+    """Describe the returns in a row: of the last 100 episodes, and of those that just ended."""
+    return in_words(*(format_return(row[name]) if name in row else None for name in RETURNS))
+
+
+def in_words(recent: str | None, latest: str | None) -> str:
+    """Describe returns, given those of the last 100 episodes and of the update, if there are any.
+
+    The first come first: they are known in every update, so that the text does not jump.
+    """
+    words = [] if recent is None else [f"{recent} (last 100)"]
+    if latest is not None:
+        words.append(f"now {latest}" if words else latest)
+    return f"return {', '.join(words)}" if words else ""
 
 
 def format_seconds(seconds: float) -> str:
@@ -107,15 +133,33 @@ def format_seconds(seconds: float) -> str:
 # rich is imported when something is shown: `import rlscan` does without it.
 
 
-def _bar(console: Any) -> Any:
-    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+def _shows_bars(console: Any) -> bool:
+    if console.is_jupyter:  # where rich needs these two to change what it has shown
+        return all(map(importlib.util.find_spec, ("IPython", "ipywidgets")))
+    return console.is_terminal and not console.is_dumb_terminal
 
-    return Bar(
-        TextColumn("update {task.completed:,.0f}/{task.total:,.0f}"),
+
+def _bar(console: Any) -> Any:
+    from rich.console import Group
+    from rich.constrain import Constrain
+    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    class Narrow(Bar):
+        """A bar that ends before the line does: a full line that grows is not erased."""
+
+        def get_renderable(self) -> Any:
+            return Constrain(Group(*self.get_renderables()), max(console.width - _ROOM, 1))
+
+    def text(template: str) -> TextColumn:
+        return TextColumn(template, table_column=Column(no_wrap=True))
+
+    return Narrow(
+        text("update {task.completed:,.0f}/{task.total:,.0f}"),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("{task.fields[episode_return]}"),
-        TimeRemainingColumn(),
+        text("{task.fields[speed]}"),
+        text("{task.fields[episode_return]}"),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         console=console,
         auto_refresh=False,  # a refresh thread would compete with training
         expand=True,
