@@ -117,7 +117,7 @@ def _unroll_sequences(
 
     done = trajectory.terminated | trajectory.truncated
     calls, first = _recorded_calls(trajectory), _first_state(trajectory)
-    sequences = clone_keys(map_arrays(lambda x: jnp.swapaxes(x, 0, 1), (calls, done)))
+    sequences = map_arrays(lambda x: jnp.swapaxes(x, 0, 1), clone_keys((calls, done)))
     features = eqx.filter_vmap(unroll, out_axes=1)(*sequences, first)
     return over_steps(one, policy, (features, calls), trajectory.policy_key.shape)
 
