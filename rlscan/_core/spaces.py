@@ -242,6 +242,31 @@ def space_leaves(space: Any) -> list[tuple[Path, Any]]:
 # Elements of spaces.
 
 
+def space_shapes(space: Any) -> PyTree:
+    """The shape and dtype of each leaf of an element of a space.
+
+    **Raises:** `ValueError` for a space of another kind than rlscan knows.
+    """
+    return map_space(_leaf_shape, space)
+
+
+def _leaf_shape(_: Path, space: Any) -> jax.ShapeDtypeStruct:
+    if is_discrete(space):
+        return jax.ShapeDtypeStruct((), _integer_dtype(space))
+    if (categories := num_categories(space)) is not None:
+        return jax.ShapeDtypeStruct(categories.shape, _integer_dtype(space))
+    if is_box(space):
+        return jax.ShapeDtypeStruct(tuple(map(int, space.shape)), space_dtype(space))
+    raise ValueError(
+        "a space must have the attributes n, nvec, spaces, or low, high and shape, as those of "
+        f"gymnax and Gymnasium have, got {space!r}"
+    )
+
+
+def _integer_dtype(space: Any) -> Any:
+    return jax.dtypes.canonicalize_dtype(getattr(space, "dtype", None) or jnp.int32)
+
+
 def legal_action(space: Any, action: PyTree, distribution: Any) -> PyTree:
     """The action that the environment receives for an action that the policy sampled.
 

@@ -3,7 +3,14 @@
 from .._core.mesh import mesh_axis
 from .._core.tree import map_arrays
 from .._core.types import Policy
-from ..nn._statistics import KeepsStatistics, Steps, refuse_nested
+from ..nn._statistics import (
+    KeepsStatistics,
+    Steps,
+    WithStatistics,
+    has_statistics,
+    move_inside,
+    refuse_nested,
+)
 from .replay import policy_states
 from .state import Trajectory
 
@@ -11,8 +18,8 @@ from .state import Trajectory
 def move_statistics(policy: Policy, steps: Trajectory | Steps, axis: str | None = None) -> Policy:
     """Update the running statistics of a policy with the steps of a rollout.
 
-    The trainer calls it after the last epoch of an update. A policy that is not a
-    `rlscan.nn.KeepsStatistics` is returned as it is.
+    The trainer calls it after the last epoch of an update. A policy that is neither a
+    `rlscan.nn.KeepsStatistics` nor holds a `rlscan.nn.WithStatistics` is returned as it is.
 
     **Arguments:**
 
@@ -24,10 +31,10 @@ def move_statistics(policy: Policy, steps: Trajectory | Steps, axis: str | None 
 
     **Raises:** `TypeError` if a module inside the policy has statistics that nothing would move.
     """
-    if not isinstance(policy, KeepsStatistics):
-        refuse_nested(policy)
-        return policy
-    return policy.move_statistics(_steps(policy, steps), mesh_axis() if axis is None else axis)
+    if isinstance(policy, KeepsStatistics):
+        return policy.move_statistics(_steps(policy, steps), mesh_axis() if axis is None else axis)
+    refuse_nested(policy, allowed=(WithStatistics,))
+    return move_inside(policy, _steps(policy, steps)) if has_statistics(policy) else policy
 
 
 def _steps(policy: Policy, steps: Trajectory | Steps) -> Steps:

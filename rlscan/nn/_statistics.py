@@ -41,14 +41,14 @@ class KeepsStatistics(Policy, Protocol):
         ...
 
 
-def refuse_nested(outer: Any) -> None:
+def refuse_nested(outer: Any, *, allowed: tuple[type, ...] = ()) -> None:
     """Raise `TypeError` if a module holds a policy with statistics that it would never update."""
 
     def is_one(node: Any) -> bool:
         return node is not outer and isinstance(node, KeepsStatistics)
 
     for path, node in tree_flatten_with_path(outer, is_leaf=is_one)[0]:
-        if is_one(node):
+        if is_one(node) and not isinstance(node, allowed):
             name = type(outer).__name__
             raise TypeError(
                 f"policy{keystr(path)} is a {type(node).__name__} inside of a {name}, so its "
@@ -58,7 +58,7 @@ def refuse_nested(outer: Any) -> None:
 
 
 class WithStatistics(eqx.Module):
-    """A policy made of a network that has an `eqx.nn.State`.
+    """A policy, or a part of one, made of a network that has an `eqx.nn.State`.
 
     Statistics of the current batch would make the ratio differ from 1 before any gradient step. So
     the layers that keep statistics (`eqx.nn.BatchNorm`, `eqx.nn.SpectralNorm`) use the running ones
@@ -66,9 +66,32 @@ class WithStatistics(eqx.Module):
     over the rollout updates them afterwards. Like parameters, they are the same in all environments
     and are never reset; the optimiser does not change them.
 
+    The network takes four arguments and returns four values. A `BatchNorm` needs `mode="batch"`,
+    because `mode="ema"` has no statistics before its first batch.
+
     ```python
+    class Network(eqx.Module):
+        norm: eqx.nn.BatchNorm
+        heads: eqx.nn.Linear
+
+        def __init__(self, *, key):
+            self.norm = eqx.nn.BatchNorm(4, axis_name="batch", mode="batch")
+            self.heads = eqx.nn.Linear(4, 3, key=key)
+
+        def __call__(self, observation, state, statistics, *, key):
+            hidden, statistics = self.norm(observation, statistics)
+            output = self.heads(hidden)
+            return distrax.Categorical(output[:2]), output[2], state, statistics
+
+        def initial_state(self):
+            return ()
+
     policy = rlscan.nn.WithStatistics(*eqx.nn.make_with_state(Network)(key=rlscan.key(0)))
     ```
+
+    Called as a policy, it returns the first three of the four values. Inside of a larger policy,
+    such as in an encoder of your own, the first of them may be anything, and neither the state nor
+    `initial_state` need mean anything; the trainer updates its statistics there, too.
     """
 
     network: Callable
@@ -100,14 +123,53 @@ class WithStatistics(eqx.Module):
 
         It needs the whole batch on one device; `check_mesh` refuses this policy on a mesh.
         """
-        refuse_nested(self.network)
+        return move_inside(self, steps)
 
-        def one(observation: PyTree, state: PyTree, key: PRNGKeyArray) -> eqx.nn.State:
-            return self.network(observation, state, copy(self.statistics), key=key)[3]
 
-        batched = eqx.filter_vmap(one, out_axes=None, axis_name=_axis_name(self.network))
-        moved = batched(steps.observation, steps.state, steps.key)
-        return dataclasses.replace(self, statistics=moved)
+class _Moving:
+    """A stand-in for a `WithStatistics` that moves its statistics when it is called."""
+
+    def __init__(self, frozen: WithStatistics):
+        self.network: Any = frozen.network
+        self.initial_state = frozen.initial_state
+        self.statistics = frozen.statistics
+
+    def __call__(
+        self, observation: PyTree, state: PyTree, *, key: PRNGKeyArray
+    ) -> tuple[Any, Any, PyTree]:
+        *result, self.statistics = self.network(observation, state, copy(self.statistics), key=key)
+        distribution, value, state = result
+        return distribution, value, state
+
+
+def move_inside(policy: Any, steps: Steps) -> Any:
+    """Move the statistics of each `WithStatistics` in a policy by one batch of all steps."""
+    nodes, structure = jax.tree.flatten(policy, is_leaf=_is_frozen)
+    networks = [node.network for node in nodes if _is_frozen(node)]
+    for network in networks:
+        refuse_nested(network)
+
+    def one(observation: PyTree, state: PyTree, key: PRNGKeyArray) -> list[eqx.nn.State]:
+        calls = [_Moving(node) if _is_frozen(node) else node for node in nodes]
+        jax.tree.unflatten(structure, calls)(observation, state, key=key)
+        return [node.statistics for node in calls if isinstance(node, _Moving)]
+
+    batched = eqx.filter_vmap(one, out_axes=None, axis_name=_axis_name(networks))
+    moved = iter(batched(steps.observation, steps.state, steps.key))
+    after = [
+        dataclasses.replace(node, statistics=next(moved)) if _is_frozen(node) else node
+        for node in nodes
+    ]
+    return jax.tree.unflatten(structure, after)
+
+
+def has_statistics(policy: Any) -> bool:
+    """Whether there is a `WithStatistics` in a policy."""
+    return any(map(_is_frozen, jax.tree.leaves(policy, is_leaf=_is_frozen)))
+
+
+def _is_frozen(node: Any) -> bool:
+    return isinstance(node, WithStatistics)
 
 
 def stateful_layers(network: PyTree) -> list[tuple[Any, Any]]:

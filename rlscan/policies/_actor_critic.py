@@ -15,7 +15,8 @@ from ..nn._dropout import Schedule, as_rate
 from ..nn._mlp import MLP, orthogonal_weights
 from ..random._keys import KeyLike, as_key
 from ._action_head import ActionHead, Continuous
-from ._encoder import NUM_CHANNELS, Encoder, as_activation
+from ._encoder import NUM_CHANNELS, as_activation
+from ._own_encoder import encode, make_encoder
 
 
 class ActorCritic(eqx.Module):
@@ -29,8 +30,8 @@ class ActorCritic(eqx.Module):
     # Actor and critic have an encoder each, because the critic's larger gradients would dominate a
     # shared one; separate networks did better in Andrychowicz et al. (2021, arXiv:2006.05990).
     # It also makes the whole critic dead code in a rollout.
-    actor_encoder: Encoder
-    critic_encoder: Encoder
+    actor_encoder: Callable[..., Any]
+    critic_encoder: Callable[..., Any]
     actor: MLP
     critic: MLP
     head: ActionHead
@@ -43,6 +44,7 @@ class ActorCritic(eqx.Module):
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str | Callable[[Array], Array] = "tanh",
         num_channels: Sequence[int] = NUM_CHANNELS,
+        encoder: Callable[..., Any] | None = None,
         dropout: float | int | Array | Schedule = 0.0,
         critic_dropout: float | int | Array | Schedule | None = None,
         shared_masks: bool = False,
@@ -64,6 +66,11 @@ class ActorCritic(eqx.Module):
             `jax.nn`.
         - `num_channels`: of each 3 × 3 convolution of an image `[height, width, channels]`, in the
             actor and in the critic; if empty, images are flattened.
+        - `encoder`: your own in place of `rlscan.policies.Encoder`: a class or a function, called
+            as `encoder(space, key=key)` for the actor and again for the critic. It gives an
+            `eqx.Module` that maps an observation to a vector `[size]`, with or without an argument
+            `key` for noise; or an `rlscan.nn.WithStatistics`, whose network returns the vector
+            first. The action mask, if there is one, is a part of what it sees.
         - `dropout`: the rate after each hidden layer of the actor, in [0, 1); or a schedule of it
             over updates, see `rlscan.nn.AnnealedDropout`. Convolutions have no dropout. A JAX array
             of shape `()` stays an array that no gradient step changes, so that one program can be
@@ -90,14 +97,19 @@ class ActorCritic(eqx.Module):
         self.shared_masks = shared_masks
 
         space = observation_space_of(env)
-        self.actor_encoder, self.critic_encoder = (
-            Encoder(space, key=k, num_channels=num_channels, activation=function)
+        (self.actor_encoder, size), (self.critic_encoder, critic_size) = (
+            make_encoder(encoder, space, key=k, num_channels=num_channels, activation=function)
             for k in (actor_encoder_key, critic_encoder_key)
         )
+        if critic_size != size:
+            raise ValueError(
+                "encoder must give vectors of one size for the actor and the critic, got "
+                f"{size} and {critic_size}; build both from the space alone"
+            )
         self.head = ActionHead(
             action_space_of(env), continuous=continuous, state_dependent_std=state_dependent_std
         )
-        sizes = (self.actor_encoder.size, *map(int, hidden_sizes))
+        sizes = (size, *map(int, hidden_sizes))
         self.actor, self.critic = actor_and_critic(
             (actor_key, critic_key),
             sizes,
@@ -112,8 +124,9 @@ class ActorCritic(eqx.Module):
         actor_key, critic_key, entropy_key = jax.random.split(key, 3)
         if self.shared_masks:  # one key gives layers of the same sizes the same masks
             critic_key = jax.random.clone(actor_key)
-        value = self.critic(self.critic_encoder(observation), key=critic_key)
-        outputs = self.actor(self.actor_encoder(observation), key=actor_key)
+        encoded = encode(self.critic_encoder, observation, critic_key)
+        value = self.critic(encoded, key=critic_key)
+        outputs = self.actor(encode(self.actor_encoder, observation, actor_key), key=actor_key)
         distribution = self.head(outputs, mask=action_mask(observation), key=entropy_key)
         return distribution, value[0], state
 

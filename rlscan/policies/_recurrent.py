@@ -21,7 +21,8 @@ from ..nn._variational import VariationalDropoutCell, VariationalDropoutState
 from ..random._keys import KeyLike, as_key
 from ._action_head import ActionHead, Continuous
 from ._actor_critic import actor_and_critic, check_settings
-from ._encoder import NUM_CHANNELS, Encoder, as_activation
+from ._encoder import NUM_CHANNELS, as_activation
+from ._own_encoder import encode, encode_steps, make_encoder
 
 CellName = Literal["gru", "lstm"]
 CELLS: tuple[CellName, ...] = ("gru", "lstm")
@@ -44,7 +45,7 @@ class RecurrentActorCritic(eqx.Module):
     actor's: scale rewards, or lower `value_coef` (CartPole without velocities needs 0.01).
     """
 
-    encoder: Encoder
+    encoder: Callable[..., Any]
     cell: eqx.nn.GRUCell | eqx.nn.LSTMCell | VariationalDropoutCell
     actor: MLP
     critic: MLP
@@ -59,6 +60,7 @@ class RecurrentActorCritic(eqx.Module):
         hidden_sizes: Sequence[int] = (64,),
         activation: str | Callable[[Array], Array] = "tanh",
         num_channels: Sequence[int] = NUM_CHANNELS,
+        encoder: Callable[..., Any] | None = None,
         dropout: float | int | Array | Schedule = 0.0,
         critic_dropout: float | int | Array | Schedule = 0.0,
         recurrent_dropout: float | int | Array = 0.0,
@@ -87,6 +89,7 @@ class RecurrentActorCritic(eqx.Module):
         - `recurrent_dropout`: the rate for the cell's recurrent input h, in [0, 1), with one mask
             per episode; see `rlscan.nn.VariationalDropoutCell`.
         - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.policies.ActorCritic`.
+        - `encoder`: your own, called once, see `rlscan.policies.ActorCritic`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
@@ -96,7 +99,8 @@ class RecurrentActorCritic(eqx.Module):
         hidden_size = int(hidden_size)
         function = as_activation(activation)
         encoder_key, cell_key, heads_key = jax.random.split(as_key(key), 3)
-        self.encoder = Encoder(
+        self.encoder, size = make_encoder(
+            encoder,
             observation_space_of(env),
             key=encoder_key,
             num_channels=num_channels,
@@ -105,7 +109,7 @@ class RecurrentActorCritic(eqx.Module):
         self.head = ActionHead(
             action_space_of(env), continuous=continuous, state_dependent_std=state_dependent_std
         )
-        core = _cell(cell, self.encoder.size, hidden_size, cell_key)
+        core = _cell(cell, size, hidden_size, cell_key)
         rate = as_rate("recurrent_dropout", recurrent_dropout)
         self.cell = core if is_off(rate) else VariationalDropoutCell(core, 0.0, recurrent_dropout)
         actor_key, critic_key = jax.random.split(heads_key)
@@ -120,7 +124,7 @@ class RecurrentActorCritic(eqx.Module):
     def __call__(
         self, observation: PyTree, state: PyTree, *, key: PRNGKeyArray
     ) -> tuple[Distribution, Float[Array, ""], PyTree]:
-        state = self._next_state(self.encoder(observation), state, key)
+        state = self._next_state(encode(self.encoder, observation, key), state, key)
         return *self.decide(_output(state), observation, key=jax.random.clone(key)), state
 
     def initial_state(self) -> PyTree:
@@ -143,7 +147,7 @@ class RecurrentActorCritic(eqx.Module):
         # Key data instead of keys, because vmap moves the axes of the scan's inputs, and JAX's
         # key-reuse checker counts moving the axes of a key array as a use.
         bits, impl = jax.random.key_data(key), jax.random.key_impl(key)
-        inputs = jax.vmap(self.encoder)(observation)
+        inputs = encode_steps(self.encoder, observation, key)
         return filter_scan(step, state, (inputs, done, bits))[1]
 
     def decide(

@@ -19,7 +19,8 @@ from ..nn._mlp import linear, orthogonal
 from ..random._keys import KeyLike, as_key
 from ._action_head import ActionHead, Continuous
 from ._actor_critic import check_settings
-from ._encoder import NUM_CHANNELS, Encoder, as_activation
+from ._encoder import NUM_CHANNELS, as_activation
+from ._own_encoder import encode, make_encoder
 
 
 class Context(eqx.Module):
@@ -61,7 +62,7 @@ class TransformerActorCritic(eqx.Module):
     multiplies U x and not x.
     """
 
-    encoder: Encoder
+    encoder: Callable[..., Any]
     embedding: eqx.nn.Linear
     blocks: tuple[Block, ...]
     norm: eqx.nn.LayerNorm
@@ -80,6 +81,7 @@ class TransformerActorCritic(eqx.Module):
         embed_size: int = 64,
         activation: str | Callable[[Array], Array] = "gelu",
         num_channels: Sequence[int] = NUM_CHANNELS,
+        encoder: Callable[..., Any] | None = None,
         dropout: float | int | Array | Schedule = 0.0,
         attention_dropout: float | int | Array = 0.0,
         gated: bool = False,
@@ -104,6 +106,7 @@ class TransformerActorCritic(eqx.Module):
         - `gated`: whether a GRU gate that starts near the identity combines a sublayer with the
             residual stream, instead of a sum.
         - `num_channels`, `continuous`, `state_dependent_std`: as for `rlscan.policies.ActorCritic`.
+        - `encoder`: your own, called once, see `rlscan.policies.ActorCritic`.
         - `key`: consumed.
 
         **Raises:** `ValueError` for a space, a rate, a size or a name that does not fit.
@@ -116,13 +119,14 @@ class TransformerActorCritic(eqx.Module):
         context_length, num_layers, num_heads, embed_size = map(int, sizes)
         function = as_activation(activation)
         encoder_key, embedding_key, blocks_key, heads_key = jax.random.split(as_key(key), 4)
-        self.encoder = Encoder(
+        self.encoder, size = make_encoder(
+            encoder,
             observation_space_of(env),
             key=encoder_key,
             num_channels=num_channels,
             activation=function,
         )
-        self.embedding = eqx.nn.Linear(self.encoder.size, embed_size, key=embedding_key)
+        self.embedding = eqx.nn.Linear(size, embed_size, key=embedding_key)
         self.dropout = dropout_layer(dropout)
         self.blocks = tuple(
             Block(
@@ -178,7 +182,8 @@ class TransformerActorCritic(eqx.Module):
         return self.head(self.actor(features), mask=mask, key=head_key), self.critic(features)[0]
 
     def _embed(self, observation: PyTree, key: PRNGKeyArray) -> Float[Array, " embed_size"]:
-        return self.dropout(self.embedding(self.encoder(observation)), key=_split(key)[0])
+        encoded = encode(self.encoder, observation, key)
+        return self.dropout(self.embedding(encoded), key=_split(key)[0])
 
     def _block_keys(self, key: PRNGKeyArray) -> tuple[PRNGKeyArray, ...]:
         return tuple(jax.random.split(_split(key)[1], len(self.blocks)))

@@ -179,9 +179,12 @@ class Outer(eqx.Module):
         return ()
 
 
-def test_statistics_that_would_never_move_are_refused():
-    with pytest.raises(TypeError, match=r"policy\.inner is a WithStatistics inside of a Outer"):
-        move_statistics(Outer(make_policy()), small_trajectory())
+def test_statistics_inside_of_a_policy_move_as_they_do_alone():
+    inner, trajectory = make_policy(), small_trajectory()
+    alone: Any = move_statistics(inner, trajectory)
+    moved: Any = move_statistics(Outer(inner), trajectory)
+    assert type(moved) is Outer and eqx.tree_equal(moved.inner, alone)
+    assert not eqx.tree_equal(moved.inner, inner)
 
 
 def test_a_batch_norm_without_statistics_at_first_is_refused():
