@@ -151,7 +151,7 @@ def call(policy: Any) -> tuple:
 
 
 def test_the_key_of_an_encoder_is_that_of_no_other_layer() -> None:
-    """With shared masks the critic's encoder has the masks of the actor's."""
+    """The masks of both encoders are equal if actor and critic share theirs."""
     seen: list[Any] = []
 
     class Keyed(eqx.Module):
