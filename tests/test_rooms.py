@@ -145,7 +145,10 @@ def test_a_room_imports_only_those_below_it(room: str) -> None:
         # Wrappers of environments, for any agent.
         (
             "envs/_wrappers",
-            {"_core/environment", "_core/types", "_core/spaces", "_core/tree", "_core/require"},
+            {
+                *("_core/environment", "_core/roles", "_core/types"),
+                *("_core/spaces", "_core/tree", "_core/require"),
+            },
         ),
     ],
 )
@@ -222,6 +225,15 @@ def test_public_names_come_from_private_modules(package: str) -> None:
             assert all(alias.name == alias.asname for alias in node.names)
             module = importlib.import_module(package)
             assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ["envs", "nn", "policies", "random", "testing"])
+def test_help_of_a_room_describes_its_names(room: str) -> None:
+    """`help` leaves out what a package imports, unless `__all__` lists it."""
+    tree = ast.parse(MODULES[f"{room}/__init__"].read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    names = [alias.asname for node in imports for alias in node.names]
+    assert getattr(rlscan, room).__all__ == names
 
 
 def test_version_equals_that_of_the_distribution() -> None:

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from .roles import require_spaces
+from .spaces import space_shapes
 from .tree import as_strong_arrays, cast_like
-from .types import Environment, PyTree, StepResult
+from .types import Environment, HasSpaces, PyTree, StepResult
 
 
 def reset_env(env: Environment, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
@@ -42,13 +44,24 @@ def step_env(env: Environment, key: PRNGKeyArray, state: PyTree, action: PyTree)
 # networks are built from their values.
 
 
-def observation_space_of(env: Environment) -> Any:
+def observation_space_of(env: HasSpaces) -> Any:
     """The environment's observation space, whose bounds are constants under a trace too."""
+    require_spaces(env)
     with jax.ensure_compile_time_eval():
         return env.observation_space()
 
 
-def action_space_of(env: Environment) -> Any:
+def action_space_of(env: HasSpaces) -> Any:
     """The environment's action space, whose bounds are constants under a trace too."""
+    require_spaces(env)
     with jax.ensure_compile_time_eval():
         return env.action_space()
+
+
+def observation_shapes(env: Any) -> PyTree:
+    """The shapes and dtypes of one observation: of a reset, or of the space if there is none."""
+    if not hasattr(env, "reset"):
+        return space_shapes(observation_space_of(env))
+    # All of jax.random takes keys of this generator.
+    reset = lambda: reset_env(env, jax.random.key(0, impl="threefry2x32"))[0]  # noqa: E731
+    return jax.eval_shape(reset)

@@ -9,18 +9,54 @@ from jax.tree_util import keystr, tree_flatten_with_path
 # The methods of each, and the positional arguments that they must take, if that is checked.
 Methods = dict[str, tuple[str, ...] | None]
 
-_ENVIRONMENT: Methods = {
-    "reset": ("key",),
-    "step": ("key", "state", "action"),
-    "observation_space": (),
-    "action_space": (),
-}
+_SPACES: Methods = {"observation_space": (), "action_space": ()}
+_ENVIRONMENT: Methods = {"reset": ("key",), "step": ("key", "state", "action"), **_SPACES}
 _POLICY: Methods = {"initial_state": (), "__call__": None}
 
 
 def require_environment(env: Any) -> None:
     """Raise `TypeError` unless `env` has the methods of an `rlscan.Environment`."""
+    _refuse_gymnasium(env)
     _require_methods(env, "environment", _ENVIRONMENT, "policy", _POLICY)
+
+
+def require_spaces(env: Any) -> None:
+    """Raise `TypeError` unless `env` has the two spaces of an `rlscan.Environment`, as methods."""
+    if isinstance(env, type) or not all(callable(getattr(env, name, None)) for name in _SPACES):
+        _refuse_gymnasium(env)
+        _require_methods(env, "environment", _SPACES, "policy", _POLICY)
+
+
+def _refuse_gymnasium(env: Any) -> None:
+    """Refuse an environment of Gymnasium, and spaces that are attributes, as they are there."""
+    kind, spaces = type(env).__name__, {name: getattr(env, name, None) for name in _SPACES}
+    is_attribute = [
+        name for name, space in spaces.items() if not (space is None or callable(space))
+    ]
+    if not is_attribute:
+        return
+    if _binds(env, "reset", seed=0) and _binds(env, "step", None):
+        raise TypeError(
+            f"{kind} is a Gymnasium environment, which Python steps outside of JAX, and a rollout "
+            "is one compiled program; use rlscan.make, which has gymnax's environments in JAX, or "
+            "write reset and step in JAX as rlscan.Environment describes them"
+        )
+    name = is_attribute[0]
+    is_property = isinstance(inspect.getattr_static(type(env), name, None), property)
+    edit = "remove its @property" if is_property else f"write def {name}(self): return …"
+    raise TypeError(
+        f"{kind}.{name} must be a method that returns the space, got "
+        f"{'a property' if is_property else 'an attribute'}, {spaces[name]!r}; {edit}"
+    )
+
+
+def _binds(thing: Any, name: str, *args: Any, **kwargs: Any) -> bool:
+    """Whether a method takes these arguments."""
+    try:
+        inspect.signature(getattr(thing, name)).bind(*args, **kwargs)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return True
 
 
 def require_policy(policy: Any) -> None:

@@ -99,6 +99,19 @@ class SequencePolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class HasSpaces(Protocol):
+    """What a policy is built for: an environment, or an `rlscan.envs.Spaces`."""
+
+    def observation_space(self) -> Any:
+        """A space with gymnax's or Gymnasium's attributes (`n`, or `low`, `high`, `shape`)."""
+        ...
+
+    def action_space(self) -> Any:
+        """The space of actions, with the same attributes."""
+        ...
+
+
+@runtime_checkable
 class Environment(Protocol):
     """One environment that resets itself; the rollout batches it.
 
@@ -114,7 +127,9 @@ class Environment(Protocol):
         """Start an episode, and return `(observation, state)`."""
         ...
 
-    def step(self, key: PRNGKeyArray, state: Any, action: Any) -> StepResult:
+    def step(
+        self, key: PRNGKeyArray, state: Any, action: Any
+    ) -> tuple[PyTree, PyTree, Any, Any, Any, dict[str, Any]]:
         """Take a step, and start the next episode if this one ends.
 
         **Returns:** `(observation, state, reward, terminated, truncated, info)`. If the episode

@@ -6,9 +6,22 @@ from ._gymnax import (
     make as make,
 )
 from ._reset import reset_where as reset_where
+from ._spaces import Spaces as Spaces
 from ._wrappers import (
     FrameStack as FrameStack,
     LastActionReward as LastActionReward,
     ObserveOnly as ObserveOnly,
     Wrapper as Wrapper,
 )
+
+__all__ = [
+    "ENVIRONMENTS",
+    "GymnaxEnvironment",
+    "make",
+    "reset_where",
+    "Spaces",
+    "FrameStack",
+    "LastActionReward",
+    "ObserveOnly",
+    "Wrapper",
+]

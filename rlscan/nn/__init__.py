@@ -27,3 +27,20 @@ from ._variational import (
     VariationalDropoutCell as VariationalDropoutCell,
     VariationalDropoutState as VariationalDropoutState,
 )
+
+__all__ = [
+    "AnnealedDropout",
+    "ChannelDropout",
+    "DropPath",
+    "GaussianDropout",
+    "Schedule",
+    "anneal",
+    "NoisyLinear",
+    "KeepsStatistics",
+    "Steps",
+    "WithStatistics",
+    "NonTrainable",
+    "partition_trainable",
+    "VariationalDropoutCell",
+    "VariationalDropoutState",
+]

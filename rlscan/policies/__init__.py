@@ -13,3 +13,19 @@ from ._export import (
 from ._normalized import NormalizedObservations as NormalizedObservations
 from ._recurrent import RecurrentActorCritic as RecurrentActorCritic
 from ._transformer import TransformerActorCritic as TransformerActorCritic
+
+__all__ = [
+    "action_mask",
+    "ActionHead",
+    "ActorCritic",
+    "Beta",
+    "Joint",
+    "TanhNormal",
+    "Encoder",
+    "ExportedPolicy",
+    "export",
+    "load_exported",
+    "NormalizedObservations",
+    "RecurrentActorCritic",
+    "TransformerActorCritic",
+]

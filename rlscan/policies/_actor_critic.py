@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._core.environment import action_space_of, observation_space_of
 from .._core.require import is_known, is_positive_integer
 from .._core.spaces import action_mask
-from .._core.types import Distribution, Environment, PyTree
+from .._core.types import Distribution, HasSpaces, PyTree
 from ..nn._dropout import Schedule, as_rate
 from ..nn._mlp import MLP, orthogonal_weights
 from ..random._keys import KeyLike, as_key
@@ -39,7 +39,7 @@ class ActorCritic(eqx.Module):
 
     def __init__(
         self,
-        env: Environment,
+        env: HasSpaces,
         *,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str | Callable[[Array], Array] = "tanh",
@@ -60,7 +60,7 @@ class ActorCritic(eqx.Module):
 
         **Arguments:**
 
-        - `env`: the environment whose spaces the policy is built for.
+        - `env`: the environment whose spaces the policy is built for, or an `rlscan.envs.Spaces`.
         - `hidden_sizes`: units of each hidden layer of the actor, and likewise of the critic.
         - `activation`: of hidden layers and convolutions; a function, or the name of one in
             `jax.nn`.

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Array, Key, PRNGKeyArray
 
 from .._check.dataflow import flow, union
-from .._core.environment import action_space_of, reset_env
+from .._core.environment import action_space_of, observation_shapes
 from .._core.files import as_written, encode, entry, read, write_whole
 from .._core.require import require_extra
 from .._core.spaces import legal_action
 from .._core.tree import as_strong_arrays
-from .._core.types import Environment, Policy, PyTree
+from .._core.types import HasSpaces, Policy, PyTree
 from ..random._keys import Generator, KeyData, key as make_key, key_data, keys_from_data
 
 FORMAT = "rlscan exported policy"
@@ -30,7 +30,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def export(
     policy: Policy,
-    env: Environment,
+    env: HasSpaces,
     path: str | os.PathLike,
     *,
     stochastic: bool = False,
@@ -42,7 +42,8 @@ def export(
     **Arguments:**
 
     - `policy`: as for `rlscan.rollout`.
-    - `env`: the environment that it acts in. It is not written to the file.
+    - `env`: the environment that it acts in, or an `rlscan.envs.Spaces`. It is not written to the
+        file.
     - `path`: a file that does not exist yet.
     - `stochastic`: if false, the policy is put in inference mode, and its action is the
         distribution's mode. If true, the action is sampled, and the policy keeps its mode, with or
@@ -74,7 +75,7 @@ def export(
 
 
 def _program(
-    policy: Policy, env: Environment, stochastic: bool, generator: str, platforms: Sequence[str]
+    policy: Policy, env: HasSpaces, stochastic: bool, generator: str, platforms: Sequence[str]
 ) -> bytes:
     """The serialised program of observations, states and key data, `[batch, …]` each."""
     from jax import export as jax_export
@@ -123,15 +124,13 @@ def _decide(
     return action, log_prob, value, jax.tree.leaves(state)
 
 
-def _inputs(policy: Policy, env: Environment) -> tuple[PyTree, list[Any]]:
+def _inputs(policy: Policy, env: HasSpaces) -> tuple[PyTree, list[Any]]:
     """The shapes and dtypes of one observation, and of the leaves of one state."""
-    key = make_key(0, generator="threefry2x32")  # which all of jax.random takes
-    observation, _ = jax.eval_shape(lambda key: reset_env(env, key), key)
     state = jax.eval_shape(lambda: as_strong_arrays(policy.initial_state()))
-    return observation, jax.tree.leaves(state)
+    return observation_shapes(env), jax.tree.leaves(state)
 
 
-def _check_deterministic(policy: Policy, env: Environment) -> None:
+def _check_deterministic(policy: Policy, env: HasSpaces) -> None:
     """Raise `ValueError` for a policy whose action depends on its key, which will be missing."""
     decide = partial(_decide, policy, action_space_of(env), False)
     program = jax.make_jaxpr(decide)(*_inputs(policy, env), make_key(0))

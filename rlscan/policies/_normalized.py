@@ -12,10 +12,11 @@ from jax import lax
 from jax.tree_util import DictKey, GetAttrKey, KeyPath, tree_map_with_path
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._core.environment import observation_shapes
 from .._core.moments import Moments, merge, no_moments
 from .._core.require import is_number
 from .._core.spaces import ACTION_MASK
-from .._core.types import Distribution, Environment, Policy, PyTree
+from .._core.types import Distribution, HasSpaces, Policy, PyTree
 from .._rollout.rollout import init_rollout
 from .._rollout.statistics import move_statistics
 from ..nn._statistics import Steps
@@ -52,22 +53,19 @@ class NormalizedObservations(eqx.Module):
     moments: NonTrainable  # a `Moments` for each leaf of an observation; `None` if not normalised
     clip: float = eqx.field(static=True)
 
-    def __init__(self, policy: Policy, env: Environment, *, clip: float = 10.0):
+    def __init__(self, policy: Policy, env: HasSpaces, *, clip: float = 10.0):
         """**Arguments:**
 
         - `policy`: feed-forward or recurrent, following the contract of `rlscan.Policy`.
-        - `env`: the environment that it acts in.
+        - `env`: the environment that it acts in, or an `rlscan.envs.Spaces`.
         - `clip`: the largest absolute value of a normalised number; `math.inf` for no limit.
 
         **Raises:** as `rlscan.check_policy`; `ValueError` for a `clip` that is not above 0.
         """
         if not (is_number(clip) and clip > 0):
             raise ValueError(f"clip must be above 0, got {clip!r}; math.inf clips nothing")
-        # Not `env.reset`, whose dtypes may differ from those of a step.
-        start = partial(init_rollout, policy, env, num_envs=1)
-        observation = eqx.filter_eval_shape(lambda: start(key=make_key(0)).observation)
         self.policy = policy
-        self.moments = NonTrainable(tree_map_with_path(_moments_of, observation))
+        self.moments = NonTrainable(tree_map_with_path(_moments_of, _observation(policy, env)))
         self.clip = float(clip)
 
     def __call__(
@@ -123,12 +121,22 @@ def _is_moments(node: Any) -> bool:
     return node is None or isinstance(node, Moments)
 
 
+def _observation(policy: Policy, env: Any) -> PyTree:
+    """The shapes and dtypes of one observation."""
+    if not hasattr(env, "reset"):
+        return observation_shapes(env)
+    # Not `env.reset`, whose dtypes may differ from those of a step.
+    start = partial(init_rollout, policy, env, num_envs=1)
+    one = eqx.filter_eval_shape(lambda: start(key=make_key(0)).observation)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), one)
+
+
 def _moments_of(path: KeyPath, leaf: Any) -> Moments | None:
-    """Empty moments for a leaf `[1, …]`, or `None` for a leaf that is not normalised."""
+    """Empty moments for a leaf, or `None` for a leaf that is not normalised."""
     is_mask = any(key in (DictKey(ACTION_MASK), GetAttrKey(ACTION_MASK)) for key in path)
     if is_mask or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return None
-    return no_moments(leaf.shape[1:], leaf.dtype)
+    return no_moments(leaf.shape, leaf.dtype)
 
 
 def _normalized(moments: Moments, x: Float[Array, "..."], clip: float) -> Float[Array, "..."]:

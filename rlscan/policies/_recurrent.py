@@ -14,7 +14,7 @@ from .._core.require import require_one_of, require_positive
 from .._core.scan import filter_scan
 from .._core.spaces import action_mask
 from .._core.tree import where
-from .._core.types import Distribution, Environment, PyTree
+from .._core.types import Distribution, HasSpaces, PyTree
 from ..nn._dropout import Schedule, as_rate, is_off
 from ..nn._mlp import MLP, orthogonal
 from ..nn._variational import VariationalDropoutCell, VariationalDropoutState
@@ -53,7 +53,7 @@ class RecurrentActorCritic(eqx.Module):
 
     def __init__(
         self,
-        env: Environment,
+        env: HasSpaces,
         *,
         cell: CellName = "gru",
         hidden_size: int = 64,
@@ -75,7 +75,7 @@ class RecurrentActorCritic(eqx.Module):
 
         **Arguments:**
 
-        - `env`: the environment whose spaces the policy is built for.
+        - `env`: the environment whose spaces the policy is built for, or an `rlscan.envs.Spaces`.
         - `cell`: the core, `"gru"` or `"lstm"`.
         - `hidden_size`: the size of h.
         - `hidden_sizes`: units of each hidden layer of the actor after the core, and likewise of

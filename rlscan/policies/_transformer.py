@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from .._core.environment import action_space_of, observation_space_of
 from .._core.require import require_flag, require_positive
 from .._core.spaces import action_mask
-from .._core.types import Distribution, Environment, PyTree
+from .._core.types import Distribution, HasSpaces, PyTree
 from ..nn._attention import Block, CausalAttention, KeyValueCache
 from ..nn._dropout import Schedule, as_rate, dropout_layer
 from ..nn._mlp import linear, orthogonal
@@ -73,7 +73,7 @@ class TransformerActorCritic(eqx.Module):
 
     def __init__(
         self,
-        env: Environment,
+        env: HasSpaces,
         *,
         context_length: int = 32,
         num_layers: int = 2,
@@ -93,7 +93,7 @@ class TransformerActorCritic(eqx.Module):
 
         **Arguments:**
 
-        - `env`: the environment whose spaces the policy is built for.
+        - `env`: the environment whose spaces the policy is built for, or an `rlscan.envs.Spaces`.
         - `context_length`: L, in environment steps, including the current one.
         - `num_layers`: the number of blocks.
         - `num_heads`: attention heads of each block; must divide `embed_size`.

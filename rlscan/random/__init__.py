@@ -9,3 +9,13 @@ from ._keys import (
     keys_from_data as keys_from_data,
 )
 from ._mix32 import mix32 as mix32
+
+__all__ = [
+    "GENERATORS",
+    "KeyData",
+    "as_threefry",
+    "key",
+    "key_data",
+    "keys_from_data",
+    "mix32",
+]

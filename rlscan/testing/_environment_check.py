@@ -12,7 +12,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 import rlscan
 
-from ._conformance import plain, require, require_close
+from ._conformance import ConformanceError, plain, require, require_close
 from ._environments import complaint, sample
 from ._hidden_state import attributes
 from ._play import Player, Steps, at
@@ -70,6 +70,7 @@ def check_environment(
 
     **Raises:** `ConformanceError` for the first requirement that does not hold.
     """
+    _check_methods(env)
     play_key, start_key = jax.random.split(rlscan.key(0) if key is None else key)
     draw = sample_action or partial(sample, env.action_space())
     with Progress("check_environment") as progress:
@@ -92,6 +93,27 @@ def check_environment(
     return Seen(int(terminated.sum()), int(np.asarray(steps.truncated).sum()))
 
 
+def _check_methods(env: Any) -> None:
+    spaces = ("observation_space()", "action_space()")
+    for method in ("reset(key)", "step(key, state, action)", *spaces):
+        is_there = callable(getattr(env, method.partition("(")[0], None))
+        if not is_there and method in spaces:
+            _refuse_spaces(env)
+        required = f"an environment must have the method {method}"
+        edit = "help(rlscan.Environment) says what it returns"
+        require(is_there, required, f"a {type(env).__name__} without it", edit)
+
+
+def _refuse_spaces(env: Any) -> None:
+    """Raise what a policy's constructor says of spaces that are no methods."""
+    wrapped = rlscan.envs.Wrapper(env)
+    try:
+        wrapped.observation_space()
+        wrapped.action_space()
+    except TypeError as error:
+        raise ConformanceError(str(error)) from None
+
+
 def _check_types(env: Any, draw: Callable, key: Any) -> None:
     """Check the number of values, and their structures, shapes and dtypes, by tracing alone."""
     start = eqx.filter_eval_shape(env.reset, key)
@@ -112,6 +134,8 @@ def _check_types(env: Any, draw: Callable, key: Any) -> None:
         ("truncated", truncated, jnp.bool_),
     ):
         kind = "float" if name == "reward" else "boolean"
+        if isinstance(value, bool | int | float):  # a rollout takes it for an array, too
+            value = jax.eval_shape(jnp.asarray, value)
         is_one = getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, dtype)
         require(is_one, f"{name} must be one {kind}, of shape ()", value, "Convert it in step")
     has_final = isinstance(info, dict) and "final_observation" in info

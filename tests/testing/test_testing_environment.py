@@ -80,6 +80,40 @@ class Changed:
         return self.walk.action_space()
 
 
+class PlainReward:
+    """An environment whose reward and flags are Python's."""
+
+    reward: Any = 1.0
+
+    def reset(self, key):
+        return jax.random.uniform(key, (2,)), jnp.zeros(())
+
+    def step(self, key, state, action):
+        seen = jax.random.uniform(key, (2,))
+        return seen, state, self.reward, False, False, {"final_observation": seen}
+
+    def observation_space(self):
+        return testing.Box(0.0, 1.0, (2,))
+
+    def action_space(self):
+        return testing.Discrete(2)
+
+
+def test_a_reward_of_python_is_one_for_the_check_and_the_rollout():
+    policy, env = testing.Coin(jnp.zeros(()), jnp.zeros(())), PlainReward()
+    assert check_environment(env, num_steps=3, num_envs=2) == Seen(0, 0)
+    state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(0))
+    assert (rlscan.rollout(policy, env, state, 3)[1].reward == 1).all()
+
+
+def test_a_whole_number_of_python_is_no_more_a_float_than_an_array_is():
+    for reward in (1, jnp.ones((), jnp.int32)):
+        env = PlainReward()
+        env.reward = reward
+        with pytest.raises(ConformanceError, match="reward must be one float.*int32"):
+            check_environment(env)
+
+
 def ended(result):
     return result[3] | result[4]
 
