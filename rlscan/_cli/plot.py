@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._core.files import write_whole
-from .._plots.plot import plot
-from .terminal import Parser, check_new_file, command, report
+from .._plots.plot import AUDIT, FORMATS, plot
+from ..runs._groups import read_labels
+from .terminal import Parser, check_counts, check_new_file, command, report
 
 
 @command
@@ -31,21 +32,59 @@ def _parser(prog: str) -> Parser:
         help="Run directory, as written by `rlscan train`.",
     )
     parser.add_argument(
-        "--output", metavar="FILE", required=True, help="File for the plot, .png or .svg."
+        "--output", metavar="FILE", required=True, help="File for the plot: .png, .svg or .pdf."
     )
     parser.add_argument(
         "--metrics",
-        default="episode_return,audit_log_ratio",
+        default="episode_return",
         help="Columns of metrics.csv, separated by commas. Write evaluation/episode_return for a "
         "column of evaluations.csv (default: %(default)s).",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
+    parser.add_argument(
+        "--audit", metavar="FILE", help="File for a second plot: all metrics of the audit."
+    )
+    parser.add_argument(
+        "--smoothing",
+        type=int,
+        metavar="STEPS",
+        help="Average each run over so many environment steps (default: do not).",
+    )
+    add_label_option(parser)
+    parser.add_argument("--overwrite", action="store_true", help="Overwrite files that exist.")
     return parser
 
 
+def add_label_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="DIR=NAME",
+        help="Name a run; those of one name are one group, whatever their settings. May be "
+        "repeated.",
+    )
+
+
 def _plot(options: Namespace) -> None:
-    check_new_file(options.output, [".png", ".svg"], overwrite=options.overwrite)
     metrics = [name.strip() for name in options.metrics.split(",")]
-    output = Path(options.output)
-    write_whole(output, plot(options.run_dirs, metrics, suffix=output.suffix.lower()))
-    print(options.output)
+    pages = {"--output": (options.output, metrics), "--audit": (options.audit, AUDIT)}
+    pages = {option: page for option, page in pages.items() if page[0] is not None}
+    for option, (path, _) in pages.items():
+        check_new_file(path, FORMATS, overwrite=options.overwrite, option=option)
+    if len({Path(path).resolve() for path, _ in pages.values()}) < len(pages):
+        raise ValueError(f"--audit must be another file than --output, got {options.audit}")
+    check_counts(options, "smoothing")
+    names = read_labels(options.label, options.run_dirs)
+    contents = {
+        path: plot(
+            options.run_dirs,
+            shown,
+            suffix=Path(path).suffix.lower(),
+            smoothing=options.smoothing or 0,
+            names=names,
+        )
+        for path, shown in pages.values()
+    }
+    for path, content in contents.items():  # only when both are drawn
+        write_whole(Path(path), content)
+        print(path)

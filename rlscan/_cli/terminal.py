@@ -103,8 +103,12 @@ def check_new_file(
         reason = getattr(error, "strerror", error)
         raise ValueError(f"{option} {path} cannot be written: {reason}; write elsewhere") from None
     if file.suffix.lower() not in suffixes:
-        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
+        raise ValueError(f"{option} must end in {_either(suffixes)}, got {path}")
     if not file.parent.is_dir():
         raise ValueError(f"{option} {path} is in no directory that exists; make {file.parent}")
     if file.is_dir() or (os.path.lexists(file) and not overwrite):
         raise ValueError(f"{path} exists already; choose another {option}, or add --overwrite")
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -1,7 +1,7 @@
 """`plot`: pictures of learning curves."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,15 @@ import numpy as np
 
 from .._core.require import require_extra
 from .._rollout.audit import TOLERANCES
+from ..runs._curves import Curve, curve
 from ..runs._evaluations import EVALUATIONS_FILE
+from ..runs._groups import Group, labels, read_groups
 from .colours import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY
-from .curves import Curve, Group, curve, labels, read_groups
 
 COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)  # yellow lines are too pale
 _LINES = ("-", "--", ":", "-.")  # the next one when all colours are used
+FORMATS = (".png", ".svg", ".pdf")
+AUDIT = ("audit_log_ratio", "audit_error", "audit_clip_fraction", "audit_kl")
 _EVALUATION = "evaluation/"
 _NAMES = {
     "episode_return": "return per episode",
@@ -33,7 +36,14 @@ _NAMES = {
 }
 
 
-def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: str) -> bytes:
+def plot(
+    directories: Sequence[str | Path],
+    metrics: Sequence[str],
+    *,
+    suffix: str,
+    smoothing: int = 0,
+    names: Mapping[Path, str] | None = None,
+) -> bytes:
     """Draw metrics of runs over environment steps, each in a panel of its own.
 
     Runs that differ only in their seeds form one curve: their interquartile mean, with a band for
@@ -44,7 +54,9 @@ def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: s
     - `directories`: one or more run directories.
     - `metrics`: names from `rlscan.ppo.METRICS`, or `evaluation/` followed by a column of
         `evaluations.csv`.
-    - `suffix`: `".png"` or `".svg"`.
+    - `suffix`: one of `FORMATS`.
+    - `smoothing`: environment steps over which each run is averaged; the audit is not.
+    - `names`: names of runs, from `read_labels`.
 
     **Returns:** the content of the file.
 
@@ -62,20 +74,28 @@ def plot(directories: Sequence[str | Path], metrics: Sequence[str], *, suffix: s
         settings = {"file": EVALUATIONS_FILE} if metric.startswith(_EVALUATION) else {}
         source = "evaluation" if settings else "training"
         if source not in tables:
-            tables[source] = read_groups(directories, **settings)
-        curves = [curve(group, name) for group in tables[source]]
-        _draw(ax, name, curves, labels(tables[source]))
+            tables[source] = read_groups(directories, **settings, names=names)
+        curves = [curve(group, name, smoothing=smoothing) for group in tables[source]]
+        draw_curves(ax, name, curves, labels(tables[source]))
         words = _NAMES.get(name, name.replace("_", " "))
         ax.set_ylabel(f"evaluated: {words}" if settings else words)
-    _finish(figure, axes, metrics, next(iter(tables.values())))
+    _finish(figure, axes, metrics, next(iter(tables.values())), smoothing)
+    return content_of(figure, suffix)
+
+
+def content_of(figure: Any, suffix: str) -> bytes:
+    """The content of a file with a figure; the same figure gives the same file."""
+    from matplotlib import rc_context
+
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     stream = io.BytesIO()
-    # Without a date, so that the same runs give the same file.
-    metadata = {"Date": None} if suffix == ".svg" else {}
-    figure.savefig(stream, format=suffix[1:], dpi=150, metadata=metadata)
+    # Letters as letters in a PDF, which journals ask for.
+    with rc_context({"svg.hashsalt": "rlscan", "pdf.fonttype": 42}):
+        figure.savefig(stream, format=suffix[1:], dpi=150, metadata=dates.get(suffix, {}))
     return stream.getvalue()
 
 
-def _draw(ax: Any, metric: str, curves: Sequence[Curve], names: Sequence[str]) -> None:
+def draw_curves(ax: Any, metric: str, curves: Sequence[Curve], names: Sequence[str]) -> None:
     styles = [(colour, line) for line in _LINES for colour in COLOURS]
     for one, name, (colour, line) in zip(curves, names, cycle(styles), strict=False):
         marker = "o" if np.isfinite(one.middle).sum() == 1 else None  # a line needs two points
@@ -96,10 +116,11 @@ def _scale_audit(ax: Any, metric: str, curves: Sequence[Curve]) -> None:
     ax.set_yticks(ticks)
     ax.minorticks_off()
     if metric == "audit_error":
-        for kind, tolerance in TOLERANCES.items():
+        for tolerance in dict.fromkeys(TOLERANCES.values()):
+            kinds = " or ".join(kind for kind, its in TOLERANCES.items() if its == tolerance)
             ax.axhline(tolerance, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
             ax.annotate(
-                f"strict stops here ({kind} actions)",
+                f"strict stops here ({kinds})",
                 (0.99, tolerance),
                 xycoords=("axes fraction", "data"),
                 ha="right",
@@ -110,7 +131,11 @@ def _scale_audit(ax: Any, metric: str, curves: Sequence[Curve]) -> None:
 
 
 def _finish(
-    figure: Any, axes: Sequence[Any], metrics: Sequence[str], groups: Sequence[Group]
+    figure: Any,
+    axes: Sequence[Any],
+    metrics: Sequence[str],
+    groups: Sequence[Group],
+    smoothing: int,
 ) -> None:
     from matplotlib.ticker import EngFormatter
 
@@ -123,8 +148,15 @@ def _finish(
     axes[-1].set_xlim(left=0)
     figure.align_ylabels(axes)
     several = any(len(group.runs) > 1 for group in groups)
-    notes = ["line: IQM over seeds", "band: its 95 % bootstrap interval"] if several else []
-    if several and any(metric.startswith("audit_") for metric in metrics):
+    has_audit, has_others = (
+        any(metric.startswith("audit_") is is_audit for metric in metrics)
+        for is_audit in (True, False)
+    )
+    notes = ["line: IQM over seeds", "band: its 95 % bootstrap interval"]
+    notes = notes if several and has_others else []
+    if smoothing and has_others:
+        notes.append(f"each point: the last {smoothing:,} steps")
+    if several and has_audit:
         notes.append("audit: worst seed")
     place = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
     axes[-1].annotate("; ".join(notes), (1, -0.2), fontsize="x-small", color="0.35", **place)

@@ -15,7 +15,8 @@ import run_dirs
 
 import rlscan
 from rlscan._cli.main import main
-from rlscan._plots.curves import NUM_POINTS, curve, labels, read_groups
+from rlscan.runs._curves import NUM_POINTS, curve
+from rlscan.runs._groups import labels, read_groups, read_labels
 
 REPOSITORY = Path(__file__).parents[2]
 RATES = [dataclasses.replace(run_dirs.CONFIG.ppo, learning_rate=x) for x in (1e-3, 1e-4)]
@@ -179,6 +180,47 @@ def test_swept_settings_in_one_directory_are_separate_groups(tmp_path: Path):
     assert [curve(g, "episode_return").middle.tolist() for g in groups] == [[1.5], [3.5]]
 
 
+def test_smoothing_averages_over_the_episodes_of_the_last_steps(tmp_path: Path):
+    returns = [0.0, 4.0, math.nan, 8.0, 1.0]
+    episodes = [1, 3, 0, 1, 1]
+    run = rows(returns, num_episodes=episodes, audit_kl=[5.0, 0.0, 0.0, 0.0, 0.0])
+    ended = rows([0.0, 2.0])
+    group = a_group(tmp_path, run, ended)
+    found = curve(group, "episode_return", smoothing=20)  # of two rows
+    np.testing.assert_allclose(found.middle, [0, (3 + 1) / 2, 4, 8, 4.5])
+    np.testing.assert_array_equal(curve(group, "audit_kl", smoothing=20).middle, [5, 0, 0, 0, 0])
+    raw = curve(group, "episode_return").middle
+    np.testing.assert_array_equal(curve(group, "episode_return", smoothing=10).middle, raw)
+
+
+def test_named_runs_are_a_group_whatever_their_settings(tmp_path: Path):
+    directories = [
+        run_dirs.with_metrics(tmp_path / f"{i}", rows([1.0]), ppo=ppo, seed=i)
+        for i, ppo in enumerate((*RATES, RATES[0]))
+    ]
+    texts = [f"{directories[0]}=a=b", f"{directories[1]}=a=b"]
+    groups = read_groups(directories, names=read_labels(texts, directories))
+    assert labels(groups) == ["a=b (2 seeds)", "2 (1 seed)"]  # its directory
+    assert groups[0].sources == [(directories[0], 0), (directories[1], 0)]
+    names = read_labels([f"{d}=mine" for d in directories], directories)
+    assert labels(read_groups(directories, names=names)) == ["mine (3 seeds)"]
+
+
+def test_a_pdf_and_the_audit_on_a_page_of_its_own(tmp_path: Path, monkeypatch: Any, capsys: Any):
+    monkeypatch.chdir(tmp_path)
+    run_dirs.with_metrics(tmp_path / "run", rows([1.0, 2.0]))
+    command = ["plot", "run", "--output", "a.pdf", "--audit", "b.svg", "--label", "run=mine"]
+    assert main([*command, "--smoothing", "10"]) == 0
+    contents = (tmp_path / "a.pdf").read_bytes(), (tmp_path / "b.svg").read_bytes()
+    assert main([*command, "--smoothing", "10", "--overwrite"]) == 0
+    assert capsys.readouterr().out == "a.pdf\nb.svg\n" * 2
+    assert contents == ((tmp_path / "a.pdf").read_bytes(), (tmp_path / "b.svg").read_bytes())
+    assert contents[0].startswith(b"%PDF")
+    audit = contents[1].decode()
+    assert all(f"<!-- audit: {name}" in audit for name in ("max |log ratio|", "KL (nats)"))
+    assert "<!-- mine (1 seed) -->" in audit and "return" not in audit
+
+
 @pytest.mark.slow
 def test_the_pictures(tmp_path: Path):
     """Two runs of two settings, drawn by the script as PNG and by the command as SVG."""
@@ -209,11 +251,17 @@ def test_the_pictures(tmp_path: Path):
     [
         ("nowhere --output a.png", "nowhere has no metrics.csv; give the directory of a run"),
         ("run run --output a.png", "run is given twice"),
-        ("run --output a.pdf", "--output must end in .png or .svg, got a.pdf"),
+        ("run --output a.gif", "--output must end in .png, .svg or .pdf, got a.gif"),
         ("run --output no/a.png", "--output no/a.png is in no directory that exists"),
         ("run --output old.png", "old.png exists already; choose another --output"),
         ("run --output a.png --metrics entropi", "no metric entropi, did you mean entropy?"),
         ("run --output a.png --metrics evaluation/x", "run has no evaluations.csv; train with"),
+        ("run --output a.png --audit a.png", "--audit must be another file than --output"),
+        ("run --output a.png --audit b.txt", "--audit must end in .png, .svg or .pdf, got b.txt"),
+        ("run --output a.png --smoothing 0", "--smoothing must be a positive integer"),
+        ("run --output a.png --label run", "--label must be DIR=NAME"),
+        ("run --output a.png --label old.png=x", "where DIR is one of the run directories"),
+        ("run --output a.png --label run=x --label run=y", "--label names run twice"),
     ],
 )
 def test_bad_input_ends_in_one_line(
