@@ -23,21 +23,6 @@ Optimizer = Callable[[Any], optax.GradientTransformation]
 _RATE = jax.ShapeDtypeStruct((), jnp.float32)
 
 
-class Parameters(eqx.Module):
-    """The trainable arrays of a policy, as an optimiser sees them.
-
-    Its attributes are those of the policy, such as `params.critic` in a mask. It is not the policy
-    itself, because optax calls a mask that can be called, and a mask has the class of its tree.
-    """
-
-    policy: PyTree
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "policy" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.policy, name)
-
-
 def check_optimizer(optimizer: Any) -> None:
     """Raise `TypeError` if an optimiser is none; compile nothing."""
     if optimizer is not None:
@@ -51,10 +36,10 @@ def init_optimizer(params: PyTree, optimizer: Optimizer | None = None) -> PyTree
     rate.
     """
     if optimizer is None:
-        return _adam(PPOConfig(), 0.0).init(_wide_and_real(params))
+        return _optimiser(PPOConfig(), 0.0, None).init(_wide_and_real(params))
 
     def init(rate: Array) -> PyTree:
-        return _clipped(PPOConfig(), optimizer, rate).init(Parameters(_wide_and_real(params)))
+        return _optimiser(PPOConfig(), rate, optimizer).init(_wide_and_real(params))
 
     with jax.numpy_dtype_promotion("standard"):
         if _reads_input(jax.make_jaxpr(lambda rate: eqx.filter(init(rate), eqx.is_array))(_RATE)):
@@ -75,34 +60,25 @@ def optimizer_steps(
     learning_rate: float | Array,
     optimizer: Optimizer | None,
 ) -> tuple[PyTree, PyTree]:
-    """Clip a gradient, and compute `(steps, opt_state)`: what to add to the parameters.
-
-    The optimiser is built inside the trace, so that its numbers may be traced.
-    """
+    """Clip a gradient, and compute `(steps, opt_state)`: what to add to the parameters."""
     wide_grads, wide_params = _wide_and_real(grads), _wide_and_real(params)
     with jax.numpy_dtype_promotion("standard"):  # optax takes floats to the power of integers
-        if optimizer is None:
-            adam = _adam(config, learning_rate)
-            steps, opt_state = adam.update(wide_grads, opt_state, wide_params)
-        else:
-            own = _clipped(config, optimizer, learning_rate)
-            moves, opt_state = own.update(
-                Parameters(wide_grads), opt_state, Parameters(wide_params)
-            )
-            steps = moves.policy
+        transformation = _optimiser(config, learning_rate, optimizer)
+        steps, opt_state = transformation.update(wide_grads, opt_state, wide_params)
     return _as_complex(steps, params), opt_state
 
 
-def _adam(config: PPOConfig, learning_rate: float | Array) -> optax.GradientTransformation:
-    """A lever: Adam works on one flat vector, because one kernel per layer compiles longer."""
-    adam = optax.adam(learning_rate, eps=config.adam_eps)
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam))
+def _optimiser(
+    config: PPOConfig, learning_rate: float | Array, optimizer: Optimizer | None
+) -> optax.GradientTransformation:
+    """Build the optimiser inside the trace, so that its numbers may be traced.
 
-
-def _clipped(config: PPOConfig, optimizer: Optimizer, learning_rate: Any) -> Any:
-    """The caller's optimiser, which sees the tree of parameters, after clipping."""
-    own = _transformation(optimizer, learning_rate)
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), own)
+    A lever: Adam works on one flat vector, because one kernel per layer takes longer to compile.
+    """
+    clip = optax.clip_by_global_norm(config.max_grad_norm)
+    if optimizer is None:
+        return optax.flatten(optax.chain(clip, optax.adam(learning_rate, eps=config.adam_eps)))
+    return optax.chain(clip, _transformation(optimizer, learning_rate))
 
 
 def _transformation(optimizer: Any, learning_rate: Any) -> optax.GradientTransformation:

@@ -77,9 +77,9 @@ def train(
     - `loss`: the function to minimise, see `rlscan.ppo.ppo_loss`.
     - `optimizer`: a function of the learning rate that returns an `optax.GradientTransformation`,
         such as `optax.adamw` or `lambda rate: optax.adamw(rate, mask=…)`. It is called with the
-        traced rate of each gradient step, and sees the trainable arrays of the policy as a tree
-        with the policy's attributes, clipped by `max_grad_norm`, in at least float32. A complex
-        array counts as two real ones, `[2, …]`. By default it is Adam with `adam_eps`.
+        traced rate of each gradient step. It sees the policy with its trainable arrays alone, in
+        at least float32, and the gradient clipped by `max_grad_norm`; a complex array counts as
+        two real ones, `[2, …]`. By default it is Adam with `adam_eps`.
     - `updates_per_call`: a fixed number of updates in each call; by default the clock decides.
     - `state_interval`: updates after which an exact state is handed over: no call goes past a
         multiple of it.

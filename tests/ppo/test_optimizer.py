@@ -64,18 +64,6 @@ def _gradient(state: Any) -> Any:
     return jax.grad(loss)(params)
 
 
-class Tree(eqx.Module):
-    """The parameters by hand, in an object that optax cannot call."""
-
-    actor: Any
-    critic: Any
-    body: Any
-
-
-def as_tree(params: Any) -> Tree:
-    return Tree(params.actor, params.critic, params.body)
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_its_steps_are_those_of_a_loop_by_hand(name: str):
     """The rate differs from step to step, and the gradient is clipped before."""
@@ -91,24 +79,23 @@ def test_its_steps_are_those_of_a_loop_by_hand(name: str):
         return optax.apply_updates(params, moves), opt_state
 
     @jax.jit
-    def by_hand(grads: Tree, state: Any, tree: Tree, rate: Any) -> tuple:
+    def by_hand(grads: Any, state: Any, tree: Any, rate: Any) -> tuple:
         scale = jnp.minimum(1.0, 0.1 / optax.tree.norm(grads))
         grads = jax.tree.map(lambda g: g * scale, grads)
         moves, state = optimizer(rate).update(grads, state, tree)
         return apply_updates(tree, moves), state
 
-    tree = as_tree(params)
-    state = optimizer(0.0).init(tree)
+    tree, state = params, optimizer(0.0).init(params)
     for i in range(3):
         keys = iter(jax.random.split(jax.random.key(i), 99))
         grads = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), params)  # noqa: B023
         rate = jnp.asarray(0.01 / (i + 1))
         params, opt_state = step(grads, opt_state, params, rate)
-        tree, state = by_hand(as_tree(grads), state, tree, rate)
-        assert_close(as_tree(params), tree)
+        tree, state = by_hand(grads, state, tree, rate)
+        assert_close(params, tree)
 
 
-def assert_close(ours: Tree, by_hand: Tree) -> None:
+def assert_close(ours: Any, by_hand: Any) -> None:
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(by_hand), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
 
@@ -118,18 +105,18 @@ def test_training_takes_the_steps_of_a_loop_by_hand():
     """One minibatch an update, at the annealed rate."""
     optimizer = OPTIMIZERS["adamw"]
     training = start(optimizer, total_steps=16 * NUM_UPDATES, updates_per_call=1)
-    params = as_tree(eqx.filter(training.state.policy, eqx.is_inexact_array))
+    params = eqx.filter(training.state.policy, eqx.is_inexact_array)
     opt_state, before = optimizer(0.0).init(params), training.state
     for update in range(NUM_UPDATES):
         rate = 0.01 * (1 - update / (NUM_UPDATES - 1))
-        grads = as_tree(gradient(before))
+        grads = gradient(before)
         scale = min(1.0, 0.1 / float(optax.tree.norm(grads)))
         grads = jax.tree.map(lambda g, scale=scale: g * scale, grads)
         moves, opt_state = optimizer(rate).update(grads, opt_state, params)
         params = apply_updates(params, moves)
         before, metrics = next(training)
         assert metrics["learning_rate"] == pytest.approx(rate)
-        assert_close(as_tree(eqx.filter(before.policy, eqx.is_inexact_array)), params)
+        assert_close(eqx.filter(before.policy, eqx.is_inexact_array), params)
 
 
 def start(optimizer: Any, **settings: Any) -> Any:
