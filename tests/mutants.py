@@ -79,7 +79,8 @@ TESTS = {
     "rlscan/ppo/_finite.py": ("tests/ppo/test_divergence.py",),
     "rlscan/ppo/_metrics.py": ("tests/ppo/test_metrics.py", *UPDATE),
     "rlscan/ppo/_reward_scaling.py": ("tests/ppo/test_reward_scaling.py",),
-    "rlscan/ppo/_config.py": UPDATE,
+    "rlscan/ppo/_config.py": (*UPDATE, "tests/ppo/test_schedule.py"),
+    "rlscan/ppo/_schedule.py": ("tests/ppo/test_schedule.py",),
     "rlscan/random/_keys.py": ("tests/random/test_keys.py",),
     "rlscan/random/_mix32.py": ("tests/random/test_mix32.py", "tests/random/test_keys.py"),
 }

@@ -19,6 +19,7 @@ from ._reward_scaling import (
     init_reward_scaling as init_reward_scaling,
     scale_rewards as scale_rewards,
 )
+from ._schedule import Schedule as Schedule
 from ._train import train as train, train_scan as train_scan
 from ._training import Training as Training
 from ._update import TrainState as TrainState, init_train as init_train, update as update

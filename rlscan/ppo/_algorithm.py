@@ -1,7 +1,7 @@
 """`Algorithm`: what `rlscan.train` trains by, PPO being one."""
 
 import dataclasses
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -79,8 +79,8 @@ class PPO(eqx.Module):
         """**Arguments:**
 
         - `config`, `loss`, `optimizer`: as for `rlscan.train`.
-        - `num_updates` or `total_steps`: the length of the run, in updates or in environment steps;
-            the learning rate is annealed over it. `rlscan.train` fills it in if both are left out.
+        - `num_updates` or `total_steps`: the length of the run, in updates or in environment steps,
+            over which schedules and annealing are. `rlscan.train` fills it in if both are left out.
         - `mesh`: devices to split the environments of an update over, see `rlscan.ppo.update`.
 
         **Raises:** `ValueError` if both lengths are given, or the run has no update.
@@ -124,9 +124,15 @@ class PPO(eqx.Module):
             mesh=self.mesh,
         )
 
+    def config_at(self, state: TrainState) -> PPOConfig:
+        """The settings of the update that follows a state, as numbers."""
+        return self.config.as_arrays().at(state.num_updates, cast(int, self.num_updates))
+
     def check(self, policy: Any = None) -> None:
         """Raise `ValueError` or `TypeError` for an invalid setting."""
-        check_config(self.config, recurrent=policy is not None and is_recurrent(policy))
+        recurrent = policy is not None and is_recurrent(policy)
+        num_updates = self.num_updates if isinstance(self.num_updates, int) else None
+        check_config(self.config, recurrent=recurrent, num_updates=num_updates)
         check_optimizer(self.optimizer)
 
     def for_runs(self, axis: tuple[int, ...], mesh: Mesh | None) -> "PPO":
@@ -134,8 +140,8 @@ class PPO(eqx.Module):
 
         **Raises:** `ValueError` for a setting that is an array of another shape.
         """
-        config = jax.tree.map(lambda number: np.asarray(number, np.float32), self.config)
-        for path, number in jax.tree_util.tree_leaves_with_path(config):
+        config = self.config.map_numbers(lambda number: np.asarray(number, np.float32))
+        for path, number in jax.tree_util.tree_leaves_with_path(config, is_leaf=callable):
             if np.ndim(number) and np.shape(number) != axis:
                 raise ValueError(
                     f"config{jax.tree_util.keystr(path)} must be a number, or one for each of "
@@ -148,7 +154,7 @@ class PPO(eqx.Module):
         """Split it into the arrays `[R]` of the settings, one number for each run, and the rest."""
         numbers = lambda ppo: (ppo.num_updates, ppo.config)  # noqa: E731
         nothing = jax.tree.map(lambda _: False, self)
-        each = jax.tree.map(lambda x: np.ndim(x) > 0, numbers(self))
+        each = jax.tree.map(lambda x: np.ndim(x) > 0, numbers(self), is_leaf=callable)
         return eqx.partition(self, eqx.tree_at(numbers, nothing, each))
 
 

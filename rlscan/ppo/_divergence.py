@@ -50,7 +50,7 @@ def explain_divergence(
     """
     if not state.divergence.update > 0:
         return None
-    config = config.as_arrays()
+    config = config.as_arrays().at(state.num_updates, num_updates)
     culprit = _in_rollout(eqx.filter_jit(collect)(state, env, config)[2])
     if state.divergence.minibatch > 0:
         repeat = partial(_repeat, env, config, num_updates, loss, optimizer)

@@ -40,6 +40,7 @@ def train(
     state: Any = None,
     loss: Loss = ppo_loss,
     optimizer: Optimizer | None = None,
+    schedule_steps: int | None = None,
     updates_per_call: int | None = None,
     state_interval: int | None = None,
     strict: bool | float = False,
@@ -80,6 +81,8 @@ def train(
         traced rate of each gradient step. It sees the policy with its trainable arrays alone, in
         at least float32, and the gradient clipped by `max_grad_norm`; a complex array counts as
         two real ones, `[2, …]`. By default it is Adam with `adam_eps`.
+    - `schedule_steps`: environment steps over which schedules and annealing are; by default
+        `total_steps`. A run that is made longer goes on as it began with the old number.
     - `updates_per_call`: a fixed number of updates in each call; by default the clock decides.
     - `state_interval`: updates after which an exact state is handed over: no call goes past a
         multiple of it.
@@ -90,8 +93,8 @@ def train(
     - `mesh`: devices to split the environments over, see `rlscan.ppo.update`; several runs are
         split over the devices instead.
 
-    `loss`, `optimizer`, `strict`, `debug` and `mesh` are PPO's. An update of another algorithm is
-    one call of the program, unless `updates_per_call` says otherwise.
+    `loss`, `optimizer`, `schedule_steps`, `strict`, `debug` and `mesh` are PPO's. An update of
+    another algorithm is one call of the program, unless `updates_per_call` says otherwise.
 
     **Returns:** a `Training`: an iterator over `(state, metrics)`. Metrics are NumPy scalars, or
     arrays `[R]`, described in `rlscan.ppo.METRICS`. It ends early if every run has diverged: with
@@ -103,7 +106,14 @@ def train(
     `rlscan.ppo.DivergenceError` if `debug`, at the end.
     """
     algorithm = _algorithm(
-        config, total_steps, strict=strict, debug=debug, mesh=mesh, loss=loss, optimizer=optimizer
+        config,
+        total_steps,
+        schedule_steps=schedule_steps,
+        strict=strict,
+        debug=debug,
+        mesh=mesh,
+        loss=loss,
+        optimizer=optimizer,
     )
     num_updates = count_updates(total_steps, algorithm)
     if updates_per_call is not None:
@@ -146,6 +156,7 @@ def _algorithm(
     config: Any,
     total_steps: int,
     *,
+    schedule_steps: int | None,
     strict: Any,
     debug: bool,
     mesh: Mesh | None,
@@ -161,6 +172,7 @@ def _algorithm(
     given = {} if is_ppo else given
     if not isinstance(config, PPOConfig):
         given |= {"loss": loss is not ppo_loss, "optimizer": optimizer is not None}
+        given["schedule_steps"] = schedule_steps is not None
     for name in (name for name, is_given in given.items() if is_given):
         raise ValueError(
             f"{name} is an argument of {whose}, got it beside a {type(config).__name__}; leave it "
@@ -169,9 +181,10 @@ def _algorithm(
     if not is_ppo:
         return config
     ppo = config if isinstance(config, PPO) else PPO(config, loss=loss, optimizer=optimizer)
-    ppo.check()
     if ppo.num_updates is None:
-        ppo = dataclasses.replace(ppo, num_updates=count_updates(total_steps, ppo))
+        num_updates = count_updates(schedule_steps or total_steps, ppo)
+        ppo = dataclasses.replace(ppo, num_updates=num_updates)
+    ppo.check()
     return ppo
 
 
@@ -315,6 +328,7 @@ def train_scan(
     key: KeyLike,
     loss: Loss = ppo_loss,
     optimizer: Optimizer | None = None,
+    schedule_steps: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Train as one pure function of the whole run: jit it, and map it over seeds or numbers.
 
@@ -325,6 +339,8 @@ def train_scan(
     other runs that are mapped over as they are; `state.divergence` tells where.
     """
     num_updates = count_updates(total_steps, config)
-    ppo = PPO(config, num_updates=num_updates, loss=loss, optimizer=optimizer)
+    length = schedule_steps or total_steps
+    ppo = PPO(config, total_steps=length, loss=loss, optimizer=optimizer)
+    ppo.check()
     state = ppo.init(policy, env, as_key(key))
     return filter_scan(lambda state, _: ppo.update(state), state, length=num_updates)

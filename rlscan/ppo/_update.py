@@ -132,7 +132,7 @@ def update(
 
     - `state`: from `init_train` or the previous update.
     - `env`, `config`, `loss`, `optimizer`: as for `train`. `state.env` is not read.
-    - `num_updates`: of the whole run; the learning rate is annealed over them.
+    - `num_updates`: of the whole run; schedules and annealing are over them.
     - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each device acts in
         its own environments, shuffles its own steps, and contributes its part to each minibatch;
         gradients and metrics are averaged over devices. Whatever is normalised over a minibatch is
@@ -145,6 +145,7 @@ def update(
     and counts. `state.divergence` tells where it happened, and later updates change nothing. A
     minibatch at which `target_kl` ends the update takes no step, so it is not examined.
     """
+    config = config.at(state.num_updates, num_updates)
     if mesh is not None:  # each device runs this same function for its own environments
         check_mesh(mesh, state.policy, config)
         settings = {"num_updates": num_updates, "loss": loss, "optimizer": optimizer}

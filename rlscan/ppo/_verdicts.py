@@ -67,7 +67,7 @@ def check_audit(
 
 
 def _cause(ppo: PPO, state: TrainState, tolerance: float) -> str:
-    env, config = cast(Environment, state.env), ppo.config.as_arrays()
+    env, config = cast(Environment, state.env), ppo.config_at(state)
     policy, _, batch, _ = eqx.filter_jit(collect)(state, env, config)
     minibatch = batch if is_recurrent(policy) else flatten_steps(batch)
     _, (log_ratio, _) = eqx.filter_jit(ppo.loss)(policy, minibatch, config)
