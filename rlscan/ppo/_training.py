@@ -66,7 +66,7 @@ class Training(Iterator[tuple[State, dict[str, Any]]], Generic[State]):
         self._state, self._program, self._numbers = state, program, numbers
         self._num_left = num_updates - updates_made(state)  # updates not handed over yet
         self._call: Callable[..., tuple[State, Metrics]] | None = None  # the program, compiled
-        self._updates = self._iterate()
+        self._updates: Iterator[tuple[State, dict[str, Any]]] | None = None  # once it is asked
 
     @property
     def state(self) -> State:
@@ -89,6 +89,8 @@ class Training(Iterator[tuple[State, dict[str, Any]]], Generic[State]):
         self._state = _like(self._state, new)
 
     def __next__(self) -> tuple[State, dict[str, Any]]:
+        if self._updates is None:
+            self._updates = self._iterate()
         return next(self._updates)
 
     def __length_hint__(self) -> int:
