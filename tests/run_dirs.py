@@ -10,13 +10,14 @@ import jax
 import rlscan
 from rlscan.ppo._runs_axis import over_runs
 from rlscan.runs._build import build_policy
-from rlscan.runs._config import Config, EnvConfig, PolicyConfig, to_yaml
+from rlscan.runs._config import Config, EnvConfig, to_yaml
 from rlscan.runs._metrics_files import COLUMNS
+from rlscan.runs._policy_config import policy_config
 from rlscan.runs._policy_file import POLICY_FILE, save_policy
 
 CONFIG = Config(
     env=EnvConfig("CartPole-v1", {"max_steps_in_episode": 20}),
-    policy=PolicyConfig(hidden_sizes=(8,), dropout=0.5),
+    policy=policy_config(hidden_sizes=(8,), dropout=0.5),
     compile_cache=False,
 )
 
@@ -31,7 +32,7 @@ def with_policy(directory: Path, config: Config = CONFIG, **changes: Any) -> Pat
 
 def untrained(config: Config, key: Any) -> Any:
     """The policy of a config, with an axis in front of its arrays for several seeds."""
-    env = rlscan.make(config.env.name, **config.env.params)
+    env = rlscan.make(str(config.env.name), **config.env.params)
     axis = () if config.num_seeds == 1 else (config.num_seeds,)
     build = over_runs(lambda key: build_policy(config, env, key=key), axis)
     return build(jax.random.split(key, axis) if axis else key)

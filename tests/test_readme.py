@@ -38,7 +38,7 @@ def test_the_training_commands_parse(monkeypatch):
     plain, overridden = [parse(c.partition("train.py")[2].split()) for c in commands]
     assert plain.env.name == overridden.env.name == "CartPole-v1"
     assert overridden.ppo.learning_rate == 5e-4
-    assert (overridden.policy.dropout, overridden.seed) == (0.25, 3)
+    assert (overridden.policy.init_args["dropout"], overridden.seed) == (0.25, 3)
 
 
 def test_files_that_the_readme_names_exist():

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         "config": args.config,
         "overrides": overrides,
         "total_steps": config.total_steps,
-        "dropout": config.policy.dropout,
+        "dropout": config.policy.init_args["dropout"],
     }
     content = record("learning", settings, figures)
     write_json(args.json, content)
@@ -94,7 +94,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def show(config: Config, figures: dict) -> None:
     low, high = figures["interval"]
-    print(f"{config.env.name}, {config.total_steps} steps, dropout {config.policy.dropout}")
+    rate = config.policy.init_args["dropout"]
+    print(f"{config.env.name}, {config.total_steps} steps, dropout {rate}")
     print("return in the last tenth of training, by seed:")
     print("  " + "  ".join(f"{score:.1f}" for score in figures["scores"]))
     print(f"IQM {figures['iqm']:.1f} [{low:.1f}, {high:.1f}], worst seed {figures['worst']:.1f}")

@@ -15,7 +15,7 @@ from rlscan.runs._config import Config
 
 def train(config: Config, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Train all seeds: the metrics `[seeds, updates]`, and the seconds of compiling and running."""
-    env = build_env(config.env)
+    env = build_env(config)
 
     @eqx.filter_jit
     @eqx.filter_vmap

@@ -33,6 +33,13 @@ def player_parser(prog: str, description: str, *, default_run: str) -> Parser:
     )
     parser.add_argument("run_dir", help="Run directory, as written by `rlscan train`.")
     parser.add_argument(
+        "--allow",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="Build classes of this module too, if the run names any. May be repeated.",
+    )
+    parser.add_argument(
         "--run",
         type=int,
         help="Number of the run, from 0, if several were trained together "
@@ -67,10 +74,12 @@ def load_player(options: Namespace, run: int | None) -> Trained:
     """
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
-    trained = load_trained(options.run_dir, run=run)
+    trained = load_trained(options.run_dir, run=run, allow=options.allow)
     if options.checkpoint != "last":
         file = policy_file(options.run_dir, options.checkpoint)
-        trained = trained._replace(policy=load_policy(file, run=run, inference=False))
+        trained = trained._replace(
+            policy=load_policy(file, run=run, inference=False, allow=options.allow)
+        )
     if trained.config.compile_cache:
         use_compile_cache()
     return trained
@@ -226,7 +235,7 @@ def _disagreement(result: Evaluation) -> dict[str, float]:
 def _announce(trained: Trained, options: Namespace, what: str) -> None:
     checkpoint = "" if options.checkpoint == "last" else f", checkpoint {options.checkpoint}"
     print(
-        f"{trained.config.env.name}, {options.run_dir}: {what}, {options.action}, "
+        f"{trained.config.env.title}, {options.run_dir}: {what}, {options.action}, "
         f"{options.network}, seed {options.seed}{checkpoint}"
     )
 

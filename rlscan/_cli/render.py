@@ -81,7 +81,7 @@ def _render(options: Namespace) -> None:
             f"the policy of {options.run_dir} has no dropout, so that no networks can disagree; "
             "leave out --uncertainty"
         )
-    name = trained.config.env.name
+    name = trained.config.env.title
     suffix = Path(options.output).suffix.lower()
     content, num_steps = render(
         episode, name, trained.env, max_frames=options.max_frames, suffix=suffix

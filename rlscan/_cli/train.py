@@ -55,10 +55,10 @@ def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
             return fail(error, BAD_INPUT)
         # From here on such an error is not the input's fault, and keeps its traceback.
         try:
-            was_finished = run.num_updates_done == run.num_updates
+            was_finished = run.is_finished
             with stack:
                 finished = follow_config(config, run, training, signals)
-            if not was_finished:
+            if not was_finished and config.algorithm is None:
                 check_divergences(training, training.state, debug=config.debug)
         except AuditError as error:
             return fail(_of_runs(error, [] if error.run is None else [error.run], config), FAILED)

@@ -5,6 +5,10 @@
 """
 
 from .._rollout.audit import with_audit as with_audit
+from ._callbacks import (
+    Callback as Callback,
+    Stop as Stop,
+)
 from ._checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
 from ._evaluations import evaluation_key as evaluation_key, summarize as summarize
 from ._fit import fit as fit
@@ -17,5 +21,6 @@ from ._loggers import (
 from ._policy_file import load_policy as load_policy, save_policy as save_policy
 from ._progress import Progress as Progress
 from ._read import read_metrics as read_metrics
+from ._ready_callbacks import Snapshot as Snapshot, StopAtReturn as StopAtReturn
 from ._run import Run as Run
 from ._scores import bootstrap_interval as bootstrap_interval, iqm as iqm

@@ -1,36 +1,49 @@
-"""Building what a config describes: the environment, the untrained policy and the runs."""
+"""Building what a config describes: environment, policy, loss, optimiser, hooks and the runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
 import optax
 
+from .._check.policy import check_policy
+from .._core.screen import message_of
 from .._core.types import Environment, Policy
 from ..envs._gymnax import make
 from ..envs._wrappers import FrameStack, LastActionReward, ObserveOnly
 from ..nn._dropout import Schedule
-from ..policies._actor_critic import ActorCritic
 from ..policies._normalized import NormalizedObservations
-from ..policies._recurrent import RecurrentActorCritic
-from ..policies._transformer import TransformerActorCritic
-from ..ppo._train import count_updates
-from ._config import Config, EnvConfig
-from ._policy_config import PolicyConfig
+from ..ppo._algorithm import count_updates
+from ..ppo._config import PPOConfig
+from ..random._keys import key as make_key
+from ._component import Component, build, is_own, require_methods
+from ._config import Config
 from ._sweep import Member, read_sweep
 
 
-def build_env(config: EnvConfig) -> Environment:
+def build_env(config: Config) -> Environment:
     """Build the environment; `ValueError` for parameters that it does not take."""
-    with _named("env.params"):
-        env = make(config.name, **config.params)
-    if config.observe is not None:
+    env = _bare_env(config)
+    if config.env.observe is not None:
         with _named("env.observe", instead_of="indices"):
-            env = ObserveOnly(env, config.observe)
-    if config.frame_stack > 1:
+            env = ObserveOnly(env, config.env.observe)
+    if config.env.frame_stack > 1:
         with _named("env.frame_stack", instead_of="FrameStack"):
-            env = FrameStack(env, config.frame_stack)
-    return LastActionReward(env) if config.last_action_reward else env
+            env = FrameStack(env, config.env.frame_stack)
+    return LastActionReward(env) if config.env.last_action_reward else env
+
+
+def _bare_env(config: Config) -> Environment:
+    if config.env.class_path is None:
+        with _named("env.params"):
+            return make(str(config.env.name), **config.env.params)
+    component = config.env.component
+    env = build(component, key="env", allow=config.allow)
+    what = "an environment, see rlscan.Environment"
+    require_methods(env, ("reset", "step"), "env", component, what)
+    return env
 
 
 @contextmanager
@@ -47,56 +60,74 @@ def _named(key: str, *, instead_of: str = "") -> Iterator[None]:
 
 def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
     """Build the untrained policy."""
-    policy = _of_kind(config.policy, env, dropout=_dropout(config), key=key)
+    component = config.policy.component
+    if config.policy.dropout_end is not None:
+        component = Component(
+            component.class_path, {**component.init_args, "dropout": _dropout(config)}
+        )
+    policy: Any = build(component, env, key="policy", allow=config.allow, rng=key)
+    what = "a policy, see rlscan.Policy"
+    require_methods(policy, ("__call__", "initial_state"), "policy", component, what)
     return NormalizedObservations(policy, env) if config.policy.normalize_observations else policy
 
 
-def _of_kind(
-    policy: PolicyConfig, env: Environment, *, dropout: float | Schedule, key: Any
-) -> Policy:
-    for_all: dict[str, Any] = {
-        "activation": policy.activation,
-        "num_channels": policy.num_channels,
-        "dropout": dropout,
-        "continuous": policy.continuous,
-        "state_dependent_std": policy.state_dependent_std,
-        "key": key,
+def require_fit(config: Config, env: Environment) -> None:
+    """Raise `ValueError` if a policy of one's own cannot act in the environment."""
+    if is_own(config.policy.class_path):
+        return
+
+    def check(key: Any) -> None:
+        check_policy(build_policy(config, env, key=key), env)
+
+    try:
+        eqx.filter_eval_shape(check, make_key(0, generator=config.generator))
+    except Exception as error:  # a user's class may raise anything
+        what = message_of(error)
+        if what.startswith("policy: "):
+            raise ValueError(what) from None
+        raise ValueError(
+            f"policy: {config.policy.class_path} cannot act in {config.env.title}, "
+            f"{type(error).__name__}: {what}"
+        ) from error
+
+
+def build_algorithm(config: Config) -> Any:
+    """Build what trains the policy: the settings of PPO, or another algorithm.
+
+    **Returns:** a `PPOConfig`, with an array `[R]` for each number that is swept, or an
+    `rlscan.ppo.Algorithm`.
+    """
+    if config.algorithm is None:
+        return _with_swept_numbers(config)
+    algorithm = build(config.algorithm, key="algorithm", allow=config.allow)
+    what = "an algorithm, see rlscan.ppo.Algorithm"
+    require_methods(algorithm, ("init", "update"), "algorithm", config.algorithm, what)
+    return algorithm
+
+
+def build_settings(config: Config) -> dict[str, Any]:
+    """Build the arguments of `rlscan.train` that are functions: `loss` and `optimizer`."""
+    parts = {name: getattr(config, name) for name in ("loss", "optimizer")}
+    return {
+        name: build(component, key=name, allow=config.allow)
+        for name, component in parts.items()
+        if component is not None
     }
-    if policy.kind == "mlp":
-        return ActorCritic(
-            env,
-            hidden_sizes=policy.hidden_sizes,
-            critic_dropout=dropout if policy.shared_masks else policy.critic_dropout,
-            shared_masks=policy.shared_masks,
-            **for_all,
-        )
-    if policy.kind == "transformer":
-        return TransformerActorCritic(
-            env,
-            context_length=policy.context_length,
-            num_layers=policy.num_layers,
-            num_heads=policy.num_heads,
-            embed_size=policy.embed_size,
-            attention_dropout=policy.attention_dropout,
-            gated=policy.gated,
-            **for_all,
-        )
-    return RecurrentActorCritic(
-        env,
-        cell=policy.kind,
-        hidden_size=policy.hidden_size,
-        hidden_sizes=policy.hidden_sizes,
-        critic_dropout=policy.critic_dropout,
-        recurrent_dropout=policy.recurrent_dropout,
-        **for_all,
-    )
 
 
-def _dropout(config: Config) -> float | Schedule:
-    """The rate, or its schedule if it changes to `dropout_end`."""
-    start, end = config.policy.dropout, config.policy.dropout_end
-    if end is None:
-        return start
+def _with_swept_numbers(config: Config) -> PPOConfig:
+    runs, ppo = members(config), config.ppo
+    for key in runs[0].swept:
+        values = jnp.asarray([run.swept[key] for run in runs], jnp.float32)
+        name = key.removeprefix("ppo.")
+        ppo = eqx.tree_at(lambda c: getattr(c, name), ppo, values)  # noqa: B023
+    return ppo
+
+
+def _dropout(config: Config) -> Schedule:
+    """The rate of dropout, which changes to `dropout_end` over the run."""
+    start, end = config.policy.init_args.get("dropout", 0.0), config.policy.dropout_end
+    assert end is not None
     # The first update has the first rate and the last update the last one.
     num_steps = max(count_updates(config.total_steps, config.ppo) - 1, 1)
     return optax.linear_schedule(start, end, num_steps)

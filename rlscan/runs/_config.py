@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -15,22 +15,37 @@ from .._core.require import require_positive
 from .._core.schema import require_plain, structured
 from ..envs._gymnax import check_name
 from ..envs._wrappers import check_indices
+from ..ppo._algorithm import count_updates
 from ..ppo._config import PPOConfig, check_config
-from ..ppo._train import count_updates
 from ..random._keys import Generator
-from ._loggers import LoggerName
-from ._policy_config import PolicyConfig, check_policy_config, is_recurrent_kind
+from ._arguments import require_types
+from ._component import Component, is_own, name_of
+from ._policy_config import (
+    KINDS,
+    PolicyConfig,
+    check_policy_config,
+    may_recur,
+    without_other_kinds,
+)
 from ._sweep import check_sweep, count_settings, read_sweep
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-    """The environment."""
+    """The environment: one by name, or a class of your own and its arguments.
 
-    name: str = "CartPole-v1"
+    Each argument of the class is a key: --env.size 3. `--env.help CLASS` lists them.
+    """
+
+    name: str | None = "CartPole-v1"
     """Name of the environment, one of rlscan.envs.ENVIRONMENTS."""
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Parameters of the environment, under gymnax's names: {max_steps_in_episode: 200}."""
+    class_path: str | None = None
+    """Class of the environment, in place of a name, called as Reach(**init_args): my_module.Reach.
+    --env is short for it."""
+    init_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the class by name."""
     observe: tuple[int, ...] | None = None
     """Indices of the components of an observation that the policy sees, such as [0, 2]. It sees all
     of them if this is null."""
@@ -38,6 +53,18 @@ class EnvConfig:
     """Number of most recent observations that the policy sees at once."""
     last_action_reward: bool = False
     """Whether the policy also sees the last action and the last reward."""
+
+    @property
+    def component(self) -> Component:
+        """The class and its arguments; `rlscan.make` for an environment by name."""
+        if self.class_path is None:
+            return Component("rlscan.make", {"name": self.name, **self.params})
+        return Component(self.class_path, self.init_args)
+
+    @property
+    def title(self) -> str:
+        """What to call the environment on the screen."""
+        return self.name or name_of(self.component)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +74,20 @@ class Config:
     env: EnvConfig = EnvConfig()
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
+    loss: Component | None = None
+    """Loss in place of PPO's: a function of the form of rlscan.ppo.ppo_loss, or a class that is
+    called so: my_module.my_loss."""
+    optimizer: Component | None = None
+    """Optimiser in place of Adam, called as f(learning_rate, **init_args) with the scheduled rate:
+    optax.adamw. The gradient is clipped by ppo.max_grad_norm before."""
+    on_batch: Component | None = None
+    """Hook between the rollout and the update, which may change rewards, see rlscan.train."""
+    algorithm: Component | None = None
+    """Algorithm in place of PPO, called as A2C(**init_args); see rlscan.ppo.Algorithm. It has its
+    own settings, so that those of ppo, loss, optimizer and on_batch do not apply."""
+    callbacks: tuple[Component, ...] = ()
+    """Callbacks, called between updates; see rlscan.runs.Callback. --callbacks may be repeated, and
+    --callbacks.KEY VALUE gives an argument to the last."""
     seed: int = 0
     """Seed for all randomness in the run, from 0 to 2^32 - 1."""
     generator: Generator = "mix32"
@@ -64,8 +105,9 @@ class Config:
     """Directory to write the run to. If null, it is runs/CONFIG-SEED-TIME."""
     log_interval: int = 1
     """Number of updates per row of the metrics."""
-    loggers: tuple[LoggerName, ...] = ()
-    """Loggers that receive the metrics in addition to the files, such as [tensorboard, wandb]."""
+    loggers: tuple[Component, ...] = ()
+    """Loggers that receive the metrics in addition to the files: tensorboard, wandb, or a class of
+    your own, see rlscan.runs.Logger."""
     eval_interval: int = 0
     """Number of updates between evaluations, which are written to evaluations.csv; 0 means no
     evaluations."""
@@ -91,6 +133,8 @@ class Config:
     seed."""
     num_samples: int = 8
     """Number of samples drawn from the swept ranges."""
+    allow: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """Modules whose classes may be built, beside those of rlscan. It is no part of the run."""
 
 
 MOST_RUNS = 2**14
@@ -103,11 +147,44 @@ _MOST = {"env.frame_stack": 1000, "policy.num_layers": 1000, "seed": None, "tota
 GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
 
 
+class Call(typing.NamedTuple):
+    """How rlscan calls the component at a key of the config."""
+
+    num_positional: int = 0  # arguments that come first
+    given: tuple[str, ...] = ()  # arguments by name
+    may_lack: bool = False  # whether what is required comes later, as for a loss
+
+
+# The keys whose values are classes or functions with arguments, and those that are lists of them.
+COMPONENTS = {
+    "env": Call(),
+    "policy": Call(1, ("key",)),
+    "loss": Call(may_lack=True),
+    "optimizer": Call(1),
+    "on_batch": Call(may_lack=True),
+    "algorithm": Call(),
+}
+LISTS = {"callbacks": Call(given=("directory",)), "loggers": Call(given=("directory", "config"))}
+
+LOGGER_CLASSES = {
+    "tensorboard": "rlscan.runs.TensorBoardLogger",
+    "wandb": "rlscan.runs.WandbLogger",
+}
+"""The loggers that have a name of their own."""
+
+LOGGER_NAMES = {path: name for name, path in LOGGER_CLASSES.items()}
+
+OF_PPO = ("ppo", "loss", "optimizer", "on_batch")
+"""The keys of PPO, which another algorithm does not read."""
+
+
 def _leaves() -> dict[str, Any]:
     """The type of every value by its dotted key, such as `ppo.learning_rate`."""
-    hints = {k: t for k, t in typing.get_type_hints(Config).items() if k not in GROUPS}
+    no_values = {*GROUPS, *COMPONENTS, *LISTS, "allow"}
+    hints = {k: t for k, t in typing.get_type_hints(Config).items() if k not in no_values}
     for group, cls in GROUPS.items():
-        hints |= {f"{group}.{k}": t for k, t in typing.get_type_hints(cls).items()}
+        values = typing.get_type_hints(cls).items()
+        hints |= {f"{group}.{k}": t for k, t in values if k not in ("class_path", "init_args")}
     return hints
 
 
@@ -116,18 +193,24 @@ KEYS = _leaves()
 
 def check(config: Config) -> None:
     """Raise `ValueError` for an invalid value. Does not import the environment."""
-    with prefixed("env.name: "):
-        check_name(config.env.name)
+    if (config.env.name is None) == (config.env.class_path is None):
+        raise ValueError("env must have either a name or a class_path; give one of them")
+    if config.env.name is not None:
+        with prefixed("env.name: "):
+            check_name(config.env.name)
     if config.env.observe is not None:
         check_indices("env.observe", config.env.observe)
     require_positive("env.frame_stack", config.env.frame_stack)
     require_plain("env.params", config.env.params)
+    require_plain("env.init_args", config.env.init_args)
+    require_plain("policy.init_args", config.policy.init_args)
     with prefixed("policy."):
         check_policy_config(config.policy)
     _check_size_of_update(config.ppo)
     with prefixed("ppo."):
-        check_config(config.ppo, recurrent=is_recurrent_kind(config.policy))
-    count_updates(config.total_steps, config.ppo)
+        check_config(config.ppo, recurrent=may_recur(config.policy))
+    if config.algorithm is None:
+        count_updates(config.total_steps, config.ppo)
     _check_magnitudes(config)
     for name in ("log_interval", "eval_episodes", "keep_checkpoints", "num_seeds", "num_samples"):
         require_positive(name, getattr(config, name))
@@ -153,6 +236,23 @@ def check(config: Config) -> None:
             "use smaller ones"
         )
     _check_members(config)
+    if config.algorithm is not None:
+        _check_without_ppo(config)
+
+
+def _check_without_ppo(config: Config) -> None:
+    """Raise `ValueError` for a setting that only PPO has, beside another algorithm."""
+    only = {
+        "strict": config.strict,
+        "debug": config.debug,
+        "sweep": bool(config.sweep),
+        "policy.dropout_end": config.policy.dropout_end is not None,
+    }
+    for name in (name for name, is_given in only.items() if is_given):
+        raise ValueError(
+            f"{name} is a setting of PPO, but algorithm is {config.algorithm.class_path}; leave "  # pyright: ignore
+            "it out"
+        )
 
 
 def _check_size_of_update(ppo: PPOConfig) -> None:
@@ -168,10 +268,11 @@ def _check_size_of_update(ppo: PPOConfig) -> None:
 def _check_magnitudes(config: Config) -> None:
     """Raise `ValueError` for a number that int32 or float32 cannot hold."""
     least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-    for key in KEYS:
-        number = attrgetter(key)(config)
+    values = {key: attrgetter(key)(config) for key in KEYS}
+    values |= {f"policy.{name}": value for name, value in config.policy.init_args.items()}
+    for key, number in values.items():
         limit = _MOST.get(key, 2**31 - 1)
-        for count in number if isinstance(number, tuple) else (number,):
+        for count in number if isinstance(number, tuple | list) else (number,):
             if isinstance(count, int) and limit is not None and abs(count) > limit:
                 raise ValueError(f"{key} must be at most {limit}, got {count}")
         if not isinstance(number, float) or number == 0 or not math.isfinite(number):
@@ -213,16 +314,18 @@ def prefixed(prefix: str) -> Iterator[None]:
 
 def is_config(tree: Any) -> bool:
     """Whether settings in a file are those of a `Config`, rather than of a user's own loop."""
-    return isinstance(tree, dict) and GROUPS.keys() <= tree.keys()
+    return isinstance(tree, dict) and {"env", "policy"} <= tree.keys()
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain dictionaries, lists and numbers.
 
-    `output` is left out: a run in another directory is still the same run.
+    `output` is left out, because a run in another directory is still the same run, and so is
+    `allow`.
     """
     tree = dataclasses.asdict(config, dict_factory=_with_lists)
-    del tree["output"]
+    for name in ("output", "allow", *(OF_PPO if config.algorithm else ())):
+        del tree[name]
     return tree
 
 
@@ -230,12 +333,35 @@ def _with_lists(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: list(x) if isinstance(x, tuple) else x for name, x in fields}
 
 
-def from_dict(tree: Any) -> Config:
+def from_dict(tree: Any, *, allow: Sequence[str] = ()) -> Config:
     """The inverse of `to_dict`. Missing keys have their default values.
 
     **Raises:** `ValueError` for an unknown key, or a value of another type.
     """
-    return structured(tree, Config, "config")
+    config = structured(_modern(tree), Config, "config")
+    for name, call in COMPONENTS.items():
+        component = getattr(config, name)
+        if component is not None and component.class_path and is_own(component.class_path):
+            plain = Component(component.class_path, component.init_args)
+            given = {"num_positional": call.num_positional, "given": call.given}
+            require_types(plain, key=f"config.{name}", **given)
+    return dataclasses.replace(config, allow=tuple(allow))
+
+
+def _modern(tree: Any) -> Any:
+    """A tree of today from one whose policy is told by its kind, as early runs wrote it."""
+    policy = tree.get("policy") if isinstance(tree, dict) else None
+    if not isinstance(policy, dict) or policy.get("kind") not in KINDS:
+        return tree
+    class_path, fixed = KINDS[policy["kind"]]
+    rest = {
+        name: policy[name] for name in ("dropout_end", "normalize_observations") if name in policy
+    }
+    given = {name: x for name, x in policy.items() if name != "kind" and name not in rest}
+    init_args = {**without_other_kinds(class_path, given), **fixed}
+    loggers = [{"class_path": LOGGER_CLASSES.get(x, x)} for x in tree.get("loggers", ())]
+    policy = {"class_path": class_path, "init_args": init_args, **rest}
+    return {**tree, "policy": policy, "loggers": loggers}
 
 
 def to_yaml(config: Config) -> str:

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from .._core.require import did_you_mean
-from ._config import GROUPS, KEYS
-from ._config_keys import first_key, is_key, may_be_none, nearest, wanted
+from ._config import GROUPS, KEYS, LISTS
+from ._config_keys import first_key, is_key, is_of_component, may_be_none, nearest, wanted
 from ._named_configs import named_configs
-
-_DEEPEST, _MOST_NODES = 40, 100_000
+from ._yaml import compose
 
 _STANDARD = "tag:yaml.org,2002:"  # how the tags of YAML's own types begin
 
@@ -20,7 +19,7 @@ class Setting(NamedTuple):
     """A value for a key of the config."""
 
     key: str
-    value: Any  # text, or a list or dictionary: not yet converted to the type of the key
+    value: Any  # text, or a list or mapping: not yet converted to the type of the key
     got: str  # the value as it was written, for errors
     where: str = ""  # file and line, for errors
 
@@ -38,8 +37,8 @@ def read_settings(path: str) -> list[Setting]:
         if key in seen:
             raise ValueError(f"{where}{key} is given twice; keep one")
         seen.add(key)
-        if key in KEYS:
-            if node.tag == f"{_STANDARD}null" and not may_be_none(key):
+        if key in KEYS or _is_value(key, node):
+            if key in KEYS and node.tag == f"{_STANDARD}null" and not may_be_none(key):
                 raise ValueError(f"{where}{key} must be {wanted(key)}, got nothing")
             settings.append(Setting(key, _value(node, path), _text(node, path), where))
     return settings
@@ -65,29 +64,6 @@ def _compose(path: str) -> yaml.Node:
     return root
 
 
-def compose(text: str) -> yaml.Node | None:
-    """The nodes of a YAML document.
-
-    **Raises:** `yaml.YAMLError` if it is none, or if it would never end or fill the memory, because
-    an alias contains itself, aliases multiply, or values are nested too deeply.
-    """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError:
-        raise yaml.YAMLError("values are nested too deeply") from None
-    stack, num_nodes = [(root, 0)], 0
-    while stack:
-        node, depth = stack.pop()
-        num_nodes += 1
-        if depth > _DEEPEST or num_nodes > _MOST_NODES:
-            raise yaml.YAMLError("values are nested too deeply, or aliases make too many of them")
-        if isinstance(node, yaml.CollectionNode):
-            pairs = isinstance(node, yaml.MappingNode)
-            parts = [x for pair in node.value for x in pair] if pairs else node.value
-            stack += [(part, depth + 1) for part in parts]
-    return root
-
-
 def _walk(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """The dotted keys of a config, with the nodes of key and value."""
     if not isinstance(node, yaml.MappingNode):
@@ -100,10 +76,22 @@ def _walk(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str, A
     for key_node, value in node.value:
         key = f"{prefix}{_name(key_node, path)}"
         yield key, key_node, value
-        if key in GROUPS:
+        if key in GROUPS and not _is_value(key, value):
+            yield from _walk(value, path, f"{key}.")
+        elif is_of_component(key) and not _is_value(key, value):
             yield from _walk(value, path, f"{key}.")
         elif is_key(f"{key}.") and isinstance(value, yaml.MappingNode):
             yield from _walk(value, path, f"{key}.")
+
+
+def _is_value(key: str, node: yaml.Node) -> bool:
+    """Whether a key that names a class, or an argument of one, has its value here.
+
+    The mapping of a class holds its arguments one by one, and so does `init_args`.
+    """
+    group, _, name = key.partition(".")
+    holds_keys = isinstance(node, yaml.MappingNode) and name in ("", "init_args")
+    return is_of_component(key) and (group in LISTS or not holds_keys)
 
 
 def _value(node: yaml.Node, path: str) -> Any:

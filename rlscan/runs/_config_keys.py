@@ -1,25 +1,16 @@
 """The keys of a config, and the words for the values that each takes."""
 
 import math
-import types
 import typing
 
 from .._core.require import did_you_mean
-from ._config import GROUPS, KEYS, Config, check, from_dict, to_dict
-from ._loggers import LOGGERS
+from ._config import COMPONENTS, GROUPS, KEYS, LISTS, Config, check, from_dict, to_dict
 from ._sweep import EXAMPLES
+from ._values import wanted_of
 
 PARAMS = "env.params."  # any key that starts with this is one: the environment knows which it takes
 
-_WANTED = {
-    int: "an integer, written without point or exponent",
-    float: "a number, such as 3e-4",
-    bool: "true or false",
-    dict: "a mapping, such as {gravity: 9.8}",
-    tuple[int, ...]: "a list of integers, such as [64, 64]",
-    tuple[str, ...]: f"a list, with entries such as {EXAMPLES}",
-}
-
+_NOT_ARGUMENTS = ("class_path", "init_args", "kind")
 
 # What CleanRL, Stable-Baselines3 and purejaxrl call the settings whose names here are not near.
 _ELSEWHERE = {
@@ -42,8 +33,18 @@ _ELSEWHERE = {
 
 
 def is_key(key: str) -> bool:
-    """Whether a dotted key such as `ppo.gamma` holds a value."""
-    return key in KEYS or key.startswith(PARAMS)
+    """Whether a dotted key such as `ppo.gamma` may hold a value.
+
+    What the arguments of a class are is known when the class is.
+    """
+    return key in KEYS or key.startswith(PARAMS) or is_of_component(key)
+
+
+def is_of_component(key: str) -> bool:
+    """Whether a key names a class, or an argument of one."""
+    group, _, name = key.partition(".")
+    is_static = key in KEYS or key.startswith(PARAMS)
+    return (group in COMPONENTS or group in LISTS) and not is_static and name != "help"
 
 
 def nearest(key: str) -> str:
@@ -53,12 +54,12 @@ def nearest(key: str) -> str:
     name = key.rpartition(".")[2].lower()
     if name in _ELSEWHERE:
         return f", did you mean {_ELSEWHERE[name]}?"
-    return did_you_mean(key, KEYS) or "; --help lists all"
+    return did_you_mean(key, [*KEYS, *COMPONENTS, *LISTS]) or "; --help lists all"
 
 
 def first_key(prefix: str) -> str:
     """The first key that starts with `prefix`, as an example."""
-    return next(key for key in KEYS if key.startswith(prefix))
+    return next((key for key in KEYS if key.startswith(prefix)), f"{prefix}class_path")
 
 
 def may_be_none(key: str) -> bool:
@@ -68,18 +69,9 @@ def may_be_none(key: str) -> bool:
 
 def wanted(key: str) -> str:
     """The values that a key takes, in words."""
-    if key == "loggers":
-        return f"a list of {' and '.join(LOGGERS)}, such as [{LOGGERS[0]}]"
+    if key == "sweep":
+        return f"a list, with entries such as {EXAMPLES}"
     return f"{wanted_of(KEYS[key])}{' or .inf' if _may_be_infinite(key) else ''}"
-
-
-def wanted_of(kind: typing.Any) -> str:
-    """The values of a type, in words."""
-    if isinstance(kind, types.UnionType):  # with None
-        kind = typing.get_args(kind)[0]
-    if typing.get_origin(kind) is typing.Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
-    return _WANTED.get(kind) or _WANTED.get(typing.get_origin(kind), "text")
 
 
 def _may_be_infinite(key: str) -> bool:

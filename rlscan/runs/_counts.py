@@ -51,6 +51,7 @@ class Counts:
     best_return: float = -math.inf  # the best mean over runs between two checkpoints
     best_update: int = 0  # the update of the checkpoint that followed
     ends: dict[str, int] = dataclasses.field(default_factory=dict)  # lengths of the metrics files
+    stopped: str | None = None  # why a callback ended the run, if one did
 
     def at_checkpoint(self) -> "Counts":
         """Start a new stretch at a checkpoint, and record the last one if it was the best."""

@@ -1,8 +1,9 @@
 """`fit`: PPO from Python, in a run directory."""
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,16 @@ from jaxtyping import Array, Key
 from .._core.files import entry
 from .._core.require import require_positive
 from .._core.types import Environment, Policy
+from ..ppo._algorithm import Algorithm, count_updates, steps_per_update
 from ..ppo._config import PPOConfig
 from ..ppo._losses import Loss, ppo_loss
-from ..ppo._train import Training, count_updates, first_state, train
+from ..ppo._optimizer import Optimizer
+from ..ppo._train import first_state, train
+from ..ppo._training import Training
 from ..ppo._update import TrainState
 from ..ppo._verdicts import check_divergences
 from ..random._keys import KeyLike, as_keys, generator_of, impl_of
+from ._callbacks import Callback, Callbacks
 from ._checkpoint import Checkpoint
 from ._directory import check_output, holds_run
 from ._evaluations import make_evaluator
@@ -34,15 +39,17 @@ from ._run import Run, Setup
 def fit(
     policy: Policy | Callable[..., Policy],
     env: Environment,
-    config: PPOConfig,
+    config: PPOConfig | Algorithm,
     *,
     total_steps: int,
     output: str | os.PathLike,
     key: KeyLike,
     loss: Loss = ppo_loss,
+    optimizer: Optimizer | None = None,
     resume: bool = True,
     log_interval: int = 1,
     loggers: Iterable[Logger] = (),
+    callbacks: Sequence[Callback] = (),
     eval_interval: int = 0,
     eval_episodes: int = 64,
     checkpoint_interval: float = 30.0,
@@ -51,7 +58,7 @@ def fit(
     debug: bool = False,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """Train a policy with PPO in a run directory, as `rlscan train` does.
+    """Train a policy in a run directory, as `rlscan train` does.
 
     Started again, a script goes on from its last checkpoint, bit for bit, and a finished run is
     only read. A larger `total_steps` extends it, unless the learning rate is annealed.
@@ -63,12 +70,14 @@ def fit(
 
     **Arguments:**
 
-    - `policy`, `env`, `config`, `total_steps`, `key`, `loss`, `strict`, `debug`, `mesh`: as for
-        `rlscan.train`. Keys `[R]` train R runs side by side.
+    - `policy`, `env`, `config`, `total_steps`, `key`, `loss`, `optimizer`, `strict`, `debug`,
+        `mesh`: as for `rlscan.train`. Keys `[R]` train R runs side by side.
     - `output`: the run directory; made if needed.
     - `resume`: whether to go on if `output` holds this run already; `False` refuses.
     - `log_interval`, `loggers`, `checkpoint_interval`, `keep_checkpoints`: as for
         `rlscan.runs.Run`.
+    - `callbacks`: called between updates; they may stop the run, or change the state, see
+        `rlscan.runs.Callback`.
     - `eval_interval`: updates between evaluations, see `rlscan.evaluate`; 0 means none.
     - `eval_episodes`: episodes of each evaluation, by the mode of the distribution.
 
@@ -91,15 +100,16 @@ def fit(
         Run[TrainState],
         output,
         num_updates=count_updates(total_steps, config),
-        steps_per_update=config.num_envs * config.num_steps,
+        steps_per_update=steps_per_update(config),
         config=settings,
         labels=[{"run": i} for i in range(len(keys))] if keys.ndim else ({},),
         log_interval=log_interval,
         loggers=loggers,
+        callbacks=callbacks,
         checkpoint_interval=checkpoint_interval,
         keep_checkpoints=keep_checkpoints,
         resume=resume,
-        policy=lambda state: state.policy,
+        policy=policy_in,
         setup=Setup(check=partial(_check_resumed, Path(output), settings)),
     )
     opened = open_training(
@@ -111,7 +121,8 @@ def fit(
         goes_on=goes_on,
         total_steps=total_steps,
         loss=loss,
-        state_interval=eval_interval or None,
+        optimizer=optimizer,
+        state_interval=exact_interval(eval_interval, callbacks),
         strict=strict,
         mesh=mesh,
     )
@@ -131,12 +142,37 @@ def fit(
     return training.state
 
 
+def policy_in(state: Any) -> Policy:
+    """The policy in the state of an algorithm.
+
+    **Raises:** `ValueError` if there is none, or more than one and no attribute `policy`.
+    """
+    if hasattr(state, "policy"):
+        return state.policy
+
+    def is_policy(node: Any) -> bool:
+        return callable(node) and hasattr(node, "initial_state")
+
+    found = [node for node in jax.tree.leaves(state, is_leaf=is_policy) if is_policy(node)]
+    if len(found) != 1:
+        raise ValueError(
+            f"the state of an algorithm must hold the policy that it trains, got {len(found)} "
+            "policies; name it: give the state an attribute `policy`"
+        )
+    return found[0]
+
+
+def exact_interval(eval_interval: int, callbacks: Sequence[Callback]) -> int | None:
+    """The updates after which evaluations and callbacks need the exact state, if any do."""
+    return math.gcd(eval_interval, Callbacks(callbacks).interval or 0) or None
+
+
 @contextmanager
 def open_training(
     run_of: Callable[..., Run[TrainState]],
     policy: Any,
     env: Environment,
-    config: PPOConfig,
+    config: PPOConfig | Algorithm,
     keys: Key[Array, "*R"],
     *,
     goes_on: bool,
@@ -162,7 +198,7 @@ def open_training(
     shapes = eqx.filter_eval_shape(lambda: first_state(policy, env, config, keys))
     with run_of(state=shapes) as run:
         is_new = run.num_updates_done == 0  # it was stopped before its first checkpoint
-        yield run, begin(policy, key=keys) if is_new else begin(None, state=run.state)
+        yield run, begin(policy, key=keys) if is_new else begin(None, state=run.state, key=keys)
 
 
 def follow(
@@ -178,6 +214,8 @@ def follow(
     **Arguments:**
 
     - `run`, `training`: from `open_training`.
+    - `callbacks`: called between updates; they may stop the run, or change the state, see
+        `rlscan.runs.Callback`.
     - `eval_interval`: updates between evaluations; 0 means none.
     - `evaluator`: makes the function that evaluates a policy; called only if it is needed.
     - `debug`: whether a divergence is explained.
@@ -189,23 +227,40 @@ def follow(
     evaluate = evaluator() if eval_interval else None
     for state, _ in run.record(training):
         if evaluate is not None and run.num_updates_done % eval_interval == 0:
-            run.add_evaluation(evaluate(state.policy))
+            run.add_evaluation(evaluate(policy_in(state)))
     _raise_if_all_diverged(training, debug)
 
 
 def _raise_if_all_diverged(training: Training, debug: bool) -> None:
-    if np.all(np.asarray(training.state.divergence.update) > 0):
+    divergence = getattr(training.state, "divergence", None)
+    if divergence is not None and np.all(np.asarray(divergence.update) > 0):
         check_divergences(training, training.state, debug=debug)
 
 
-def _settings(config: PPOConfig, total_steps: int, keys: Key[Array, "*R"]) -> dict[str, Any]:
+def _settings(
+    config: PPOConfig | Algorithm, total_steps: int, keys: Key[Array, "*R"]
+) -> dict[str, Any]:
     """What must be the same when the run goes on, for `config.yaml`."""
+    if not isinstance(config, PPOConfig):
+        return _settings_of(config, keys)
     numbers = {name: np.asarray(value).tolist() for name, value in vars(config).items()}
     words = np.asarray(jax.random.key_data(keys)).tolist()
     settings = {"ppo": numbers, "key": {"generator": generator_of(keys), "words": words}}
     if config.anneal_learning_rate:  # over the whole run, whose length is part of it then
         settings["total_steps"] = int(total_steps)
     return settings
+
+
+def _settings_of(algorithm: Algorithm, keys: Key[Array, "*R"]) -> dict[str, Any]:
+    """The name of another algorithm, and those of its attributes that are plain."""
+    attributes = getattr(algorithm, "__dict__", {})
+    plain = {k: v for k, v in attributes.items() if isinstance(v, bool | int | float | str)}
+    words = np.asarray(jax.random.key_data(keys)).tolist()
+    name = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
+    return {
+        "algorithm": {"class_path": name, "init_args": plain},
+        "key": {"generator": generator_of(keys), "words": words},
+    }
 
 
 def _check_resumed(directory: Path, now: dict[str, Any], checkpoint: Checkpoint) -> None:

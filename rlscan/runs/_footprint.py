@@ -16,12 +16,14 @@ from .._rollout.blocks import BLOCK
 from .._rollout.rollout import init_rollout, rollout
 from .._rollout.state import RolloutState
 from ..nn._trainable import partition_trainable
-from ..ppo._train import count_updates
+from ..ppo._algorithm import count_updates, steps_per_update
+from ..ppo._train import first_state
 from ..ppo._update import init_train
 from ..random._keys import key as make_key
-from ._build import build_env, build_policy, members
+from ._build import build_algorithm, build_env, build_policy, members
+from ._component import is_own
 from ._config import Config
-from ._policy_config import PolicyConfig, is_recurrent_kind
+from ._policy_config import KINDS, PolicyConfig, settings_of
 
 _PROGRAM = 2**29  # bytes taken by Python, JAX and compiled programs themselves
 
@@ -65,7 +67,7 @@ def footprint(config: Config) -> Footprint:
 
     - `config`: the config of the run.
     """
-    env, ppo, num_runs = build_env(config.env), config.ppo, len(members(config))
+    env, ppo, num_runs = build_env(config), config.ppo, len(members(config))
 
     def start() -> Any:
         key = make_key(0, generator=config.generator)
@@ -126,13 +128,20 @@ def require_memory(needed: int, hint: str, what: str = "the run") -> None:
 
 
 def check_memory(config: Config) -> None:
-    """Raise `ValueError` if a run cannot fit. A run that is obviously small is not examined."""
+    """Raise `ValueError` if a run cannot fit. A run that is obviously small is not examined.
+
+    What an algorithm other than PPO takes is not known.
+    """
+    if config.algorithm is not None:
+        return
     per_step, per_env = _rough_counts(config.policy)
     num_runs = len(members(config))
     num_envs, num_episodes = num_runs * config.ppo.num_envs, num_runs * config.eval_episodes
     is_small = num_envs * (config.ppo.num_steps * max(128, per_step) + per_env) < 2**26
     is_small &= num_episodes * (max(128, per_step) + per_env) < 2**24 or not config.eval_interval
-    if is_small and max([config.env.frame_stack * 40, *config.policy.hidden_sizes]) < 4096:
+    is_known = is_own(config.policy.class_path) and config.env.class_path is None
+    sizes = settings_of(config.policy).get("hidden_sizes", ())
+    if is_known and is_small and max([config.env.frame_stack * 40, *sizes]) < 4096:
         return  # below 2 GB
     hint = (
         "smaller ppo.num_envs, ppo.num_steps or policy.hidden_sizes, more ppo.num_minibatches, or "
@@ -150,12 +159,13 @@ def _rough_counts(policy: PolicyConfig) -> tuple[int, int]:
     Six copies of its state are stored: the current one, the one before the rollout, and those of
     truncated episodes, each of them twice.
     """
-    units = sum(policy.hidden_sizes)
-    if policy.kind == "transformer":
-        width, length = policy.embed_size, policy.context_length
-        in_block = 12 * width + policy.num_heads * length
-        return policy.num_layers * in_block, 6 * policy.num_layers * 2 * width * length
-    cell = policy.hidden_size if is_recurrent_kind(policy) else 0
+    settings = settings_of(policy)
+    units = sum(settings.get("hidden_sizes", ()))
+    if policy.class_path == KINDS["transformer"][0]:
+        width, length = settings["embed_size"], settings["context_length"]
+        in_block = 12 * width + settings["num_heads"] * length
+        return settings["num_layers"] * in_block, 6 * settings["num_layers"] * 2 * width * length
+    cell = settings.get("hidden_size", 0)
     return units + 8 * cell, 6 * 2 * cell
 
 
@@ -176,6 +186,9 @@ def device_memory() -> int | None:
 
 def dry_run(config: Config) -> Iterator[str]:
     """The lines that `--dry-run` prints."""
+    if config.algorithm is not None:
+        yield from _dry_run_of_algorithm(config)
+        return
     found, ppo = footprint(config), config.ppo
     num_runs, there = len(members(config)), device_memory()
     runs = f"{num_runs} runs of " if num_runs > 1 else ""
@@ -191,6 +204,19 @@ def dry_run(config: Config) -> Iterator[str]:
         f"rollout {format_bytes(found.rollout)}, update {format_bytes(found.update)}"
         f"{evaluation}; and about {format_bytes(_PROGRAM)} for the program itself"
     )
+    yield f"available memory      {format_bytes(there) if there else 'unknown'}"
+
+
+def _dry_run_of_algorithm(config: Config) -> Iterator[str]:
+    """The size of a run of another algorithm than PPO; how much its updates take is not known."""
+    env, algorithm = build_env(config), build_algorithm(config)
+    key = make_key(0, generator=config.generator)
+    policy = partial(build_policy, config, env)
+    state = eqx.filter_eval_shape(lambda: first_state(policy, env, algorithm, key))
+    per_update, there = steps_per_update(algorithm), device_memory()
+    num_updates = count_updates(config.total_steps, algorithm)
+    yield f"updates               {num_updates:,} of {per_update:,} steps"
+    yield f"memory of the state   {format_bytes(tree_bytes(state))}"
     yield f"available memory      {format_bytes(there) if there else 'unknown'}"
 
 

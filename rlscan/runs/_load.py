@@ -1,6 +1,7 @@
 """`load_trained`: read what a run trained, for evaluating, plotting and rendering."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +24,15 @@ class Trained(NamedTuple):
     policy: Policy  # in training mode, with its noise
 
 
-def load_config(directory: str | Path) -> Config:
-    """Read the config of a run.
+def load_config(directory: str | Path, *, allow: Sequence[str] = ()) -> Config:
+    """Read the config of a run. Nothing that it names is imported, except for `allow`.
 
     **Raises:** `ValueError` if `directory` is not a run directory, or its config cannot be read.
     """
     file = Path(directory) / CONFIG_FILE
     if not os.path.isfile(file):  # a Path raises for a name that is too long
         raise ValueError(f"{directory} is not a run directory: it has no {CONFIG_FILE}")
-    return parse(["--config", str(file)])
+    return parse(["--config", str(file)], allow=allow)
 
 
 def load_settings(directory: str | Path) -> dict[str, Any]:
@@ -55,21 +56,24 @@ def load_settings(directory: str | Path) -> dict[str, Any]:
     return to_dict(load_config(directory))
 
 
-def load_trained(directory: str | Path, *, run: int | None = None) -> Trained:
+def load_trained(
+    directory: str | Path, *, run: int | None = None, allow: Sequence[str] = ()
+) -> Trained:
     """Read the config, environment and policy of a run.
 
     **Arguments:**
 
     - `directory`: the run directory.
     - `run`: the number of the run, if several were trained together.
+    - `allow`: the modules whose classes may be built beside rlscan's, see `rlscan.load_policy`.
 
     **Raises:** `ValueError` if `directory` is not a run directory, if it holds no policy yet, or if
     its files cannot be read.
     """
-    config = load_config(directory)
+    config = load_config(directory, allow=allow)
     which: dict[str, Any] = {} if run is None else {"run": run}
     try:
-        policy = load_policy(directory, inference=False, **which)
+        policy = load_policy(directory, inference=False, allow=allow, **which)
     except FileNotFoundError:
         raise ValueError(f"{directory} holds no policy yet; let the run end, or stop it") from None
-    return Trained(config, build_env(config.env), policy)
+    return Trained(config, build_env(config), policy)

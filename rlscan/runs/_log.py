@@ -121,8 +121,12 @@ class Log:
             taken[name] = value.reshape(shape)
         self._taken.append(taken)
 
-    def write(self) -> Counts:
+    def write(self, *, is_last: bool = False) -> Counts:
         """Write the updates taken since the last call: all of them, or none and an `OSError`.
+
+        **Arguments:**
+
+        - `is_last`: whether the run ends here, so that the last update gets a row in any case.
 
         **Returns:** the counts after them. Call `show` only after keeping the matching state, so
         that a failing screen cannot separate the two.
@@ -133,7 +137,7 @@ class Log:
         for i, metrics in enumerate(self._taken):
             counts.num_updates += 1
             counts.seconds = before + (now - before) * (i + 1) / length
-            rows += self._rows(metrics, counts)
+            rows += self._rows(metrics, counts, is_last=is_last and i == length - 1)
         self._files.write(rows)
         for row in rows:
             self._loggers.log(row)
@@ -163,7 +167,9 @@ class Log:
         """Force the rows so far to the disk, so that they survive a crash of the machine."""
         self._files.sync()
 
-    def _rows(self, metrics: dict[str, np.ndarray], counts: Counts) -> list[dict[str, Any]]:
+    def _rows(
+        self, metrics: dict[str, np.ndarray], counts: Counts, *, is_last: bool
+    ) -> list[dict[str, Any]]:
         """Count one update, and return a row for each run if rows are due."""
         done = counts.num_updates
         runs = [
@@ -175,7 +181,7 @@ class Log:
             counts.since_checkpoint[i].add(one)
             if done > 0.9 * self._num_updates:
                 counts.last_tenth[i].add(one)
-        is_last = done == self._num_updates or all(one.get("diverged", 0) for one in runs)
+        is_last |= done == self._num_updates or all(one.get("diverged", 0) for one in runs)
         if done % self._log_interval and not is_last:
             return []
         steps = (done - counts.row_updates) * self._steps_per_update
@@ -253,7 +259,10 @@ class Log:
         took = ""
         if self._compile_seconds is not None:
             took = f"; compiling took {format_seconds(self._compile_seconds)}"
-        if done < self._num_updates:
+        if self.counts.stopped is not None:
+            ending = f"stopped after {done:,} updates, {self.counts.stopped}"
+            where = str(self._directory)
+        elif done < self._num_updates:
             ending = f"stopped after {done:,} of {self._num_updates:,} updates"
             where = f"{self._directory}; --resume {self._directory} continues it"
         else:

@@ -59,7 +59,12 @@ class MetricsFiles:
             self._columns = list(rows[0])
             as_csv.append(_csv_line(self._columns))
         for row in rows:
-            values = {name: row[name] for name in self._columns}
+            if extra := [name for name in row if name not in self._columns]:
+                raise ValueError(
+                    f"the metric {extra[0]} is not in the first row, which named the columns; "
+                    "report it at every update, as NaN if it is not there"
+                )
+            values = {name: row.get(name, math.nan) for name in self._columns}
             as_csv.append(_csv_line(list(values.values())))
             # JSON has no NaN, so `null` stands for it.
             finite = {n: v if math.isfinite(v) else None for n, v in values.items()}

@@ -1,29 +1,38 @@
 """`parse_command`: the config and the options that a command line gives."""
 
-import argparse
 import dataclasses
-import re
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from ..ppo._config import PPOConfig
-from ._config import GROUPS, KEYS, Config, check
-from ._config_file import Setting, compose, read_settings
-from ._config_keys import PARAMS, is_key, nearest, wanted, wanted_of
+from .._core.require import did_you_mean
+from ._component import ANYTHING
+from ._config import GROUPS, KEYS, LISTS, Config, check, to_dict
+from ._config_file import Setting, read_settings
+from ._config_keys import PARAMS, is_key, is_of_component, nearest, wanted
 from ._directory import CONFIG_FILE
+from ._drafts import Drafts
+from ._help import print_class_help, print_help
 from ._named_configs import find_config
 from ._resume import ALLOWED, LONGER, locate
+from ._values import read_value
 
 # Options that are no keys of a config, with the type of their values.
-_OTHERS = {"config": str, "resume": str, "dry_run": bool, "help": None, "print_config": None}
+_OTHERS = {
+    "config": str,
+    "resume": str,
+    "dry_run": bool,
+    "allow": str,
+    "help": None,
+    "print_config": None,
+}
 
-_REPEATABLE = ("config", "sweep")
+_REPEATABLE = ("config", "sweep", "allow", *LISTS)
+
+_FLAGS = ("skip_default", "skip_unset")  # of --print_config
 
 
 class Command(NamedTuple):
@@ -35,12 +44,14 @@ class Command(NamedTuple):
     changed: frozenset[str]  # dotted keys given on the command line itself, not in a file
 
 
-def parse(argv: Sequence[str], *, prog: str = "train") -> Config:
+def parse(argv: Sequence[str], *, prog: str = "train", allow: Sequence[str] = ANYTHING) -> Config:
     """The config that a command line gives. Arguments and errors are those of `parse_command`."""
-    return parse_command(argv, prog=prog).config
+    return parse_command(argv, prog=prog, allow=allow).config
 
 
-def parse_command(argv: Sequence[str], *, prog: str = "train") -> Command:
+def parse_command(
+    argv: Sequence[str], *, prog: str = "train", allow: Sequence[str] = ANYTHING
+) -> Command:
     """Read a command line and the files it names, and check the resulting config.
 
     Values on the command line override values in files, wherever they stand. Otherwise, later
@@ -53,95 +64,58 @@ def parse_command(argv: Sequence[str], *, prog: str = "train") -> Command:
         order. Dashes and underscores in a key are the same, and a switch such as `--strict` needs
         no value.
     - `prog`: the name of the program in `--help`.
+    - `allow`: the modules whose classes the files may name. By default any, since the caller has
+        named the files; with `--resume` those of `--allow`.
 
     **Raises:** `ValueError`, in one line, for a file that cannot be read, and for an invalid key
     or value. `SystemExit` after `--help` and `--print_config`.
     """
-    parser, given = _parser(prog), _read_options(argv)
+    given = _read_options(argv)
     if "help" in given:
-        parser.parse_args(["--help"])
+        print_help(prog)
+        raise SystemExit(0)
+    for name in given:
+        if name.endswith(".help"):
+            print_class_help(name.removesuffix(".help"), given[name])
+            raise SystemExit(0)
     files, flags = given.pop("config", []), given.pop("print_config", None)
+    more = tuple(given.pop("allow", ()))
     values: dict[str, Any] = {}
     if "resume" in given:
+        allow = more
         directory = _directory_to_resume(given["resume"], [*given, *["config"] * bool(files)])
         files, values["output"] = [str(directory / CONFIG_FILE)], str(directory)
-    for file in files:
-        _override(values, read_settings(find_config(file)), parser)
-    _override(values, (Setting(k, v, _as_written(v)) for k, v in given.items()), parser)
+    drafts = Drafts(allow)
+    for i, file in enumerate(files):
+        _override(values, read_settings(find_config(file)), drafts, i)
+    options = [Setting(k, v, _as_written(v)) for k, v in given.items()]
+    _override(values, options, drafts, len(files))
     resume, dry_run = values.pop("resume", None), values.pop("dry_run", False)
 
-    namespace = parser.instantiate(parser.parse_object(values))
-    config = Config(**{field.name: namespace[field.name] for field in dataclasses.fields(Config)})
+    config = dataclasses.replace(_config_of(drafts.finish(values)), allow=tuple(allow))
     check(config)
     if flags is not None:
-        _print_config(values, flags, parser)
+        _print_config(config, flags)
+        raise SystemExit(0)
     if config.output is None:
-        name = Path(files[-1]).stem if files else config.env.name
+        name = Path(files[-1]).stem if files else config.env.title
         output = f"runs/{name}-{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
         config = dataclasses.replace(config, output=output)
     return Command(config, resume, dry_run, frozenset(filter(is_key, given)))
 
 
-@cache
-def _parser(prog: str) -> Any:
-    import jsonargparse  # a quarter of a second, which `import rlscan` does without
-
-    jsonargparse.set_parsing_settings(
-        docstring_parse_attribute_docstrings=True,  # they are the texts of --help
-        subclasses_disabled=[PPOConfig],  # else an eqx.Module is asked for as class_path, init_args
-        instantiate_subclass_spec_in_any=False,  # env.params holds values, never classes to build
-    )
-    parser = jsonargparse.ArgumentParser(
-        prog=prog,
-        usage=f"{prog} [--config FILE] [--KEY VALUE ...] [--dry-run]\n"
-        f"       {prog} --resume RUN_DIR [--dry-run]",
-        description="Train a policy with PPO as a config describes, and write a run directory.",
-        epilog="Options override values in files. They may be written with dashes, as in "
-        "--ppo.learning-rate 1e-3, and a switch such as --strict needs no value.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config",
-        action="config",
-        metavar="FILE",
-        help="Read values from a YAML file with any of the keys below, or from a config that comes "
-        "with rlscan, by its name: `rlscan configs` lists them. May be repeated; later files "
-        "override earlier ones.",
-    )
-    # They have no defaults, so that --print_config leaves them out: they are not part of a config.
-    parser.add_argument(
-        "--resume",
-        type=str,
-        default=argparse.SUPPRESS,
-        metavar="RUN_DIR",
-        help="Continue a run that was stopped or killed, from the last checkpoint in its run "
-        "directory, or from a checkpoint file in it.",
-    )
-    parser.add_argument(
-        "--dry-run",
-        type=bool,
-        default=argparse.SUPPRESS,
-        help="Print the size of the run and the memory it needs, then exit.",
-    )
-    parser.add_class_arguments(Config)
-    for action in parser._actions:
-        if action.dest in GROUPS:  # --ppo FILE: a second way to do what --config does
-            action.help = argparse.SUPPRESS
-        if "--print_config" in action.option_strings:
-            action.help = (
-                "Print the resulting config, then exit. The flags, separated by commas, are "
-                "skip_default and skip_unset."
-            )
-    return parser
+def _config_of(values: dict[str, Any]) -> Config:
+    """The config with these values by dotted key; others have their defaults."""
+    fields: dict[str, Any] = {k: v for k, v in values.items() if "." not in k}
+    for group, cls in GROUPS.items():
+        prefix = f"{group}."
+        own = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+        fields[group] = cls(**own)
+    return Config(**fields)
 
 
 def _read_options(argv: Sequence[str]) -> dict[str, Any]:
-    """Values by option, as text; a list of them for an option that may be repeated.
-
-    This only pairs options with values. jsonargparse could do it too, but it applies each file at
-    its place among the options, and its errors do not tell which option is wrong.
-    """
+    """Values by option, as text; a list of them for an option that may be repeated."""
     options: list[tuple[str, str | None]] = []
     for argument in argv:
         if argument == "-h":
@@ -155,9 +129,13 @@ def _read_options(argv: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{argument!r} follows no option; write --KEY VALUE, such as --seed 1")
     given: dict[str, Any] = {}
     for name, value in options:
-        if not (is_key(name) or name in _OTHERS):
+        if not (is_key(name) or name in _OTHERS or _is_class_help(name)):
             raise ValueError(f"unknown option --{name}{nearest(name)}")
         value = _without_value(name) if value is None else value
+        group, _, argument = name.partition(".")
+        if group in LISTS and argument:
+            _give_to_last(given, group, argument, value)
+            continue
         if name in _REPEATABLE:
             value = [*given.get(name, []), value]
         given.pop(name, None)  # keys are in the order of their last values: see `_override`
@@ -165,64 +143,92 @@ def _read_options(argv: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def _as_written(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else " ".join(value)
+def _is_class_help(name: str) -> bool:
+    group, _, rest = name.partition(".")
+    return rest == "help" and is_of_component(group)
+
+
+def _give_to_last(given: dict[str, Any], group: str, argument: str, value: str) -> None:
+    """Give `--callbacks.KEY VALUE` to the class of the last `--callbacks`."""
+    if not given.get(group):
+        raise ValueError(f"--{group}.{argument} follows no --{group}; name the class before it")
+    last = given[group][-1]
+    last = {"class_path": last, "init_args": {}} if isinstance(last, str) else last
+    last["init_args"][argument.removeprefix("init_args.")] = value
+    given[group][-1] = last
+
+
+def _as_written(value: str | list[Any]) -> str:
+    return value if isinstance(value, str) else " ".join(map(str, value))
 
 
 def _without_value(name: str) -> str:
     """The value of an option that stands alone: `--strict` is `--strict=true`."""
     kind = _OTHERS[name] if name in _OTHERS else KEYS.get(name, str)
-    if kind is None:
+    if kind is None or _is_class_help(name):
         return ""
     if kind is bool:
         return "true"
-    examples = {"config": "a YAML file", "resume": "a run directory"}
-    raise ValueError(f"--{name} needs a value: {examples.get(name) or wanted(name)}")
+    examples = {
+        "config": "a YAML file",
+        "resume": "a run directory",
+        "allow": "a module, such as my_module",
+    }
+    words = wanted(name) if name in KEYS else "a class by its import path"
+    raise ValueError(f"--{name} needs a value: {examples.get(name) or words}")
 
 
-def _override(values: dict[str, Any], settings: Iterable[Setting], parser: Any) -> None:
-    """Put settings into `values`, each converted to the type of its key."""
-    from jsonargparse import ArgumentError
-
-    for key, value, got, where in settings:
+def _override(
+    values: dict[str, Any], settings: Iterable[Setting], drafts: Drafts, source: int
+) -> None:
+    """Put settings into `values`, each converted to the type of its key, or into `drafts`."""
+    for setting in map(_with_name, settings):
+        key, value, got, where = setting
+        if is_of_component(key):
+            drafts.take(setting, source)
+            continue
+        drafts.note(setting, source)
         if key.startswith(PARAMS):
             name = key.removeprefix(PARAMS)
-            key, value = "env.params", {**values.get("env.params", {}), name: value}
-        try:  # one key at a time, so that it is known which of them is wrong
-            if _has_ambiguous_number(key, got) or not _is_yaml(value):
-                raise ArgumentError(None, key)
-            values[key] = parser.parse_object({key: value}, defaults=False)[key]
-        except ArgumentError:
-            what = wanted(key) if key in KEYS else wanted_of(_OTHERS[key])
-            got = " ".join(got.split()) or "nothing"
-            raise ValueError(f"{where}{key} must be {what}, got {got}") from None
+            value = read_value(key, value, Any, got=got, where=where)
+            values["env.params"] = {**values.get("env.params", {}), name: value}
+        elif key in KEYS:
+            kind, words = KEYS[key], wanted(key)
+            values[key] = read_value(key, value, kind, got=got, where=where, words=words)
+        else:
+            values[key] = read_value(key, value, _OTHERS[key], got=got, where=where)
 
 
-# Numbers that YAML reads as others: 12:30 is 750 there (sexagesimal), and 017 is 15 (octal).
-_AMBIGUOUS = re.compile(r"(?<![\w.+-])[-+]?(0[0-7_]+|\d[\d_]*(:[0-5]?\d)+(\.\d*)?)(?![\w.])")
+def _with_name(setting: Setting) -> Setting:
+    """`env: CartPole-v1` as the name of an environment; a class has a module."""
+    value = setting.value
+    is_name = setting.key == "env" and isinstance(value, str) and not set(".:{") & set(value)
+    return setting._replace(key="env.name") if is_name else setting
 
 
-def _has_ambiguous_number(key: str, got: str) -> bool:
-    kind = KEYS.get(key, _OTHERS.get(key))
-    is_text = str in (kind, *typing.get_args(kind)) and key != "env.params"
-    return not is_text and _AMBIGUOUS.search(got) is not None
+def _print_config(config: Config, flags: str) -> None:
+    """Print a config as YAML; with `skip_default` without what has its default value."""
+    tree, asked = to_dict(config), [flag for flag in flags.split(",") if flag]
+    for flag in asked:
+        if flag not in _FLAGS:
+            near = did_you_mean(flag, _FLAGS)
+            raise ValueError(
+                f'Invalid option "{flag}" for --print_config; one of {", ".join(_FLAGS)}{near}'
+            )
+    if asked:
+        tree = _difference(tree, to_dict(_config_of(Drafts(()).finish({}))))
+    print(yaml.safe_dump(tree, sort_keys=False), end="")
 
 
-def _is_yaml(value: Any) -> bool:
-    """Whether a text can be read at all; see `compose` for aliases that never end."""
-    try:
-        return not isinstance(value, str) or "*" not in value or compose(value) is not None
-    except yaml.YAMLError:
-        return False
-
-
-def _print_config(values: Mapping[str, Any], flags: str, parser: Any) -> None:
-    from jsonargparse import ArgumentError
-
-    try:
-        parser.parse_args([f"--print_config={flags}"], namespace=parser.parse_object(values))
-    except ArgumentError as error:
-        raise ValueError(str(error)) from None
+def _difference(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in tree.items():
+        before = default.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            value, before = _difference(value, before), {}
+        if value != before:
+            found[name] = value
+    return found
 
 
 def _directory_to_resume(path: str, options: Iterable[str]) -> Path:

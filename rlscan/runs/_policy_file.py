@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from ._checkpoint import (
     find_part,
     restore,
 )
-from ._config import Config, check, is_config, prefixed, to_dict
+from ._component import require_allowed
+from ._config import Config, check, from_dict, is_config, prefixed, to_dict
 
 FORMAT = "rlscan policy"
 FORMAT_VERSION = 3  # raised when older versions of rlscan can no longer read a file
@@ -80,8 +81,11 @@ def load_policy(
     run: int | None = None,
     inference: bool = True,
     like: Policy | None = None,
+    allow: Sequence[str] = (),
 ) -> Policy:
     """Read a policy.
+
+    Reading executes nothing: only rlscan's own classes are built, unless `allow` names others.
 
     **Arguments:**
 
@@ -93,6 +97,8 @@ def load_policy(
         was trained.
     - `like`: a policy of the same class and shapes, for a class that rlscan does not build from a
         config. Its arrays are replaced.
+    - `allow`: modules that you trust, such as `["my_module"]`. A class of theirs that the config of
+        a run names is imported and built; the working directory can be imported from then.
 
     **Returns:** the policy.
 
@@ -106,16 +112,20 @@ def load_policy(
         raise FileNotFoundError(
             f"no policy at {file}; give the directory of a run, which holds {POLICY_FILE}"
         ) from None
-    config = None if like is not None else _config_in(file, header)
+    config = None if like is not None else _config_in(file, header, allow)
     num_runs = 1 if config is None else len(members(config))
     if (num_runs > 1 or run is not None) and run not in range(num_runs):
         holds = f"holds {num_runs} runs" if num_runs > 1 else "holds one run"
         raise ValueError(f"{file} {holds}; run must be from 0 to {num_runs - 1}, got {run}")
+    if config is not None:
+        require_allowed(config.policy.component, key=f"{file}: policy", allow=allow)
+        require_allowed(config.env.component, key=f"{file}: env", allow=allow)
     with as_written(file):  # a config may name an environment that does not take its parameters
         skeleton: Any = like if config is None else _skeleton(config)
     if header["format"] == CHECKPOINT:
         checkpoint = checkpoint_of(file, header, body)
-        within = find_part(checkpoint, skeleton) if config is None else ".policy"
+        is_ppo = config is not None and config.algorithm is None
+        within = ".policy" if is_ppo else find_part(checkpoint, skeleton)
         policy = restore(checkpoint, skeleton, within=within)
     else:
         policy = _deserialised(file, header, body, skeleton)
@@ -125,7 +135,7 @@ def load_policy(
     return eqx.nn.inference_mode(policy) if inference else policy
 
 
-def _config_in(file: Path, header: Mapping[str, Any]) -> Config:
+def _config_in(file: Path, header: Mapping[str, Any], allow: Sequence[str] = ()) -> Config:
     """The config from which a policy is built; `ValueError` if it is another loop's, or invalid."""
     tree = entry(file, header, "config", dict | None)
     if not is_config(tree):
@@ -133,9 +143,10 @@ def _config_in(file: Path, header: Mapping[str, Any]) -> Config:
             f"{file} holds a policy that no config of rlscan builds; pass like=, a policy of the "
             "same class, such as the one that training started from"
         )
-    config = entry(file, header, "config", Config)
-    with as_written(file), prefixed("config."):
-        check(config)
+    with as_written(file):
+        config = from_dict(tree, allow=allow)
+        with prefixed("config."):
+            check(config)
     return config
 
 
@@ -193,7 +204,7 @@ def _file_of(path: Path) -> Path:
 
 def _skeleton(config: Config) -> Any:
     """The policy that a config describes, with shapes for arrays; `[R, …]` for several runs."""
-    env, num_runs = build_env(config.env), len(members(config))
+    env, num_runs = build_env(config), len(members(config))
     axis = () if num_runs == 1 else (num_runs,)
     build = lambda seed: build_policy(config, env, key=make_key(seed))  # noqa: E731
     return eqx.filter_eval_shape(over_runs(build, axis), jnp.zeros(axis, jnp.int32))

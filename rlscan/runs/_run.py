@@ -22,8 +22,8 @@ from .._core.require import require_positive
 from .._core.scan import check_same_carry
 from .._core.tree import is_shape
 from .._core.types import Policy, PyTree
-from ..ppo._train import Training
 from ..random._keys import impl_of
+from ._callbacks import Callback, Callbacks, Stop
 from ._checkpoint import Checkpoint, checkpoint_content, keep_checkpoint, restore
 from ._config import Config
 from ._counts import Counts, check_counts, new_counts, no_episodes
@@ -48,6 +48,7 @@ class Reached(NamedTuple):
 
     state: Any
     counts: Counts
+    callbacks: list[Any]  # what the callbacks remember
 
 
 class Run(Generic[State]):
@@ -87,6 +88,7 @@ class Run(Generic[State]):
         checkpoint_interval: float = 30.0,
         keep_checkpoints: int = 2,
         resume: bool | str | os.PathLike = True,
+        callbacks: Sequence[Callback] = (),
         policy: Callable[[State], Policy] | None = None,
         title: str | None = None,
         setup: "Setup | None" = None,
@@ -110,6 +112,8 @@ class Run(Generic[State]):
         - `keep_checkpoints`: how many checkpoints to keep, beside the one with the best return.
         - `resume`: whether to go on if the directory holds a run already; or the run directory or
             checkpoint to go on from. `False` refuses a directory that holds a run.
+        - `callbacks`: see `rlscan.runs.Callback`. For one that changes the state, the iterator
+            needs an attribute `state` that can be set, as `rlscan.train` has it.
         - `policy`: takes the policy out of a state. It is saved when the run has finished, for
             `rlscan.load_policy(directory, like=…)`.
         - `title`: the name of the run on the screen; by default that of the directory.
@@ -126,6 +130,7 @@ class Run(Generic[State]):
         self._keep = require_positive("keep_checkpoints", keep_checkpoints)
         self._checkpoint_interval, self._loggers = checkpoint_interval, loggers
         self._resume, self._policy = resume, policy
+        self._callbacks = Callbacks(callbacks)
         self._title = title or self.directory.name
         self._setup = setup or Setup()
         self._has_failed = False
@@ -156,7 +161,7 @@ class Run(Generic[State]):
             self._evaluations = EvaluationsFile(self.directory, self._log.num_taken)
             self._saved_update, self._saved_time = self._log.num_taken, time.monotonic()
             has_policy = self._policy is None or (self.directory / POLICY_FILE).exists()
-            self._was_finished = self._is_finished and has_policy
+            self._was_finished = self.is_finished and has_policy
             self._stack = stack.pop_all()
         return self
 
@@ -166,7 +171,7 @@ class Run(Generic[State]):
                 self._save(in_room=True)
             if kind is not None or self._was_finished:
                 return
-            if self._policy is not None and self._is_finished:
+            if self._policy is not None and self.is_finished:
                 room = self._rooms[POLICY_FILE.name]
                 policy = self._policy(self._reached.state)
                 save_policy(
@@ -191,45 +196,70 @@ class Run(Generic[State]):
 
         **Raises:** `KeyboardInterrupt` if a signal came before the first update.
         """
-        if self._is_finished:
+        if self.is_finished:
             if self._was_finished:
-                self.say(
-                    f"{self.directory} has finished, all {self.num_updates:,} updates: "
-                    "nothing to resume"
-                )
+                counts = self._reached.counts
+                how = f"all {self.num_updates:,} updates"
+                if counts.stopped is not None:
+                    how = f"stopped after update {counts.num_updates:,}, {counts.stopped}"
+                self.say(f"{self.directory} has finished, {how}: nothing to resume")
             return
         self._introduce(updates)
         self._log.start()
         before = _updates_in(self.state) - self._log.num_taken  # made before this run
         iterator, first, last, num_made = iter(updates), None, None, 0
         # An iterator that knows it has ended is asked once more, since it may still raise.
-        while not self._is_finished or operator.length_hint(iterator, 1) == 0:
+        while not self.is_finished or operator.length_hint(iterator, 1) == 0:
             try:
                 state, metrics = next(iterator)
             except StopIteration:
                 return
-            self._log.take(metrics)
             if state is not last:
                 num_made = _updates_in(state) - before
                 first = state if first is None else first
                 _require_same_rest(first, state)
                 last = state
-            if num_made > self._log.num_taken:  # the state after a later update of the same call
+            if (
+                num_made > self._log.num_taken + 1
+            ):  # the state after a later update of the same call
+                self._log.take(metrics)
                 with self._log.paused():
                     yield state, metrics
                 continue
-            self._reached = Reached(state, self._log.write())
+            state, metrics, stop = self._call_back(updates, state, metrics)
+            last = state
+            self._log.take(metrics)
+            counts = self._log.write(is_last=stop is not None)
+            if stop is not None:
+                counts.stopped = stop.reason or "by a callback"
+            self._reached = Reached(state, counts, self._callbacks.states())
             self._log.show()
             with self._log.paused():
                 yield state, metrics
             self._save_if_due()
-            if self._setup.signals:
+            if self._setup.signals or stop is not None:
                 return
+
+    def _call_back(
+        self, updates: Any, state: State, metrics: Metrics
+    ) -> tuple[State, Metrics, Stop | None]:
+        """Call the callbacks after an update, and go on from the state that they return."""
+        done = self._log.num_taken + 1
+        changed, metrics, stop = self._callbacks.call(done, state, metrics)
+        if changed is not state:
+            _require_same_rest(state, changed)
+            if not hasattr(updates, "state"):
+                raise TypeError(
+                    "a callback has changed the state, but this loop cannot go on from another "
+                    "one; give the iterator an attribute `state`, as rlscan.train has it"
+                )
+            updates.state = changed
+        return changed, metrics, stop
 
     def _introduce(self, updates: Any) -> None:
         """Show what the run is, and compile what can be compiled beforehand."""
-        is_training = isinstance(updates, Training)
-        num_devices = 1 if not is_training or updates.mesh is None else updates.mesh.size
+        is_training, mesh = hasattr(updates, "compile"), getattr(updates, "mesh", None)
+        num_devices = 1 if mesh is None else mesh.size
         self._log.introduce(self._title, num_devices=num_devices, is_compiling=is_training)
         if changed := changed_versions(self.directory):
             what = ", ".join(changed)
@@ -261,11 +291,13 @@ class Run(Generic[State]):
         self._log.say(text)
 
     @property
-    def _is_finished(self) -> bool:
-        return self._reached.counts.num_updates >= self.num_updates
+    def is_finished(self) -> bool:
+        """Whether all updates are made, or a callback has stopped the run."""
+        counts = self._reached.counts
+        return counts.num_updates >= self.num_updates or counts.stopped is not None
 
     def _begin(self, stack: ExitStack) -> None:
-        self._reached = Reached(self.state, new_counts(len(self._labels)))
+        self._reached = Reached(self.state, new_counts(len(self._labels)), self._callbacks.states())
         text = None if self._config is None else yaml.safe_dump(self._config, sort_keys=False)
         self._rooms = stack.enter_context(claim(self.directory, text, self._sizes()))
         write_info(self.directory, self._setup.command, 0, self._setup.about)
@@ -295,9 +327,11 @@ class Run(Generic[State]):
                 )
             if header.get("total_updates", self.num_updates) != self.num_updates:
                 counts.last_tenth = no_episodes(len(counts.row))  # it is a different one now
+                counts.stopped = None
             check_metrics(self.directory, counts.ends)
             self.state = restore(checkpoint, self.state)
-        self._reached = Reached(self.state, counts)
+            self._callbacks.restore(entry(file, header, "callbacks", list[Any] | None) or ())
+        self._reached = Reached(self.state, counts, self._callbacks.states())
         try:
             bring_back(self.directory, counts, file)
             self._rooms = stack.enter_context(reserved(self.directory, self._sizes()))
@@ -312,7 +346,7 @@ class Run(Generic[State]):
             text = yaml.safe_dump(self._config, sort_keys=False)
             if not file.exists() or text != file.read_text(encoding="utf-8"):
                 write_whole(file, text.encode())
-        if not self._is_finished:
+        if not self.is_finished:
             (self.directory / POLICY_FILE).unlink(missing_ok=True)  # it was finished, and goes on
             done = self._reached.counts.num_updates
             write_info(self.directory, self._setup.command, done, self._setup.about)
@@ -320,7 +354,8 @@ class Run(Generic[State]):
     def _sizes(self) -> dict[str, int]:
         """The space that saving needs at the end, in bytes by name."""
         start = _zeros(self.state)
-        sizes = {LAST: len(self._content(Reached(start, self._reached.counts))) + _MARGIN}
+        start_of = self._reached._replace(state=start)
+        sizes = {LAST: len(self._content(start_of)) + _MARGIN}
         if self._policy is not None:
             content = policy_content(self._policy(start), self._setup.policy_config)
             sizes[POLICY_FILE.name] = len(content)
@@ -328,7 +363,11 @@ class Run(Generic[State]):
 
     def _content(self, reached: Reached) -> bytes:
         counts = dataclasses.asdict(reached.counts)
-        header = {"counts": counts, "total_updates": self.num_updates}
+        header = {
+            "counts": counts,
+            "total_updates": self.num_updates,
+            "callbacks": reached.callbacks,
+        }
         return checkpoint_content(reached.state, self._config, header)
 
     def _save_if_due(self) -> None:
@@ -348,14 +387,14 @@ class Run(Generic[State]):
         self._log.sync()  # the rows that the checkpoint counts must be there first
         keep_checkpoint(
             self.directory,
-            self._content(Reached(self._reached.state, counts)),
+            self._content(self._reached._replace(counts=counts)),
             num_updates=counts.num_updates,
             best_update=counts.best_update,
             keep=self._keep,
             room=self._rooms[LAST] if in_room else None,
         )
         self._log.counts = counts
-        self._reached = Reached(self._reached.state, counts)
+        self._reached = self._reached._replace(counts=counts)
         self._saved_update, self._saved_time = counts.num_updates, time.monotonic()
         self._has_failed = False
 

@@ -6,27 +6,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from .._core.files import entry
+from .._core.files import as_written, entry
 from .._core.mesh import make_mesh
 from .._core.program import call_program
-from ..ppo._config import PPOConfig
-from ..ppo._train import Training, count_updates
+from ..ppo._algorithm import count_updates, steps_per_update
+from ..ppo._training import Training
 from ..ppo._update import TrainState
 from ..random._keys import key as make_key
-from ._build import build_env, build_policy, members
+from ._attachments import build_callbacks, build_loggers
+from ._build import (
+    build_algorithm,
+    build_env,
+    build_policy,
+    build_settings,
+    members,
+    require_fit,
+)
+from ._callbacks import Callback
 from ._checkpoint import Checkpoint
-from ._config import Config, to_dict
+from ._component import name_of
+from ._config import LOGGER_NAMES, Config, from_dict, to_dict
 from ._directory import check_output
 from ._evaluations import make_evaluator
-from ._fit import follow, open_training
+from ._fit import exact_interval, follow, open_training, policy_in
 from ._footprint import check_memory
-from ._loggers import check_loggers, make_loggers
+from ._loggers import check_loggers
 from ._resume import ALLOWED, LONGER, check_unchanged
 from ._run import Run, Setup
 
@@ -55,11 +63,14 @@ def open_run(
     **Raises:** `ValueError` or `TypeError` for a config that cannot be trained, an `output` that
     cannot be written or holds another run, or a run that cannot go on.
     """
-    check_loggers(config.loggers)
+    paths = [one.class_path for one in config.loggers]
+    check_loggers([LOGGER_NAMES[path] for path in paths if path in LOGGER_NAMES])
     if resume is None:
         check_output(str(config.output))
+    env, callbacks, algorithm = build_env(config), build_callbacks(config), build_algorithm(config)
+    require_fit(config, env)
+    if resume is None:
         check_memory(config)
-    env = build_env(config.env)
     setup = Setup(
         command=command,
         about={"seed": config.seed, "runs": _labels(config)},
@@ -69,40 +80,58 @@ def open_run(
         signals=signals,
     )
     with open_training(
-        partial(_run_of, config, resume or False, setup),
+        partial(_run_of, config, algorithm, callbacks, resume or False, setup),
         partial(build_policy, config, env),
         env,
-        _with_swept_numbers(config),
+        algorithm,
         _keys_of(config),
         goes_on=resume is not None,
         total_steps=config.total_steps,
-        state_interval=config.eval_interval or None,
+        state_interval=exact_interval(config.eval_interval, callbacks),
         strict=config.strict,
         mesh=None if config.num_devices in (None, 1) else make_mesh(config.num_devices),
+        **build_settings(config),
     ) as opened:
         yield opened
 
 
 def _run_of(
-    config: Config, resume: bool | str, setup: Setup, *, state: TrainState
+    config: Config,
+    algorithm: Any,
+    callbacks: Sequence[Callback],
+    resume: bool | str,
+    setup: Setup,
+    *,
+    state: TrainState,
 ) -> Run[TrainState]:
     tree, labels = to_dict(config), _labels(config)
     return Run(
         str(config.output),
         state,
-        num_updates=count_updates(config.total_steps, config.ppo),
-        steps_per_update=config.ppo.num_envs * config.ppo.num_steps,
+        num_updates=count_updates(config.total_steps, algorithm),
+        steps_per_update=steps_per_update(algorithm),
         config=tree,
         labels=labels if len(labels) > 1 else ({},),
         log_interval=config.log_interval,
-        loggers=make_loggers(config.loggers, str(config.output), config=tree),
+        loggers=build_loggers(config),
+        callbacks=callbacks,
         checkpoint_interval=config.checkpoint_interval,
         keep_checkpoints=config.keep_checkpoints,
         resume=resume,
-        policy=lambda state: state.policy,
-        title=config.env.name,
+        policy=policy_in,
+        title=_title(config),
         setup=setup,
     )
+
+
+def _title(config: Config) -> str:
+    """The environment, the policy and its rate of dropout, for the screen."""
+    policy, rate = config.policy, config.policy.init_args.get("dropout")
+    words = [config.env.title, name_of(policy.component)]
+    if isinstance(rate, float | int):
+        end = "" if policy.dropout_end is None else f" to {policy.dropout_end:g}"
+        words.append(f"dropout {rate:g}{end}")
+    return ", ".join(words)
 
 
 def _labels(config: Config) -> list[dict[str, Any]]:
@@ -133,17 +162,7 @@ def follow_config(
         ),
         debug=config.debug,
     )
-    return run.num_updates_done == run.num_updates
-
-
-def _with_swept_numbers(config: Config) -> PPOConfig:
-    """The settings of PPO, with an array `[R]` for each number that is swept."""
-    runs, ppo = members(config), config.ppo
-    for key in runs[0].swept:
-        values = jnp.asarray([run.swept[key] for run in runs], jnp.float32)
-        name = key.removeprefix("ppo.")
-        ppo = eqx.tree_at(lambda c: getattr(c, name), ppo, values)  # noqa: B023
-    return ppo
+    return run.is_finished
 
 
 def _keys_of(config: Config) -> Key[Array, "*R"]:
@@ -155,7 +174,8 @@ def _keys_of(config: Config) -> Key[Array, "*R"]:
 
 def _check_resumed(config: Config, checkpoint: Checkpoint) -> None:
     """Refuse a config that differs from the one in the checkpoint, except where it may."""
-    saved = entry(checkpoint.file, checkpoint.header, "config", Config)
+    with as_written(checkpoint.file):
+        saved = from_dict(entry(checkpoint.file, checkpoint.header, "config", dict))
     directory = Path(str(config.output))
     check_unchanged(directory, to_dict(saved), to_dict(config), (*ALLOWED, LONGER))
     if config.total_steps == saved.total_steps:

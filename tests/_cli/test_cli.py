@@ -231,8 +231,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, st
 def test_overrides_reach_the_config_of_the_run(finished: tuple[Path, str]):
     directory, _ = finished
     config = parse(["--config", str(directory / "config.yaml")])
-    assert (config.ppo.learning_rate, config.policy.dropout, config.seed) == (1e-3, 0.25, 3)
-    assert (config.policy.hidden_sizes, config.total_steps) == ((8,), NUM_UPDATES * 32)
+    assert (config.ppo.learning_rate, config.policy.init_args["dropout"], config.seed) == (
+        1e-3,
+        0.25,
+        3,
+    )
+    assert (config.policy.init_args["hidden_sizes"], config.total_steps) == ([8], NUM_UPDATES * 32)
 
 
 def test_a_row_for_every_update_in_both_files(finished: tuple[Path, str]):
@@ -255,7 +259,7 @@ def test_a_row_for_every_update_in_both_files(finished: tuple[Path, str]):
 def test_the_run_trains_the_same_policy_as_the_documented_loop(finished: tuple[Path, str]):
     directory, _ = finished
     config = parse(["--config", str(directory / "config.yaml")])
-    env = rlscan.make(config.env.name)
+    env = rlscan.make(str(config.env.name))
     policy_key, train_key = jax.random.split(rlscan.key(config.seed))
     policy = build_policy(config, env, key=policy_key)
     updates = rlscan.train(
@@ -274,7 +278,7 @@ def test_the_run_trains_the_same_policy_as_the_documented_loop(finished: tuple[P
 def test_without_a_terminal_lines_are_printed(finished: tuple[Path, str]):
     directory, output = finished
     first, compiled, *lines, last = output.splitlines()
-    assert first.startswith("CartPole-v1: 16 updates of 32 steps, into ")
+    assert first.startswith("CartPole-v1, ActorCritic, dropout 0.25: 16 updates of 32 ")
     assert compiled.startswith("compiled in ")
     assert lines[-1].startswith("100%  update 16/16  ") and "steps/s  return " in lines[-1]
     assert last.startswith("512 steps in ") and last.endswith(f" in the last tenth: {directory}")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from rlscan._cli.main import main
-from rlscan.runs._config import Config
 from rlscan.runs._named_configs import named_configs, summary
 from rlscan.runs._parse import parse
 
@@ -39,7 +38,9 @@ def test_a_name_means_that_config_unless_there_is_such_a_file(
     named = parse(["--config", "pendulum", "--output", "out"])
     assert named == parse(["--config", str(ROOT / "configs/pendulum.yaml"), "--output", "out"])
     Path("cartpole").write_text("seed: 7")
-    assert parse(["--config", "cartpole", "--output", "out"]) == Config(seed=7, output="out")
+    assert parse(["--config", "cartpole", "--output", "out"]) == parse(
+        ["--seed", "7", "--output", "out"]
+    )
     with pytest.raises(ValueError, match="no config file acrobott, did you mean acrobot?"):
         parse(["--config", "acrobott"])
 

@@ -23,8 +23,9 @@ from rlscan._core.cpu import WHOLE_LOOPS
 from rlscan._core.mesh import FIRST, WHOLE, device_key, sharded
 from rlscan.nn._trainable import partition_trainable
 from rlscan.ppo._update import check_mesh, collect, flatten_steps
-from rlscan.runs._config import Config, PolicyConfig
+from rlscan.runs._config import Config
 from rlscan.runs._machine import best_num_devices, on_this_machine
+from rlscan.runs._policy_config import policy_config
 
 MESH = rlscan.make_mesh(2)
 CONFIG = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, num_minibatches=1, num_epochs=1)
@@ -247,7 +248,7 @@ def test_only_devices_with_enough_work_are_used(
     ppo = rlscan.ppo.PPOConfig(
         num_envs=num_envs, num_steps=num_steps, num_minibatches=num_minibatches
     )
-    policy = PolicyConfig(kind="gru" if recurrent else "mlp")
+    policy = policy_config(kind="gru" if recurrent else "mlp")
     assert best_num_devices(cores, Config(ppo=ppo, policy=policy)) == found
 
 
@@ -261,7 +262,7 @@ def test_a_run_is_split_unless_told_otherwise(
     assert config.num_devices == found
     assert on_this_machine(Config(num_devices=given)).num_devices == 1  # 8 environments
     ppo = rlscan.ppo.PPOConfig(num_envs=100, num_steps=128, num_minibatches=4)
-    with_memory = on_this_machine(Config(policy=PolicyConfig(kind="gru"), ppo=ppo))
+    with_memory = on_this_machine(Config(policy=policy_config(kind="gru"), ppo=ppo))
     assert with_memory.num_devices == 1  # two would have 50 each, not divisible by 4 minibatches
 
 
@@ -323,22 +324,22 @@ def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "policy, num_envs, num_runs, are_split",
     [
-        (PolicyConfig(), 4, 1, False),  # minibatches of 128 steps, layers of 64 units
-        (PolicyConfig(), 8, 1, False),
-        (PolicyConfig(), 16, 1, False),
-        (PolicyConfig(), 32, 1, True),
-        (PolicyConfig(hidden_sizes=(256, 64)), 8, 1, True),
-        (PolicyConfig(hidden_sizes=(16,)), 32, 1, False),
-        (PolicyConfig(hidden_sizes=()), 16, 1, False),
-        (PolicyConfig(), 4, 8, True),  # as one with 32 environments
-        (PolicyConfig(kind="gru", hidden_size=256), 8, 1, True),
-        (PolicyConfig(kind="lstm", hidden_size=16, hidden_sizes=()), 16, 1, False),
-        (PolicyConfig(kind="transformer", embed_size=256), 8, 1, True),
-        (PolicyConfig(kind="transformer", embed_size=32), 16, 1, False),
+        (policy_config(), 4, 1, False),  # minibatches of 128 steps, layers of 64 units
+        (policy_config(), 8, 1, False),
+        (policy_config(), 16, 1, False),
+        (policy_config(), 32, 1, True),
+        (policy_config(hidden_sizes=(256, 64)), 8, 1, True),
+        (policy_config(hidden_sizes=(16,)), 32, 1, False),
+        (policy_config(hidden_sizes=()), 16, 1, False),
+        (policy_config(), 4, 8, True),  # as one with 32 environments
+        (policy_config(kind="gru", hidden_size=256), 8, 1, True),
+        (policy_config(kind="lstm", hidden_size=16, hidden_sizes=()), 16, 1, False),
+        (policy_config(kind="transformer", embed_size=256), 8, 1, True),
+        (policy_config(kind="transformer", embed_size=32), 16, 1, False),
     ],
 )
 def test_only_long_loops_are_split(
-    policy: PolicyConfig,
+    policy: Any,
     num_envs: int,
     num_runs: int,
     are_split: bool,

@@ -30,8 +30,8 @@ from rlscan._plots.scenes import (
     make_scene,
     seconds_per_step,
 )
-from rlscan.runs._config import PolicyConfig
 from rlscan.runs._evaluations import evaluation_key
+from rlscan.runs._policy_config import policy_config
 
 REPOSITORY = Path(__file__).parents[2]
 NOTHING = jnp.zeros(4), None, jnp.array(4), jnp.array(5)  # four steps without reward or networks
@@ -378,7 +378,7 @@ def test_bad_input_ends_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").symlink_to(run)
     (tmp_path / "old.gif").write_text("mine")
-    without = PolicyConfig(hidden_sizes=(4,), dropout=0.0)
+    without = policy_config(hidden_sizes=(4,), dropout=0.0)
     run_dirs.with_policy(tmp_path / "plain", policy=without)
     assert main(["render", *options.split()]) == 2
     captured = capsys.readouterr()

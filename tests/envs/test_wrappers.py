@@ -338,12 +338,12 @@ def test_a_second_wrapper_of_the_same_kind_is_refused() -> None:
 
 def test_a_config_wraps_in_order() -> None:
     argv = "--env.observe [0,2] --env.frame_stack 3 --env.last-action-reward true".split()
-    env: Any = build_env(parse(argv).env)
+    env: Any = build_env(parse(argv))
     assert isinstance(env, rlscan.envs.LastActionReward)
     assert isinstance(env.env, rlscan.envs.FrameStack)
     assert isinstance(env.env.env, rlscan.envs.ObserveOnly)
     assert env.env.observation_space().shape == (6,)
-    assert isinstance(build_env(EnvConfig()), rlscan.envs.GymnaxEnvironment)
+    assert isinstance(build_env(Config()), rlscan.envs.GymnaxEnvironment)
 
 
 def test_a_config_with_wrappers_round_trips(tmp_path: Any) -> None:
@@ -380,15 +380,15 @@ def test_invalid_settings_are_refused_in_one_line(options: str, message: str) ->
 
 
 def test_indices_that_the_environment_does_not_have_are_refused_when_it_is_built() -> None:
-    config = EnvConfig(observe=(0, 7))
-    check(Config(env=config))
+    config = Config(env=EnvConfig(observe=(0, 7)))
+    check(config)
     with pytest.raises(ValueError, match=r"^env.observe must be .* from 0 to 3, got \[0, 7\]"):
         build_env(config)
 
 
 def test_a_policy_of_a_config_fits_a_stack_and_is_read_back_from_a_file(tmp_path: Any) -> None:
     config = Config(env=EnvConfig(observe=(0, 2), frame_stack=2))
-    env = build_env(config.env)
+    env = build_env(config)
     policy = build_policy(config, env, key=rlscan.key(0))
     rlscan.check_policy(policy, env)
     save_policy(tmp_path / "policy.eqx", policy, config)

@@ -17,7 +17,8 @@ from statistics_network import make_policy as statistics_policy
 import rlscan
 from rlscan._core.moments import Sum
 from rlscan.runs._build import build_env, build_policy
-from rlscan.runs._config import Config, PolicyConfig
+from rlscan.runs._config import Config
+from rlscan.runs._policy_config import policy_config
 from rlscan.runs._policy_file import save_policy
 
 MESH = rlscan.make_mesh(2)
@@ -268,8 +269,8 @@ def test_an_evaluation_uses_those_that_were_learned(run: Any) -> None:
 
 
 def test_a_policy_in_a_file_has_them(tmp_path: Any) -> None:
-    config = Config(policy=PolicyConfig(normalize_observations=True, hidden_sizes=(8,)))
-    env = build_env(config.env)
+    config = Config(policy=policy_config(normalize_observations=True, hidden_sizes=(8,)))
+    env = build_env(config)
     policy: Any = build_policy(config, env, key=rlscan.key(0))
     state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(1))
     policy = jit_move(policy, jit_rollout(policy, env, state, 4)[1])

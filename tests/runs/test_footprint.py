@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,9 +15,10 @@ import rlscan
 from rlscan._cli.main import main
 from rlscan.runs import _footprint
 from rlscan.runs._build import build_env, build_policy
-from rlscan.runs._config import Config, EnvConfig, PolicyConfig
+from rlscan.runs._config import Config, EnvConfig
 from rlscan.runs._footprint import device_memory, footprint, format_bytes
 from rlscan.runs._parse import parse
+from rlscan.runs._policy_config import PolicyConfig, policy_config
 
 
 def num_bytes(tree: object) -> int:
@@ -30,9 +32,9 @@ def num_bytes(tree: object) -> int:
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_sizes_equal_those_of_the_arrays(name: str):
     ppo = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2)
-    config = Config(EnvConfig(name), PolicyConfig(hidden_sizes=(8, 8)), ppo, total_steps=100)
+    config = Config(EnvConfig(name), policy_config(hidden_sizes=(8, 8)), ppo, total_steps=100)
     found = footprint(config)
-    env = build_env(config.env)
+    env = build_env(config)
     policy = build_policy(config, env, key=rlscan.key(0))
     state = rlscan.ppo.init_train(policy, env, ppo, key=rlscan.key(1))
     _, trajectory = rlscan.rollout(policy, env, state.rollout_state, 8)
@@ -94,20 +96,20 @@ def test_a_run_that_cannot_fit_is_refused(options: list[str], tmp_path: Path, ca
 @pytest.mark.parametrize(
     "policy",
     [
-        PolicyConfig(kind="transformer", context_length=1024, embed_size=256),
-        PolicyConfig(kind="gru", hidden_size=4096),
-        PolicyConfig(hidden_sizes=(1024, 1024)),
+        policy_config(kind="transformer", context_length=1024, embed_size=256),
+        policy_config(kind="gru", hidden_size=4096),
+        policy_config(hidden_sizes=(1024, 1024)),
     ],
-    ids=lambda policy: policy.kind,
+    ids=lambda policy: policy.class_path.rpartition(".")[2],
 )
-def test_stored_policy_states_count(policy: PolicyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_policy_states_count(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """For 512 environments of 128 steps, the transformer's cache alone takes gigabytes."""
     monkeypatch.setattr(_footprint, "device_memory", lambda: 2**20)
     ppo = rlscan.ppo.PPOConfig(num_envs=512, num_steps=128)
     with pytest.raises(ValueError, match="needs about .* GB of memory"):
         _footprint.check_memory(Config(policy=policy, ppo=ppo))
     _footprint.check_memory(
-        Config(policy=PolicyConfig(kind=policy.kind), ppo=rlscan.ppo.PPOConfig())
+        Config(policy=PolicyConfig(policy.class_path), ppo=rlscan.ppo.PPOConfig())
     )
 
 

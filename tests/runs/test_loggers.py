@@ -156,7 +156,9 @@ def test_other_mistakes_in_the_list(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_list_of_loggers_goes_to_a_file_and_back(tmp_path: Path):
     config = parse(["--loggers", "[tensorboard, wandb]"])
-    assert config.loggers == ("tensorboard", "wandb")
+    names = ("TensorBoardLogger", "WandbLogger")
+    assert [one.class_path for one in config.loggers] == [f"rlscan.runs.{n}" for n in names]
+    assert parse(["--loggers", "tensorboard", "--loggers=wandb"]).loggers == config.loggers
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert parse(["--config", str(tmp_path / "config.yaml")]).loggers == config.loggers
     assert from_dict(json.loads(json.dumps(to_dict(config)))).loggers == config.loggers

@@ -17,17 +17,18 @@ from rlscan._core import files as _file
 from rlscan._core.files import reserve
 from rlscan.runs import _policy_file
 from rlscan.runs._build import build_policy
-from rlscan.runs._config import Config, EnvConfig, PolicyConfig
+from rlscan.runs._config import Config, EnvConfig
+from rlscan.runs._policy_config import policy_config
 from rlscan.runs._policy_file import POLICY_FILE, policy_content, save_policy
 
 CONFIG = Config(
     env=EnvConfig("Pendulum-v1", {"g": 9.0}),  # log_std is a leaf too
-    policy=PolicyConfig(hidden_sizes=(5, 3), activation="relu", dropout=0.25),
+    policy=policy_config(hidden_sizes=(5, 3), activation="relu", dropout=0.25),
 )
 
 
 def a_policy(config: Config = CONFIG, seed: int = 1) -> Any:
-    env = rlscan.make(config.env.name, **config.env.params)
+    env = rlscan.make(str(config.env.name), **config.env.params)
     return build_policy(config, env, key=rlscan.key(seed))
 
 
@@ -77,7 +78,7 @@ def test_the_first_line_is_json_and_says_what_the_file_is(saved: Path):
     header = json.loads((saved / POLICY_FILE).read_bytes().split(b"\n")[0])
     assert header["format"] == "rlscan policy"
     assert header["rlscan_version"] == rlscan.__version__
-    assert header["config"]["policy"]["hidden_sizes"] == [5, 3]
+    assert header["config"]["policy"]["init_args"]["hidden_sizes"] == [5, 3]
 
 
 def test_no_run_there(tmp_path: Path):
@@ -157,7 +158,7 @@ def test_exactly_the_needed_space_is_reserved(tmp_path: Path):
 
 
 def test_an_annealed_rate_is_that_of_the_last_update(tmp_path: Path):
-    settings = PolicyConfig(hidden_sizes=(8,), dropout=0.5, dropout_end=0.1)
+    settings = policy_config(hidden_sizes=(8,), dropout=0.5, dropout_end=0.1)
     config = Config(policy=settings, ppo=rlscan.ppo.PPOConfig(num_envs=2), total_steps=5 * 2 * 128)
     policy = a_policy(config)
     assert [float(rlscan.nn.anneal(policy, u).actor.dropout.p) for u in (0, 1, 4, 5)] == (
@@ -209,11 +210,14 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "a huge number": (_with(ppo={"gamma": 10**400}), "config.ppo.gamma must be a number, got one"),
     "many runs": (_with(num_seeds=2**31 - 1), "config.num_seeds"),
     "text in a list": (
-        _with(policy={"hidden_sizes": [5, "3"]}),
+        _with(policy={"init_args": {"hidden_sizes": [5, "3"]}}),
         "config.policy.hidden_sizes[1] must be an integer, got '3'",
     ),
     "generator": (_with(generator="mix33"), "config.generator must be one of mix32, philox4x32"),
-    "invalid": (_with(policy={"dropout": 2}), "config.policy.dropout must be in [0, 1), got 2"),
+    "invalid": (
+        _with(policy={"init_args": {"dropout": 2}}),
+        "config.policy.dropout must be in [0, 1), got 2",
+    ),
     "environment": (
         _with(env={"name": "Pendulum-v1", "params": {"x": 1}}),
         "env.params: Pendulum-v1 has no parameter 'x'",

@@ -26,7 +26,7 @@ from rlscan.runs import _run
 from rlscan.runs._checkpoint import BEST, Checkpoint, checkpoint_files, read_checkpoint
 from rlscan.runs._config import Config, to_dict
 from rlscan.runs._log import Log
-from rlscan.runs._policy_config import PolicyConfig
+from rlscan.runs._policy_config import policy_config
 from rlscan.runs._policy_file import POLICY_FILE
 from rlscan.runs._train import _check_resumed
 
@@ -174,8 +174,8 @@ def stopped_after(num_updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """Send SIGTERM to a run in this context when it has written a given update."""
     write = Log.write
 
-    def stop(self: Log) -> Any:
-        counts = write(self)
+    def stop(self: Log, **options: Any) -> Any:
+        counts = write(self, **options)
         if counts.num_updates == num_updates:
             os.kill(os.getpid(), signal.SIGTERM)
         return counts
@@ -391,7 +391,7 @@ def test_what_is_annealed_fixes_the_length(
     anneals: bool, dropout_end: float | None, what: str, tmp_path: Path
 ):
     config = Config(
-        policy=PolicyConfig(dropout_end=dropout_end),
+        policy=policy_config(dropout_end=dropout_end),
         ppo=rlscan.ppo.PPOConfig(anneal_learning_rate=anneals),
         output=str(tmp_path),
     )
