@@ -20,6 +20,7 @@ from ..ppo._config import PPOConfig
 from ..random._keys import key as make_key
 from ._component import Component, build, is_own, require_methods
 from ._config import Config
+from ._schedules import built, checkable
 from ._sweep import Member, read_sweep
 
 
@@ -106,17 +107,20 @@ def build_algorithm(config: Config) -> Any:
 
 
 def build_settings(config: Config) -> dict[str, Any]:
-    """Build the arguments of `rlscan.train` that are functions: `loss` and `optimizer`."""
+    """Build the arguments of `rlscan.train` that only PPO takes."""
+    if config.algorithm is not None:
+        return {}
     parts = {name: getattr(config, name) for name in ("loss", "optimizer")}
-    return {
+    functions = {
         name: build(component, key=name, allow=config.allow)
         for name, component in parts.items()
         if component is not None
     }
+    return {"schedule_steps": config.schedule_steps, **functions}
 
 
 def _with_swept_numbers(config: Config) -> PPOConfig:
-    runs, ppo = members(config), config.ppo
+    runs, ppo = members(config), built(config.ppo)
     for key in runs[0].swept:
         values = jnp.asarray([run.swept[key] for run in runs], jnp.float32)
         name = key.removeprefix("ppo.")
@@ -129,7 +133,8 @@ def _dropout(config: Config) -> Schedule:
     start, end = config.policy.init_args.get("dropout", 0.0), config.policy.dropout_end
     assert end is not None
     # The first update has the first rate and the last update the last one.
-    num_steps = max(count_updates(config.total_steps, config.ppo) - 1, 1)
+    horizon = config.schedule_steps or config.total_steps
+    num_steps = max(count_updates(horizon, checkable(config.ppo)) - 1, 1)
     return optax.linear_schedule(start, end, num_steps)
 
 

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -16,7 +16,7 @@ from .._core.schema import require_plain, structured
 from ..envs._gymnax import check_name
 from ..envs._wrappers import check_indices
 from ..ppo._algorithm import count_updates
-from ..ppo._config import PPOConfig, check_config
+from ..ppo._config import SCHEDULED, PPOConfig, check_config
 from ..random._keys import Generator
 from ._arguments import require_types
 from ._component import Component, is_own, name_of
@@ -27,6 +27,7 @@ from ._policy_config import (
     may_recur,
     without_other_kinds,
 )
+from ._schedules import checkable, read_schedule, schedule_tree
 from ._sweep import check_sweep, count_settings, read_sweep
 
 
@@ -67,6 +68,9 @@ class EnvConfig:
         return self.name or name_of(self.component)
 
 
+Part = Literal["policy", "optimizer", "statistics"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The run."""
@@ -101,6 +105,14 @@ class Config:
     total_steps: int = 500_000
     """Number of environment steps, summed over all environments. The run ends after the last whole
     update within it."""
+    schedule_steps: int | None = None
+    """Number of environment steps over which schedules, annealing and policy.dropout_end run. If
+    null, it is total_steps. A run that is extended keeps its number."""
+    init_from: str | None = None
+    """Run directory, or a policy or checkpoint file, whose trained policy the run starts from."""
+    init_parts: tuple[Part, ...] = ("policy",)
+    """Parts of the state to start from: policy, optimizer, and statistics for those by which
+    rewards are scaled."""
     output: str | None = None
     """Directory to write the run to. If null, it is runs/CONFIG-SEED-TIME."""
     log_interval: int = 1
@@ -142,7 +154,13 @@ MOST_RUNS = 2**14
 
 # The largest value of each integer; else it is that of int32, by which JAX counts and indexes. What
 # is written out when a program is traced must be small, and two have bounds of their own.
-_MOST = {"env.frame_stack": 1000, "policy.num_layers": 1000, "seed": None, "total_steps": None}
+_MOST = {
+    "env.frame_stack": 1000,
+    "policy.num_layers": 1000,
+    "seed": None,
+    "total_steps": None,
+    "schedule_steps": None,
+}
 
 GROUPS = {"env": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
 
@@ -206,11 +224,15 @@ def check(config: Config) -> None:
     require_plain("policy.init_args", config.policy.init_args)
     with prefixed("policy."):
         check_policy_config(config.policy)
-    _check_size_of_update(config.ppo)
+    ppo = checkable(config.ppo)
+    _check_size_of_update(ppo)
     with prefixed("ppo."):
-        check_config(config.ppo, recurrent=may_recur(config.policy))
+        check_config(ppo, recurrent=may_recur(config.policy))
     if config.algorithm is None:
-        count_updates(config.total_steps, config.ppo)
+        count_updates(config.total_steps, ppo)
+        if config.schedule_steps is not None:
+            with prefixed("schedule_steps: "):
+                count_updates(config.schedule_steps, ppo)
     _check_magnitudes(config)
     for name in ("log_interval", "eval_episodes", "keep_checkpoints", "num_seeds", "num_samples"):
         require_positive(name, getattr(config, name))
@@ -236,6 +258,8 @@ def check(config: Config) -> None:
             "use smaller ones"
         )
     _check_members(config)
+    if config.init_from is None and config.init_parts != ("policy",):
+        raise ValueError("init_parts says what to take from another run; give its init_from, too")
     if config.algorithm is not None:
         _check_without_ppo(config)
 
@@ -247,6 +271,8 @@ def _check_without_ppo(config: Config) -> None:
         "debug": config.debug,
         "sweep": bool(config.sweep),
         "policy.dropout_end": config.policy.dropout_end is not None,
+        "schedule_steps": config.schedule_steps is not None,
+        "init_from": config.init_from is not None,
     }
     for name in (name for name, is_given in only.items() if is_given):
         raise ValueError(
@@ -324,6 +350,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     `allow`.
     """
     tree = dataclasses.asdict(config, dict_factory=_with_lists)
+    tree["ppo"] |= {name: schedule_tree(getattr(config.ppo, name)) for name in SCHEDULED}
     for name in ("output", "allow", *(OF_PPO if config.algorithm else ())):
         del tree[name]
     return tree
@@ -338,7 +365,15 @@ def from_dict(tree: Any, *, allow: Sequence[str] = ()) -> Config:
 
     **Raises:** `ValueError` for an unknown key, or a value of another type.
     """
-    config = structured(_modern(tree), Config, "config")
+    tree = _modern(tree)
+    numbers, schedules = _split_schedules(tree)
+    config = structured(numbers, Config, "config")
+    if schedules:
+        made = {
+            name: read_schedule(one, key=f"config.ppo.{name}", allow=allow)
+            for name, one in schedules.items()
+        }
+        config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, **made))
     for name, call in COMPONENTS.items():
         component = getattr(config, name)
         if component is not None and component.class_path and is_own(component.class_path):
@@ -346,6 +381,15 @@ def from_dict(tree: Any, *, allow: Sequence[str] = ()) -> Config:
             given = {"num_positional": call.num_positional, "given": call.given}
             require_types(plain, key=f"config.{name}", **given)
     return dataclasses.replace(config, allow=tuple(allow))
+
+
+def _split_schedules(tree: Any) -> tuple[Any, dict[str, Any]]:
+    """The tree of a config without the schedules of PPO's settings, and these by name."""
+    ppo = tree.get("ppo") if isinstance(tree, dict) else None
+    if not isinstance(ppo, dict):
+        return tree, {}
+    schedules = {k: x for k, x in ppo.items() if k in SCHEDULED and isinstance(x, dict)}
+    return {**tree, "ppo": {k: x for k, x in ppo.items() if k not in schedules}}, schedules
 
 
 def _modern(tree: Any) -> Any:

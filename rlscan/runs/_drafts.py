@@ -28,7 +28,7 @@ class Drafts:
     """The components of a config, given one setting after another."""
 
     def __init__(self, allow: Sequence[str]):
-        self._allow = allow
+        self.allow = allow
         self._drafts = {name: Draft() for name in COMPONENTS}
         self._drafts["policy"].class_path = KINDS["mlp"][0]
         self._lists: dict[str, list[Any]] = {}
@@ -127,7 +127,7 @@ class Drafts:
                 arguments,
                 key=key,
                 chosen_by=draft.chosen_by,
-                allow=self._allow,
+                allow=self.allow,
                 **call._asdict(),
             )
 

@@ -22,6 +22,7 @@ from ..ppo._algorithm import Algorithm, count_updates, steps_per_update
 from ..ppo._config import PPOConfig
 from ..ppo._losses import Loss, ppo_loss
 from ..ppo._optimizer import Optimizer
+from ..ppo._schedule import Schedule, is_schedule
 from ..ppo._train import first_state, train
 from ..ppo._training import Training
 from ..ppo._update import TrainState
@@ -31,8 +32,9 @@ from ._callbacks import Callback, Callbacks
 from ._checkpoint import Checkpoint
 from ._directory import check_output, holds_run
 from ._evaluations import make_evaluator
+from ._load import load_settings
 from ._loggers import Logger
-from ._resume import check_unchanged
+from ._resume import LONGER, check_unchanged
 from ._run import Run, Setup
 
 
@@ -42,6 +44,7 @@ def fit(
     config: PPOConfig | Algorithm,
     *,
     total_steps: int,
+    schedule_steps: int | None = None,
     output: str | os.PathLike,
     key: KeyLike,
     loss: Loss = ppo_loss,
@@ -61,7 +64,8 @@ def fit(
     """Train a policy in a run directory, as `rlscan train` does.
 
     Started again, a script goes on from its last checkpoint, bit for bit, and a finished run is
-    only read. A larger `total_steps` extends it, unless the learning rate is annealed.
+    only read. A larger `total_steps` extends it. Annealing and schedules keep their old horizon
+    then, unless `schedule_steps` is given.
 
     The directory holds `metrics.csv`, `metrics.jsonl`, `evaluations.csv`, `config.yaml`, `run.json`
     and `checkpoints`. `rlscan.load_policy(output, like=policy)` reads the trained policy. For a
@@ -70,8 +74,8 @@ def fit(
 
     **Arguments:**
 
-    - `policy`, `env`, `config`, `total_steps`, `key`, `loss`, `optimizer`, `strict`, `debug`,
-        `mesh`: as for `rlscan.train`. Keys `[R]` train R runs side by side.
+    - `policy`, `env`, `config`, `total_steps`, `schedule_steps`, `key`, `loss`, `optimizer`,
+        `strict`, `debug`, `mesh`: as for `rlscan.train`. Keys `[R]` train R runs side by side.
     - `output`: the run directory; made if needed.
     - `resume`: whether to go on if `output` holds this run already; `False` refuses.
     - `log_interval`, `loggers`, `checkpoint_interval`, `keep_checkpoints`: as for
@@ -95,7 +99,9 @@ def fit(
     if not goes_on:
         check_output(output)
     keys = as_keys(key)
-    settings = _settings(config, total_steps, keys)
+    if isinstance(config, PPOConfig):
+        schedule_steps = schedule_steps or _saved_horizon(output, goes_on) or int(total_steps)
+    settings = _settings(config, schedule_steps, keys)
     run_of = partial(
         Run[TrainState],
         output,
@@ -120,6 +126,7 @@ def fit(
         keys,
         goes_on=goes_on,
         total_steps=total_steps,
+        schedule_steps=schedule_steps,
         loss=loss,
         optimizer=optimizer,
         state_interval=exact_interval(eval_interval, callbacks),
@@ -176,6 +183,7 @@ def open_training(
     keys: Key[Array, "*R"],
     *,
     goes_on: bool,
+    start: Callable[[Any], Any] | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Run[TrainState], Training]]:
     """Open a run directory around training: nothing is written before all is checked.
@@ -185,12 +193,14 @@ def open_training(
     - `run_of`: makes the run from a state, called as `run_of(state=…)`.
     - `policy`, `env`, `config`, `keys`, `settings`: as for `rlscan.train`.
     - `goes_on`: whether the directory holds this run already.
+    - `start`: makes the state that a new run starts from, from the first one.
 
     **Returns:** a context, of the run and its updates, which are not compiled yet.
     """
     begin = partial(train, env=env, config=config, **settings)
     if not goes_on:
         training = begin(policy, key=keys)
+        training.state = training.state if start is None else start(training.state)
         with run_of(state=training.state) as run:
             yield run, training
         return
@@ -198,7 +208,12 @@ def open_training(
     shapes = eqx.filter_eval_shape(lambda: first_state(policy, env, config, keys))
     with run_of(state=shapes) as run:
         is_new = run.num_updates_done == 0  # it was stopped before its first checkpoint
-        yield run, begin(policy, key=keys) if is_new else begin(None, state=run.state, key=keys)
+        if not is_new:
+            yield run, begin(None, state=run.state, key=keys)
+            return
+        training = begin(policy, key=keys)
+        training.state = training.state if start is None else start(training.state)
+        yield run, training
 
 
 def follow(
@@ -238,17 +253,32 @@ def _raise_if_all_diverged(training: Training, debug: bool) -> None:
 
 
 def _settings(
-    config: PPOConfig | Algorithm, total_steps: int, keys: Key[Array, "*R"]
+    config: PPOConfig | Algorithm, schedule_steps: int | None, keys: Key[Array, "*R"]
 ) -> dict[str, Any]:
     """What must be the same when the run goes on, for `config.yaml`."""
     if not isinstance(config, PPOConfig):
         return _settings_of(config, keys)
-    numbers = {name: np.asarray(value).tolist() for name, value in vars(config).items()}
+    numbers = {name: _plain(value) for name, value in vars(config).items()}
     words = np.asarray(jax.random.key_data(keys)).tolist()
     settings = {"ppo": numbers, "key": {"generator": generator_of(keys), "words": words}}
-    if config.anneal_learning_rate:  # over the whole run, whose length is part of it then
-        settings["total_steps"] = int(total_steps)
+    if config.anneal_learning_rate or any(is_schedule(x) for x in vars(config).values()):
+        settings["schedule_steps"] = schedule_steps
     return settings
+
+
+def _plain(value: Any) -> Any:
+    """A setting as YAML holds it; a function by its name."""
+    if isinstance(value, Schedule):
+        return {name: np.asarray(x).tolist() for name, x in vars(value).items()}
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return np.asarray(value).tolist()
+
+
+def _saved_horizon(output: str | os.PathLike, goes_on: bool) -> int | None:
+    """The horizon of the schedules of a run that goes on."""
+    found = load_settings(Path(output)).get("schedule_steps") if goes_on else None
+    return found if isinstance(found, int) else None
 
 
 def _settings_of(algorithm: Algorithm, keys: Key[Array, "*R"]) -> dict[str, Any]:
@@ -266,11 +296,4 @@ def _settings_of(algorithm: Algorithm, keys: Key[Array, "*R"]) -> dict[str, Any]
 def _check_resumed(directory: Path, now: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Refuse a run that goes on with settings other than those in its checkpoint."""
     saved = entry(checkpoint.file, checkpoint.header, "config", dict)
-    before, after = (tree.get("total_steps") for tree in (saved, now))
-    if before != after and None not in (before, after):
-        raise ValueError(
-            f"total_steps was {before} when the run in {directory} began, got {after}; the "
-            "learning rate is annealed over it (anneal_learning_rate), so train again in another "
-            "directory"
-        )
-    check_unchanged(directory, saved, json.loads(json.dumps(now)))
+    check_unchanged(directory, saved, json.loads(json.dumps(now)), LONGER)

@@ -15,6 +15,7 @@ from ._values import is_union
 # The keys of a run by topic. Those of the environment, the policy and PPO have topics of their own.
 _TOPICS = {
     "run": ("seed", "total_steps", "output", "checkpoint_interval", "keep_checkpoints"),
+    "another run to start from": ("init_from", "init_parts", "schedule_steps"),
     "classes of your own": ("loss", "optimizer", "on_batch", "algorithm", "callbacks", "loggers"),
     "metrics and checks": ("log_interval", "eval_interval", "eval_episodes", "strict", "debug"),
     "several runs": ("num_seeds", "sweep", "num_samples"),

@@ -36,7 +36,7 @@ def write_info(
         "git_commit": _git_commit(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
     }
-    info = {**about, "sessions": [*_sessions(directory), session]}
+    info = {**_read(directory), **about, "sessions": [*_sessions(directory), session]}
     write_whole(directory / INFO_FILE, json.dumps(info, indent=2).encode() + b"\n")
 
 
@@ -49,11 +49,17 @@ def changed_versions(directory: Path) -> list[str]:
     return [f"{n} {before[n]} → {now[n]}" for n in now if before.get(n, now[n]) != now[n]]
 
 
-def _sessions(directory: Path) -> list[Any]:
+def _read(directory: Path) -> dict[str, Any]:
+    """What the file holds already."""
     try:
-        return list(json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))["sessions"])
-    except (OSError, ValueError, KeyError, TypeError):  # no file, or one edited by hand
-        return []
+        return dict(json.loads((directory / INFO_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # no file, or one edited by hand
+        return {}
+
+
+def _sessions(directory: Path) -> list[Any]:
+    found = _read(directory).get("sessions")
+    return found if isinstance(found, list) else []
 
 
 def _git_commit() -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from .._core.require import did_you_mean
+from ..ppo._config import SCHEDULED
 from ._component import ANYTHING
 from ._config import GROUPS, KEYS, LISTS, Config, check, to_dict
 from ._config_file import Setting, read_settings
@@ -18,6 +19,7 @@ from ._drafts import Drafts
 from ._help import print_class_help, print_help
 from ._named_configs import find_config
 from ._resume import ALLOWED, LONGER, locate
+from ._schedules import read_schedule
 from ._values import read_value
 
 # Options that are no keys of a config, with the type of their values.
@@ -88,8 +90,12 @@ def parse_command(
     drafts = Drafts(allow)
     for i, file in enumerate(files):
         _override(values, read_settings(find_config(file)), drafts, i)
+    before = values.get("total_steps", Config.total_steps)
     options = [Setting(k, v, _as_written(v)) for k, v in given.items()]
     _override(values, options, drafts, len(files))
+    if "resume" in given and values.get("total_steps", before) != before:
+        # What follows a schedule keeps its horizon when a run is extended, unless it is asked for.
+        values["schedule_steps"] = values.get("schedule_steps") or before
     resume, dry_run = values.pop("resume", None), values.pop("dry_run", False)
 
     config = dataclasses.replace(_config_of(drafts.finish(values)), allow=tuple(allow))
@@ -192,6 +198,9 @@ def _override(
             name = key.removeprefix(PARAMS)
             value = read_value(key, value, Any, got=got, where=where)
             values["env.params"] = {**values.get("env.params", {}), name: value}
+        elif key.removeprefix("ppo.") in SCHEDULED and _is_mapping(value):
+            value = read_value(key, value, Any, got=got, where=where)
+            values[key] = read_schedule(value, key=key, where=where, allow=drafts.allow)
         elif key in KEYS:
             kind, words = KEYS[key], wanted(key)
             values[key] = read_value(key, value, kind, got=got, where=where, words=words)
@@ -204,6 +213,10 @@ def _with_name(setting: Setting) -> Setting:
     value = setting.value
     is_name = setting.key == "env" and isinstance(value, str) and not set(".:{") & set(value)
     return setting._replace(key="env.name") if is_name else setting
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{"))
 
 
 def _print_config(config: Config, flags: str) -> None:
@@ -235,8 +248,8 @@ def _directory_to_resume(path: str, options: Iterable[str]) -> Path:
     """The run directory; `ValueError` if there is none, or an option makes it another run."""
     directory, _ = locate(path)
     for option in options:
-        if option not in (*ALLOWED, LONGER, "resume", "dry_run"):
-            allowed = ", ".join(f"--{key}" for key in (*ALLOWED, LONGER))
+        if option not in (*ALLOWED, *LONGER, "resume", "dry_run"):
+            allowed = ", ".join(f"--{key}" for key in (*ALLOWED, *LONGER))
             raise ValueError(
                 f"--{option} cannot be given with --resume: a run goes on as it began; "
                 f"what can be are {allowed}"

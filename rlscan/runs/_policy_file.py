@@ -105,7 +105,7 @@ def load_policy(
     **Raises:** `FileNotFoundError` if there is none; `ValueError` if the file is not a policy of
     rlscan, is damaged or of a later version, holds parameters that are NaN, or needs `like`.
     """
-    file = _file_of(Path(path))
+    file = file_of(Path(path))
     try:
         header, body = read(file, {FORMAT: FORMAT_VERSION, CHECKPOINT: CHECKPOINT_VERSION})
     except FileNotFoundError:
@@ -195,10 +195,19 @@ def _require_numbers(file: Path, policy: PyTree) -> None:
             )
 
 
-def _file_of(path: Path) -> Path:
+def file_of(path: Path, *, wants_state: bool = False) -> Path:
+    """The file of the last policy of a run directory, or the file itself.
+
+    **Arguments:**
+
+    - `path`: a run directory or a file.
+    - `wants_state`: whether it must be a checkpoint, which holds the whole training state.
+    """
     # By `os.path`, because a Path raises for a name that is too long.
-    if not os.path.isdir(path) or os.path.exists(path / POLICY_FILE):
-        return path / POLICY_FILE if os.path.isdir(path) else path
+    if not os.path.isdir(path):
+        return path
+    if os.path.exists(path / POLICY_FILE) and not wants_state:
+        return path / POLICY_FILE
     return next(iter(checkpoint_files(path)), path / POLICY_FILE)
 
 

@@ -24,7 +24,7 @@ from ._policy_file import POLICY_FILE
 
 # Options allowed with --resume, because they change none of the run's numbers.
 ALLOWED = ("checkpoint_interval", "keep_checkpoints", "compile_cache")
-LONGER = "total_steps"  # allowed too, unless something is annealed over it
+LONGER = ("total_steps", "schedule_steps")  # allowed too: they extend a run
 
 
 def locate(path: str) -> tuple[Path, Path | None]:

@@ -35,6 +35,7 @@ from ._evaluations import make_evaluator
 from ._fit import exact_interval, follow, open_training, policy_in
 from ._footprint import check_memory
 from ._loggers import check_loggers
+from ._parent import describe_parent, start_from
 from ._resume import ALLOWED, LONGER, check_unchanged
 from ._run import Run, Setup
 
@@ -71,9 +72,10 @@ def open_run(
     require_fit(config, env)
     if resume is None:
         check_memory(config)
+    parent = describe_parent(config) if resume is None else {}
     setup = Setup(
         command=command,
-        about={"seed": config.seed, "runs": _labels(config)},
+        about={"seed": config.seed, "runs": _labels(config), **parent},
         policy_config=config,
         check=partial(_check_resumed, config),
         total=f"total_steps = {config.total_steps}",
@@ -86,6 +88,7 @@ def open_run(
         algorithm,
         _keys_of(config),
         goes_on=resume is not None,
+        start=partial(start_from, config) if config.init_from is not None else None,
         total_steps=config.total_steps,
         state_interval=exact_interval(config.eval_interval, callbacks),
         strict=config.strict,
@@ -177,16 +180,4 @@ def _check_resumed(config: Config, checkpoint: Checkpoint) -> None:
     with as_written(checkpoint.file):
         saved = from_dict(entry(checkpoint.file, checkpoint.header, "config", dict))
     directory = Path(str(config.output))
-    check_unchanged(directory, to_dict(saved), to_dict(config), (*ALLOWED, LONGER))
-    if config.total_steps == saved.total_steps:
-        return
-    annealed = {
-        "the learning rate (ppo.anneal_learning_rate)": saved.ppo.anneal_learning_rate,
-        "dropout (policy.dropout_end)": saved.policy.dropout_end is not None,
-    }
-    for what, is_annealed in annealed.items():
-        if is_annealed:
-            raise ValueError(
-                f"total_steps cannot be changed in this run: {what} is annealed over it, so the "
-                "updates already made would have been different; train again in another --output"
-            )
+    check_unchanged(directory, to_dict(saved), to_dict(config), (*ALLOWED, *LONGER))

@@ -54,6 +54,9 @@ def wanted_of(kind: Any) -> str:
         return " or ".join(dict.fromkeys(map(wanted_of, options)))
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(map(str, options))}"
+    if typing.get_origin(kind) is tuple and typing.get_origin(options[0]) is typing.Literal:
+        choices = typing.get_args(options[0])
+        return f"a list of {', '.join(choices)}, such as [{choices[0]}]"
     return _WANTED.get(kind) or _WANTED.get(typing.get_origin(kind), "text")
 
 

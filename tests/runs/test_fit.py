@@ -42,7 +42,7 @@ class Stops:
 
 def fit(output: Path, **settings: Any) -> rlscan.ppo.TrainState:
     given = {"total_steps": STEPS, "key": rlscan.key(3), "checkpoint_interval": 0.0, **settings}
-    return rlscan.fit(MAKE, ENV, CONFIG, output=output, **given)
+    return rlscan.fit(MAKE, ENV, given.pop("config", CONFIG), output=output, **given)
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +116,25 @@ def test_another_run_is_refused(whole, changed: dict[str, Any], message: str):
     assert sorted(whole[0].rglob("*")) == before
 
 
-def test_an_annealed_run_has_one_length(tmp_path: Path):
+def test_the_horizon_of_what_is_annealed_is_kept(tmp_path: Path):
     annealed = dataclasses.replace(CONFIG, anneal_learning_rate=True)
     constant, kept = (_settings(config, STEPS, rlscan.key(0)) for config in (CONFIG, annealed))
-    assert (constant.get("total_steps"), kept["total_steps"]) == (None, STEPS)
+    assert (constant.get("schedule_steps"), kept["schedule_steps"]) == (None, STEPS)
     assert yaml.safe_load(yaml.safe_dump(kept)) == kept
     checkpoint = Checkpoint(tmp_path / "a.ckpt", {"config": kept}, b"", {})
     _check_resumed(tmp_path, kept, checkpoint)
-    with pytest.raises(ValueError, match=f"total_steps was {STEPS} .* annealed"):
-        _check_resumed(tmp_path, {**kept, "total_steps": 2 * STEPS}, checkpoint)
+    _check_resumed(tmp_path, {**kept, "schedule_steps": 2 * STEPS}, checkpoint)
+
+
+@pytest.mark.slow
+def test_an_annealed_run_is_extended_with_its_old_horizon(tmp_path: Path):
+    annealed = dataclasses.replace(CONFIG, anneal_learning_rate=True)
+    fit(tmp_path / "run", config=annealed)
+    longer = fit(tmp_path / "run", config=annealed, total_steps=2 * STEPS)
+    options = {"config": annealed, "total_steps": 2 * STEPS, "schedule_steps": STEPS}
+    once = fit(tmp_path / "once", **options)
+    jax.tree.map(np.testing.assert_array_equal, arrays(longer), arrays(once))
+    assert rlscan.read_metrics(tmp_path / "run")["learning_rate"][-1] == 0
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fakes import fake_update
 
 import rlscan
@@ -23,10 +23,9 @@ from rlscan._cli.main import main
 from rlscan.ppo import _algorithm, _pace
 from rlscan.ppo._train import Training
 from rlscan.runs import _run
-from rlscan.runs._checkpoint import BEST, Checkpoint, checkpoint_files, read_checkpoint
-from rlscan.runs._config import Config, to_dict
+from rlscan.runs._checkpoint import BEST, checkpoint_files, read_checkpoint
 from rlscan.runs._log import Log
-from rlscan.runs._policy_config import policy_config
+from rlscan.runs._parse import parse
 from rlscan.runs._policy_file import POLICY_FILE
 from rlscan.runs._train import _check_resumed
 
@@ -360,7 +359,6 @@ def test_no_run_there(path: str, tmp_path: Path, capsys):
         (["--seed", "1"], "--seed cannot be given with --resume: a run goes on as it began; "),
         (["--config=x.yaml"], "--config cannot be given with --resume"),
         (["--ppo.learning-rate", "1"], "what can be are --checkpoint_interval, --keep_checkpo"),
-        (["--total-steps", "512"], "the learning rate (ppo.anneal_learning_rate) is annealed"),
         (["--keep-checkpoints", "0"], "keep_checkpoints must be a positive integer, got 0"),
         (["--checkpoint-interval=-1"], "checkpoint_interval must be 0 or more seconds, or .inf"),
     ],
@@ -383,23 +381,16 @@ def test_a_config_that_was_changed(key: str, name: str, before: Any, now: Any, r
     assert f"{config} was changed since the run began: {name} was {before} and is {now}" in error
 
 
-@pytest.mark.parametrize(
-    "anneals, dropout_end, what",
-    [(False, 0.5, "dropout (policy.dropout_end)"), (True, None, "the learning rate")],
-)
-def test_what_is_annealed_fixes_the_length(
-    anneals: bool, dropout_end: float | None, what: str, tmp_path: Path
-):
-    config = Config(
-        policy=policy_config(dropout_end=dropout_end),
-        ppo=rlscan.ppo.PPOConfig(anneal_learning_rate=anneals),
-        output=str(tmp_path),
-    )
-    checkpoint = Checkpoint(tmp_path / "a.ckpt", {"config": to_dict(config)}, b"", {})
-    longer = dataclasses.replace(config, total_steps=2 * config.total_steps)
-    with pytest.raises(ValueError, match=re.escape(f"in this run: {what}")):
-        _check_resumed(longer, checkpoint)
-    _check_resumed(config, checkpoint)
+def test_what_is_annealed_keeps_its_horizon_unless_asked(run: Path):
+    saved = yaml.safe_load((run / "config.yaml").read_text())["total_steps"]
+    longer = parse(["--resume", str(run), "--total-steps", "512"])
+    assert (longer.total_steps, longer.schedule_steps) == (512, saved)
+    asked = parse(["--resume", str(run), "--total-steps=512", "--schedule-steps=1024"])
+    assert (asked.total_steps, asked.schedule_steps) == (512, 1024)
+    assert parse(["--resume", str(run)]).schedule_steps is None
+    checkpoint = read_checkpoint(checkpoint_files(run)[0])
+    for config in (longer, asked):
+        _check_resumed(dataclasses.replace(config, output=str(run)), checkpoint)
 
 
 def test_missing_metrics_are_refused(run: Path, capsys):
