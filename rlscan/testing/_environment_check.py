@@ -231,24 +231,27 @@ def _check_repeats(env: Any, player: Player, steps: Steps, before: dict[str, Any
     edit = "Keep it in the state, as an array; tracing runs Python code once, not at each step"
     require(not changed, required, got, edit)
     edit = "Keep all that step reads in `state`, as arrays; a simulator on the host cannot keep it"
-    for step in _some(steps.flat()):
-        wanted, got = (player.step_one(step.key, step.state, step.action) for _ in range(2))
-        _require_equal("the same state, action and key again", got, wanted, edit)
+    some = at(steps.flat(), _some(steps))
+    wanted, got = (player.step(some.key, some.state, some.action) for _ in range(2))
+    _require_equal("the same state, action and key again", got, wanted, edit)
 
 
 def _check_same_step(player: Player, steps: Steps) -> None:
     """Repeat some steps without `vmap`: numbers that NumPy drew during tracing differ."""
+    flat = steps.flat()
+    if player.is_one_program(at(flat, 0)):
+        return
     edit = "Draw all random numbers from `key` with jax.random, and keep none in self"
-    for step in _some(steps.flat()):
+    for step in (at(flat, i) for i in _some(steps)):
         wanted = step.observation, step.state_after, step.reward, step.terminated, step.truncated
         got = player.step_one(step.key, step.state, step.action)[:5]
         _require_equal("the key of a mapped step", got, wanted, edit)
 
 
-def _some(flat: Steps) -> list[Steps]:
-    done = np.flatnonzero(flat.done)
-    some = np.unique([*np.linspace(0, len(flat.reward) - 1, 8).astype(int), *done[:2]])
-    return [at(flat, i) for i in some]
+def _some(steps: Steps) -> np.ndarray:
+    """The indices of a few of the flat steps, with two that end an episode."""
+    done = np.flatnonzero(steps.flat().done)
+    return np.unique([*np.linspace(0, steps.reward.size - 1, 8).astype(int), *done[:2]])
 
 
 def _require_equal(given: str, got: Any, wanted: Any, edit: str) -> None:

@@ -1,6 +1,7 @@
 """Random play for `check_environment`, from few compiled programs, because most of its time is
 spent on compiling them."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +39,10 @@ class Steps(NamedTuple):
         return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), self)
 
 
+# What JAX does not map by itself: what runs on the host, and rules of the environment's own.
+_NOT_MAPPED_BY_JAX = re.compile(r"\b\w*(callback|custom_vmap|ffi_call)")
+
+
 class Player:
     """An environment's methods, compiled: `reset` and `step` for N environments, `step_one`."""
 
@@ -59,7 +64,7 @@ class Player:
             action = jax.eval_shape(draw, key)
             return _in_dtypes(jax.eval_shape(take, key, state, action)[:2], (observation, state))
 
-        self.step_one = jax.jit(step)
+        self.step_one, self._plain_step = jax.jit(step), step
         self._reset, self._step = jax.jit(jax.vmap(start)), jax.jit(jax.vmap(step))
 
     def play(self, key: Any, num_steps: int) -> Steps:
@@ -90,6 +95,21 @@ class Player:
         """The observation, state, reward, both flags and the last observation, for each key."""
         return self._in_chunks(self._step, keys, states, actions)
 
+    def is_one_program(self, one: Steps) -> bool:
+        """Whether a step is known to be the same with and without `vmap`, from traces alone.
+
+        It is if a new trace equals another, and holds nothing that JAX cannot map by itself.
+        Compiling a step without `vmap` would take as long as all else in the check.
+        """
+        inputs = jax.tree.map(_shape, (one.key, one.state, one.action))
+        # A new function each time, because JAX keeps the trace of an old one.
+        traces = [jax.make_jaxpr(lambda *x: self._plain_step(*x))(*inputs) for _ in range(2)]
+        texts = [str(trace.jaxpr) for trace in traces]
+        if texts[0] != texts[1] or _NOT_MAPPED_BY_JAX.search(texts[0]):
+            return False
+        pairs = zip(*(jax.tree.leaves(plain(trace.consts)) for trace in traces), strict=True)
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
     def _in_chunks(self, f: Callable, *inputs: Any) -> tuple:
         """Call `f` for N inputs at a time; the last ones are padded with the first one."""
         size, n = len(inputs[0]), self.num_envs
@@ -104,6 +124,10 @@ class Player:
 def at(tree: Any, index: Any) -> Any:
     """The entries of the arrays of a tree at an index, or at several."""
     return jax.tree.map(lambda x: x[index], tree)
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _stack(arrays: Any) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from compilations import count_compilations
 
 import rlscan
 from rlscan import testing
@@ -182,6 +183,20 @@ def _simulated(result, simulator):
     return *result[:2], reward, *result[3:]
 
 
+@jax.custom_batching.custom_vmap
+def doubled(x):
+    return 2 * x
+
+
+@doubled.def_vmap
+def _(axis_size, in_batched, x):
+    return 3 * x, in_batched[0]
+
+
+def mapped_by_its_own_rule(result, key, state):
+    return *result[:2], doubled(result[2]), *result[3:]
+
+
 def counted(env, key):
     env.log["resets"] += 1
     return env.walk.reset(key)
@@ -257,11 +272,27 @@ BROKEN = {
     ),
     "one start after ends": (Changed(step=one_start), "a start must differ from episode"),
     "one start": (Changed(reset=one_draw), "another key must give another start"),
+    "other rewards under vmap": (
+        Changed(step=mapped_by_its_own_rule),
+        "the result of a step, reward, for the key of a mapped step, must be",
+    ),
     "drawn by NumPy": (
         Changed(step=drawn_by_numpy),
         "the result of a step.* for the key of a mapped step",
     ),
 }
+
+
+def test_a_step_is_compiled_once_if_jax_maps_it_by_itself():
+    """Most of the check's time is that of compiling steps."""
+    for env, num_programs in ((testing.Walk(), 1), (Changed(step=simulated_alike), 2)):
+        with count_compilations() as names:
+            check_environment(env, num_steps=14, num_envs=3)
+        assert sum(name == "jit(step)" for name in names) == num_programs
+
+
+def simulated_alike(result, key, state):
+    return _simulated(result, lambda reward: reward)
 
 
 def with_nothing(result):
