@@ -9,7 +9,7 @@ import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array, Key, PRNGKeyArray
 
-from .._core.types import Distribution, Policy, PyTree
+from .._core.types import Policy, PyTree
 
 
 class Steps(eqx.Module):
@@ -109,7 +109,7 @@ class WithStatistics(eqx.Module):
 
     def __call__(
         self, observation: PyTree, state: PyTree, *, key: PRNGKeyArray
-    ) -> tuple[Distribution, Any, PyTree]:
+    ) -> tuple[Any, Any, PyTree]:
         network = with_frozen_statistics(self.network)
         distribution, value, state, _ = network(observation, state, copy(self.statistics), key=key)
         return distribution, value, state

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from .._core.require import is_positive_integer
 from .._core.spaces import space_shapes
@@ -71,21 +71,18 @@ class _FirstResult(eqx.Module):
 
     network: WithStatistics
 
-    def __call__(self, observation: PyTree, *, key: PRNGKeyArray) -> Float[Array, " size"]:
-        vector: Any = self.network(observation, (), key=key)[0]
-        return vector
+    def __call__(self, observation: PyTree, *, key: PRNGKeyArray) -> Array:
+        return self.network(observation, (), key=key)[0]
 
 
-def encode(encoder: Any, observation: PyTree, key: PRNGKeyArray) -> Float[Array, " size"]:
+def encode(encoder: Any, observation: PyTree, key: PRNGKeyArray) -> Array:
     """Call an encoder; one with noise gets a key of its own, derived from the network's."""
     if not _takes_key(encoder):
         return encoder(observation)
     return encoder(observation, key=jax.random.fold_in(jax.random.clone(key), _DOMAIN))
 
 
-def encode_steps(
-    encoder: Any, observation: PyTree, key: Key[Array, " T"]
-) -> Float[Array, "T size"]:
+def encode_steps(encoder: Any, observation: PyTree, key: Key[Array, " T"]) -> Array:
     """`encode` for T steps."""
     if not _takes_key(encoder):
         return jax.vmap(encoder)(observation)
