@@ -22,9 +22,8 @@ def require_environment(env: Any) -> None:
 
 def require_spaces(env: Any) -> None:
     """Raise `TypeError` unless `env` has the two spaces of an `rlscan.Environment`, as methods."""
-    if isinstance(env, type) or not all(callable(getattr(env, name, None)) for name in _SPACES):
-        _refuse_gymnasium(env)
-        _require_methods(env, "environment", _SPACES, "policy", _POLICY)
+    _refuse_gymnasium(env)
+    _require_methods(env, "environment", _SPACES, "policy", _POLICY)
 
 
 def _refuse_gymnasium(env: Any) -> None:
@@ -73,6 +72,8 @@ def _require_methods(thing: Any, kind: str, methods: Methods, other: str, others
         if not callable(method):
             is_other = all(callable(getattr(thing, method, None)) for method in others)
             remedy = f"it is the {other}: swap the two, the policy comes first" if is_other else ""
+            if isinstance(thing, str) and kind == "environment":
+                remedy = f"make it: rlscan.make({thing!r})"
             remedy = remedy or f"see rlscan.{kind.capitalize()} for what it must do"
             raise TypeError(f"the {kind} {type(thing).__name__} has no method {name!r}; {remedy}")
         if arguments is not None:

@@ -44,6 +44,11 @@ def as_rate(name: str, p: Any) -> Rate:
     p = rate_value(p)
     if not isinstance(p, jax.Array):
         return require_rate(name, p)
+    if p.shape:
+        raise ValueError(
+            f"{name} must be a number in [0, 1), got an array of shape {p.shape}; for a policy of "
+            "each rate, build it inside of the function that jax.vmap maps over them"
+        )
     if is_known(p) or not is_number(p):
         require_rate(name, p)
     return NonTrainable(jnp.asarray(p, jnp.float32))

@@ -55,11 +55,24 @@ def make_encoder(
             "encoder must be a class or a function, called as encoder(space, key=key) once for "
             f"each network, got {make!r}; pass the class, or lambda space, key: {_name(make)}(…)"
         )
-    encoder = make(space, key=key)
+    try:
+        encoder = make(space, key=key)
+    except TypeError as error:
+        error.add_note(
+            f"raised by encoder(space, key=key) with encoder = {_name(make)}; give a class with "
+            f"other arguments as lambda space, key: {_name(make)}(…, key=key)"
+        )
+        raise
     if not isinstance(encoder, eqx.Module):
+        is_stateful = isinstance(encoder, tuple) and any(
+            isinstance(x, eqx.nn.State) for x in encoder
+        )
+        edit = "make its class a subclass of eqx.Module"
+        if is_stateful:
+            edit = "put both into rlscan.nn.WithStatistics(network, state)"
         raise TypeError(
-            f"{_name(make)}(space, key=key) must give an eqx.Module, got {encoder!r}; make its "
-            "class a subclass of eqx.Module"
+            f"{_name(make)}(space, key=key) must give an eqx.Module, got a "
+            f"{type(encoder).__name__}; {edit}"
         )
     if isinstance(encoder, WithStatistics):
         encoder = _FirstResult(encoder)

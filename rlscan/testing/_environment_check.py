@@ -94,24 +94,18 @@ def check_environment(
 
 
 def _check_methods(env: Any) -> None:
-    spaces = ("observation_space()", "action_space()")
-    for method in ("reset(key)", "step(key, state, action)", *spaces):
-        is_there = callable(getattr(env, method.partition("(")[0], None))
-        if not is_there and method in spaces:
-            _refuse_spaces(env)
-        required = f"an environment must have the method {method}"
-        edit = "help(rlscan.Environment) says what it returns"
-        require(is_there, required, f"a {type(env).__name__} without it", edit)
-
-
-def _refuse_spaces(env: Any) -> None:
-    """Raise what a policy's constructor says of spaces that are no methods."""
+    """Check that there are the four methods; of spaces, say what a policy's constructor says."""
     wrapped = rlscan.envs.Wrapper(env)
     try:
         wrapped.observation_space()
         wrapped.action_space()
     except TypeError as error:
-        raise ConformanceError(str(error)) from None
+        raise ConformanceError(str(error)) from error
+    for method in ("reset(key)", "step(key, state, action)"):
+        is_there = callable(getattr(env, method.partition("(")[0], None))
+        required = f"an environment must have the method {method}"
+        edit = "help(rlscan.Environment) says what it returns"
+        require(is_there, required, f"a {type(env).__name__} without it", edit)
 
 
 def _check_types(env: Any, draw: Callable, key: Any) -> None:

@@ -100,9 +100,17 @@ def test_the_check_of_an_environment_names_the_edit(kind: str) -> None:
 
 
 def test_the_check_names_a_missing_method() -> None:
-    with pytest.raises(ConformanceError, match=r"must have the method reset\(key\); got a int"):
-        check_environment(3)
-    with pytest.raises(TypeError, match="environment int has no method 'observation_space'"):
-        SEERS["mlp"](3)
+    spaces = rlscan.envs.Spaces(Box(-1.0, 1.0, (4,)), Discrete(2))
+    with pytest.raises(ConformanceError, match=r"must have the method reset\(key\); got a Spaces"):
+        check_environment(spaces)
+    for env in (3, "CartPole-v1"):
+        told = "has no method 'observation_space'; "
+        told += r"make it: rlscan.make\('CartPole-v1'\)" if isinstance(env, str) else "see rlscan"
+        with pytest.raises(ConformanceError, match=told):
+            check_environment(env)
+        with pytest.raises(TypeError, match=told):
+            SEERS["mlp"](env)
+    with pytest.raises(TypeError, match=r"wrap it: rlscan.envs.GymnaxEnvironment\(env, params\)"):
+        SEERS["mlp"](rlscan.make("CartPole-v1").env)  # pyright: ignore
     with pytest.raises(TypeError, match="must be an object, got the class Wander; build one"):
         SEERS["mlp"](probes.Wander)

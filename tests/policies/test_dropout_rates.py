@@ -162,7 +162,7 @@ def test_shared_masks_of_a_schedule_are_those_of_one() -> None:
     "rate, told",
     [
         (jnp.asarray(1.0), "must be in [0, 1), got 1.0; 0 switches it off"),
-        (jnp.asarray([0.1, 0.2]), "must be a number in [0, 1), got "),
+        (jnp.asarray([0.1, 0.2]), "must be a number in [0, 1), got an array of shape (2,); "),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)

@@ -240,6 +240,11 @@ def unchecked() -> Iterator[None]:
     "encoder, kind, told",
     [
         (lambda space, key: jnp.tanh, TypeError, r"<lambda>\(space, key=key\) must give an eqx.Mo"),
+        (
+            eqx.nn.make_with_state(Normed),
+            TypeError,
+            r"must give an eqx.Module, got a tuple; put both into rlscan.nn.WithStatistics\(",
+        ),
         (7, TypeError, "encoder must be a class or a function, called as encoder"),
         (eqx.nn.Identity(), TypeError, r"got Identity\(\); pass the class"),
         (lambda space, key: Form(), ValueError, r"vector of floats \[size\], got .*jnp.ravel"),
@@ -248,6 +253,12 @@ def unchecked() -> Iterator[None]:
 def test_encoders_that_do_not_fit_are_refused(encoder: Any, kind: Any, told: str) -> None:
     with pytest.raises(kind, match=told):
         build("mlp", encoder)
+
+
+def test_a_class_with_other_arguments_is_told_how_it_is_called() -> None:
+    with pytest.raises(TypeError) as raised:
+        build("mlp", eqx.nn.Linear)
+    assert "lambda space, key: Linear(…, key=key)" in raised.value.__notes__[-1]
 
 
 def test_a_size_that_cannot_be_found_is_asked_for() -> None:
