@@ -8,6 +8,7 @@ from .configs import configs_main
 from .evaluate import evaluate_main
 from .plot import plot_main
 from .render import render_main
+from .report import report_main
 from .terminal import Parser, command
 from .train import train_main
 
@@ -16,6 +17,7 @@ COMMANDS = {
     "configs": (configs_main, "list the configs that come with rlscan"),
     "evaluate": (evaluate_main, "play episodes with the policy of a run, and print its return"),
     "plot": (plot_main, "draw the learning curves of runs"),
+    "report": (report_main, "compare algorithms over environments and seeds"),
     "render": (render_main, "draw an episode of a run's policy"),
 }
 

@@ -4,20 +4,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 
 from .._core.files import write_whole
 from .._plots.animation import FORMATS, require_format
-from .._plots.episode import Episode, record
+from .._plots.play import play
 from .._plots.render import MOST_FRAMES, render
-from ..runs._evaluations import evaluation_key
 from ..runs._final import median_run_of
 from ..runs._footprint import evaluation_bytes, require_memory
-from ..runs._load import Trained
 from .evaluate import load_player, player_parser, runs_in
 from .terminal import Parser, check_counts, check_new_file, command, report
 
@@ -75,7 +70,13 @@ def _render(options: Namespace) -> None:
     num_masks = options.masks if options.uncertainty else 0
     needed = evaluation_bytes(trained.policy, trained.env, 1, num_masks=num_masks)
     require_memory(needed, "fewer --masks", "the episode")
-    episode = _play(trained, options)
+    episode = play(
+        trained,
+        seed=options.seed,
+        network=options.network,
+        action=options.action,
+        num_masks=options.masks if options.uncertainty else None,
+    )
     if episode.networks is not None and np.ptp(episode.networks.policy, axis=1).max() == 0:
         raise ValueError(
             f"the policy of {options.run_dir} has no dropout, so that no networks can disagree; "
@@ -102,16 +103,3 @@ def _choose(options: Namespace) -> tuple[int | None, str]:
     except ValueError as error:
         raise ValueError(f"{error}; choose one of the {len(runs)} runs: --run 0") from None
     return chosen, f"run {chosen}, of seed {runs[chosen]['seed']} and median return, "
-
-
-def _play(trained: Trained, options: Namespace) -> Episode:
-    limit = getattr(trained.env, "time_limit", None) or 1000
-    played: Any = eqx.filter_jit(record)(
-        eqx.nn.inference_mode(trained.policy, value=options.network == "inference"),
-        trained.env,
-        key=evaluation_key(options.seed, generator=trained.config.generator),
-        max_steps=limit,
-        action=options.action,
-        num_masks=options.masks if options.uncertainty else None,
-    )
-    return jax.device_get(played)

@@ -95,8 +95,16 @@ def content_of(figure: Any, suffix: str) -> bytes:
     return stream.getvalue()
 
 
-def draw_curves(ax: Any, metric: str, curves: Sequence[Curve], names: Sequence[str]) -> None:
-    styles = [(colour, line) for line in _LINES for colour in COLOURS]
+def draw_curves(
+    ax: Any,
+    metric: str,
+    curves: Sequence[Curve],
+    names: Sequence[str],
+    *,
+    styles: Sequence[tuple[str, str]] | None = None,
+) -> None:
+    """Draw curves with their bands, in given or in different colours and lines."""
+    styles = styles or [(colour, line) for line in _LINES for colour in COLOURS]
     for one, name, (colour, line) in zip(curves, names, cycle(styles), strict=False):
         marker = "o" if np.isfinite(one.middle).sum() == 1 else None  # a line needs two points
         ax.plot(one.step, one.middle, line, color=colour, label=name, linewidth=1.6, marker=marker)

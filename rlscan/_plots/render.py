@@ -24,6 +24,7 @@ def render(
     env: Environment | None = None,
     *,
     max_frames: int = MOST_FRAMES,
+    is_thinned: bool = False,
     suffix: str = ".gif",
 ) -> tuple[bytes, int]:
     """Draw an episode as an animation, at the speed of its environment.
@@ -39,6 +40,7 @@ def render(
     - `name`: the name of the environment.
     - `env`: the environment, for one that draws itself; see `make_scene`.
     - `max_frames`: the episode is cut after this many frames.
+    - `is_thinned`: whether frames are left out instead, as many as needed.
     - `suffix`: `".gif"` or `".mp4"`.
 
     **Returns:** the content of the file, and the number of steps of the episode in it.
@@ -54,7 +56,9 @@ def render(
     episode = _cut(episode)
     seconds = seconds_per_step(name, env)
     stride = math.ceil(_MIN_SECONDS / seconds)
-    last = int(episode.num_frames) - 1
+    duration, last = seconds * stride, int(episode.num_frames) - 1
+    if is_thinned:
+        stride = max(stride, math.ceil(last / (max_frames - 1)))
     steps = [*range(0, last, stride), last][:max_frames]
     has_networks = episode.networks is not None
     figure = Figure(figsize=(9.6, 4.4) if has_networks else (5.2, 4.4), layout="constrained")
@@ -72,7 +76,7 @@ def render(
         frames.append(np.array(canvas.buffer_rgba())[..., :3])
     # The step to a last state that is not known counts as drawn.
     num_drawn = int(episode.length) if steps[-1] == last else steps[-1]
-    return encode(frames, seconds * stride, suffix), num_drawn
+    return encode(frames, duration, suffix), num_drawn
 
 
 def _titled(ax: Any, name: str, scene: Scene, episode: Episode) -> Scene:

@@ -10,6 +10,7 @@ from ._callbacks import (
     Stop as Stop,
 )
 from ._checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
+from ._compare import compare as compare
 from ._evaluations import evaluation_key as evaluation_key, summarize as summarize
 from ._fit import fit as fit
 from ._loggers import (
@@ -22,5 +23,6 @@ from ._policy_file import load_policy as load_policy, save_policy as save_policy
 from ._progress import Progress as Progress
 from ._read import read_metrics as read_metrics
 from ._ready_callbacks import Snapshot as Snapshot, StopAtReturn as StopAtReturn
+from ._report import report as report
 from ._run import Run as Run
 from ._scores import bootstrap_interval as bootstrap_interval, iqm as iqm

@@ -42,16 +42,7 @@ def curve(group: Group, metric: str, *, smoothing: int = 0) -> Curve:
 
     **Raises:** `ValueError` for a metric that the runs lack.
     """
-    if (known := next((run for run in group.runs if metric not in run), None)) is not None:
-        names = [name for name in known if name not in ("run", "seed")]
-        raise ValueError(
-            f"no metric {metric}{did_you_mean(metric, names)}; one of {', '.join(names)}"
-        )
-    rows = max(len(run["step"]) for run in group.runs)
-    last = max((run["step"].max() for run in group.runs if len(run["step"])), default=0.0)
-    edges = np.linspace(0, last, min(rows, NUM_POINTS) + 1)
-    window = max(1, round(smoothing * (len(edges) - 1) / max(last, 1)))
-    values = np.stack([_binned(run, metric, edges, window) for run in group.runs])
+    step, values = binned(group, metric, smoothing=smoothing)
     middle, low, high = np.full((3, values.shape[1]), np.nan)
     is_audit = metric.startswith("audit_")
     present = np.isfinite(values)
@@ -64,7 +55,24 @@ def curve(group: Group, metric: str, *, smoothing: int = 0) -> Curve:
         middle[here] = scores.max(axis=0) if is_audit else iqm(scores, axis=0)
         if not is_audit:
             low[here], high[here] = bootstrap_interval(scores)
-    return Curve(edges[1:], middle, low, high)
+    return Curve(step, middle, low, high)
+
+
+def binned(
+    group: Group, metric: str, *, smoothing: int = 0
+) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, "R P"]]:
+    """The steps of a curve, and the metric of each run there; see `curve`."""
+    if (known := next((run for run in group.runs if metric not in run), None)) is not None:
+        names = [name for name in known if name not in ("run", "seed")]
+        raise ValueError(
+            f"no metric {metric}{did_you_mean(metric, names)}; one of {', '.join(names)}"
+        )
+    rows = max(len(run["step"]) for run in group.runs)
+    last = max((run["step"].max() for run in group.runs if len(run["step"])), default=0.0)
+    edges = np.linspace(0, last, min(rows, NUM_POINTS) + 1)
+    window = max(1, round(smoothing * (len(edges) - 1) / max(last, 1)))
+    values = np.stack([_binned(run, metric, edges, window) for run in group.runs])
+    return edges[1:], values
 
 
 def _binned(run: Table, metric: str, edges: np.ndarray, window: int) -> np.ndarray:

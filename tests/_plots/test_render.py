@@ -342,6 +342,12 @@ def test_without_the_extra_for_video_nothing_is_played(
     )
 
 
+def test_a_long_episode_may_be_thinned_instead():
+    content, num_steps = render(an_episode(9), "Catch-bsuite", max_frames=5, is_thinned=True)
+    image: Any = Image.open(io.BytesIO(content))
+    assert (image.n_frames, num_steps) == (4, 9)  # after 0, 3, 6 and 9 steps
+
+
 @pytest.mark.slow
 def test_the_script_draws_an_episode_with_its_uncertainty(run: Path, tmp_path: Path):
     script = [sys.executable, str(REPOSITORY / "scripts" / "render.py"), str(run)]
