@@ -53,7 +53,7 @@ class Reach(eqx.Module):
         observation, state = rlscan.envs.reset_where(
             terminated | truncated, lambda: self.reset(key), (last, after)
         )
-        info = {"final_observation": last}
+        info = {"final_observation": last, "final_state": after}
         return observation, state, reward, terminated, truncated, info
 
     def observe(self, state):

@@ -32,13 +32,7 @@ def player_parser(prog: str, description: str, *, default_run: str) -> Parser:
         "training used.",
     )
     parser.add_argument("run_dir", help="Run directory, as written by `rlscan train`.")
-    parser.add_argument(
-        "--allow",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="Build classes of this module too, if the run names any. May be repeated.",
-    )
+    add_allow_option(parser)
     parser.add_argument(
         "--run",
         type=int,
@@ -60,6 +54,16 @@ def player_parser(prog: str, description: str, *, default_run: str) -> Parser:
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed for the episodes (default: 0).")
     return parser
+
+
+def add_allow_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--allow",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="Build classes of this module too, if the run names any. May be repeated.",
+    )
 
 
 def load_player(options: Namespace, run: int | None) -> Trained:

@@ -10,6 +10,7 @@ from typing import get_args
 from .._core.files import write_whole
 from ..runs._compare import Score, compare
 from ..runs._report import FORMATS
+from .evaluate import add_allow_option
 from .plot import add_label_option
 from .terminal import Parser, check_new_file, command, report
 
@@ -64,6 +65,7 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--no-episodes", action="store_true", help="Leave the episodes out of the page."
     )
+    add_allow_option(parser)
     return parser
 
 
@@ -81,8 +83,13 @@ def _report(options: Namespace) -> None:
     if kind == "html":
         from .._plots.page import page  # the other formats need no pictures
 
-        has_episodes = not options.no_episodes
-        text = page(found, options.run_dirs, labels=labels, has_episodes=has_episodes)
+        text = page(
+            found,
+            options.run_dirs,
+            labels=labels,
+            has_episodes=not options.no_episodes,
+            allow=options.allow,
+        )
     else:
         text = FORMATS[kind](found)
     if options.output is None:

@@ -60,6 +60,7 @@ def page(
     *,
     labels: Sequence[str] = (),
     has_episodes: bool = True,
+    allow: Sequence[str] = (),
 ) -> str:
     """Write a comparison as one HTML page that loads nothing: pictures are in it, scripts are not.
 
@@ -69,6 +70,7 @@ def page(
     - `directories`, `labels`: as for `compare`.
     - `has_episodes`: whether to play and draw an episode of each algorithm in each environment, by
         the run of median return.
+    - `allow`: the modules whose classes may be built for that, see `rlscan.load_policy`.
 
     **Raises:** `ModuleNotFoundError` without `rlscan[plot]`.
     """
@@ -78,7 +80,7 @@ def page(
         "Results": _results(found),
         "Learning curves": [_picture(draw_returns(found), "Return over environment steps")],
         "Audit": _audit(directories, labels),
-        "Episodes": _episodes(found) if has_episodes else [],
+        "Episodes": _episodes(found, allow) if has_episodes else [],
         "Settings": _settings(directories),
         "Versions": _versions(directories),
     }
@@ -113,30 +115,30 @@ def _audit(directories: Sequence[str | Path], labels: Sequence[str]) -> Iterator
         yield f"<p>There is no audit: {_text(str(error))}.</p>"
 
 
-def _episodes(found: Comparison) -> Iterator[str]:
+def _episodes(found: Comparison, allow: Sequence[str]) -> Iterator[str]:
     yield (
         '<p class="note">One episode of the run with the median return of each algorithm, by the '
         "mode of its distribution, without dropout.</p>"
     )
     yield '<div class="episodes">'
     for cell in found.cells:
-        yield _episode(cell)
+        yield _episode(cell, allow)
     yield "</div>"
 
 
-def _episode(cell: Cell) -> str:
+def _episode(cell: Cell, allow: Sequence[str]) -> str:
     """A figure of an episode, or the reason why there is none."""
     caption = f"{cell.algorithm}, {cell.environment}"
     try:
         returns = [float(final_returns(run)[0]) for run in cell.group.runs]
         directory, run = cell.group.sources[median_run(returns)]
         has_several = sum(source[0] == directory for source in cell.group.sources) > 1 or run > 0
-        trained = load_trained(directory, run=run if has_several else None)
+        trained = load_trained(directory, run=run if has_several else None, allow=allow)
         episode = play(trained)
         content, frames = b"", MOST_FRAMES
         while not content or (len(content) > MOST_BYTES and frames > 8):
             content, _ = render(
-                episode, trained.config.env.name, trained.env, max_frames=frames, is_thinned=True
+                episode, trained.config.env.title, trained.env, max_frames=frames, is_thinned=True
             )
             frames //= 2
     except (ValueError, FileNotFoundError) as error:

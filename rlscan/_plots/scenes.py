@@ -110,8 +110,12 @@ def _rendered(ax: Any, episode: Episode, render: Renderer) -> Scene:
         return render(jax.tree.map(lambda x: at(x) if np.ndim(x) else x, episode.env_state))
 
     first = picture(0)
-    ax.set_axis_off()
-    image = ax.imshow(first, interpolation="nearest", animated=True)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_color("0.8")  # the picture may end in white
+    height, width = first.shape[:2]
+    extent, room = (0, width, height, 0), 0.01 * max(first.shape)
+    image = ax.imshow(first, interpolation="nearest", extent=extent, animated=True)
+    ax.set(xlim=(-room, width + room), ylim=(height + room, -room))  # keeps the frame visible
 
     def draw(t: int) -> Artists:
         image.set_data(now := picture(t))

@@ -13,7 +13,15 @@ from .._core.screen import printable
 from ._curves import binned
 from ._evaluations import EVALUATIONS_FILE
 from ._final import final_returns
-from ._groups import LABEL, Group, describe_settings, is_of_env, read_groups, read_labels
+from ._groups import (
+    LABEL,
+    Group,
+    describe_settings,
+    environment_of,
+    is_of_env,
+    read_groups,
+    read_labels,
+)
 from ._read import read_metrics
 from ._statistics import (
     Estimate,
@@ -157,14 +165,10 @@ def _require_names(cells: Sequence[Cell]) -> None:
 
 def _environments(groups: Sequence[Group]) -> list[str]:
     """The name of each group's environment, with those parameters that are not always the same."""
-    names = [
-        str(
-            next((g.settings[k] for k in ("env.name", "env.class_path") if k in g.settings), "runs")
-        )
-        for g in groups
-    ]
+    names = [environment_of(group.settings) or "runs" for group in groups]
+    known = ("env.name", "env.class_path")
     others = [
-        {k: x for k, x in g.settings.items() if is_of_env(k) and k != "env.name"} for g in groups
+        {k: x for k, x in g.settings.items() if is_of_env(k) and k not in known} for g in groups
     ]
     described = dict[int, str]()
     for name in dict.fromkeys(names):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _IGNORED = {
     "debug",
 }
 _IGNORED |= {"loggers", "eval_interval", "eval_episodes", "sweep", "num_samples"}
-_IGNORED |= {"strict", "debug", "checkpoint_interval", "keep_checkpoints"}
+_IGNORED |= {"checkpoint_interval", "keep_checkpoints", "allow"}
 
 
 LABEL = "label"  # stands for all settings but the environment's, in runs that a user named
@@ -76,8 +77,10 @@ def read_groups(
             shared = {k: x for k, x in settings.items() if is_of_env(k)} | {LABEL: name}
         for run in np.unique(table["run"]):
             rows = {name: column[table["run"] == run] for name, column in table.items()}
-            # Columns of swept settings have the values of each run.
-            values = shared | {key: rows[key][0] for key in rows if key in settings}
+            # Columns of swept settings have the values of each run. They come first: a metric may
+            # have the name of a setting, such as `loss`.
+            first = takewhile(lambda name: name not in ("update", "step"), rows)
+            values = shared | {key: rows[key][0] for key in first if key in settings}
             group = next((g for g in groups if g.settings == values), None)
             if group is None:
                 groups.append(group := Group(values))
@@ -108,6 +111,11 @@ def read_labels(texts: Sequence[str], directories: Sequence[str | Path]) -> dict
     return names
 
 
+def environment_of(settings: Mapping[str, Any]) -> str:
+    """The name or the class of the environment; empty if the settings do not tell."""
+    return str(settings.get("env.name") or settings.get("env.class_path") or "")
+
+
 def is_of_env(key: str) -> bool:
     """Whether a setting belongs to the environment."""
     return key.split(".")[0] == "env"
@@ -129,7 +137,7 @@ def labels(groups: Sequence[Group]) -> list[str]:
         if not words:  # it differs from no other, or only from runs with a name
             directories = {directory.resolve().name for directory, _ in group.sources}
             names = directories if len(groups) > 1 and len(directories) == 1 else set()
-            words = "".join(names) or str(group.settings.get("env.name", "run"))
+            words = "".join(names) or environment_of(group.settings) or "run"
         return f"{words} ({seeds})"
 
     return [label(*one) for one in zip(groups, described, strict=True)]

@@ -110,7 +110,7 @@ def test_a_page_loads_nothing_and_runs_nothing(two: Path):
 
 
 def test_runs_without_audit_and_policy_have_a_page_too(two: Path):
-    """Those of a user's own loop: its metrics are others, and rlscan does not build its policy."""
+    """A user's own loop has other metrics, and rlscan does not build its policy."""
     own = two / "own"
     own.mkdir()
     (own / "metrics.csv").write_text("update,step,episode_return\n1,10,1.0\n2,20,2.0\n")

@@ -119,6 +119,11 @@ def test_runs_that_differ_in_their_seed_are_one_curve(tmp_path: Path):
     assert labels([group]) == ["CartPole-v1 (4 seeds)"]
 
 
+def test_a_metric_may_have_the_name_of_a_setting(tmp_path: Path):
+    """A config tells its loss, and each row the value of that."""
+    assert len(a_group(tmp_path, *(rows([1.0], loss=[x]) for x in (0.5, 0.75))).runs) == 2
+
+
 def test_of_the_audit_it_is_the_worst_run(tmp_path: Path):
     audits = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 0.0]]
     group = a_group(tmp_path, *(rows([0.0, 0.0], audit_log_ratio=a) for a in audits))

@@ -24,7 +24,7 @@ def test_iqm_is_that_of_the_runs_of_all_tasks():
 
 
 def test_probability_of_improvement():
-    """Of each task it is Mann and Whitney's U over the number of pairs."""
+    """For each task it is Mann and Whitney's U over the number of pairs."""
     by_u = [mannwhitneyu(x, y).statistic / (len(x) * len(y)) for x, y in zip(X, Y, strict=True)]
     by_hand = [
         np.mean([(a > b) + 0.5 * (a == b) for a in x for b in y]) for x, y in zip(X, Y, strict=True)
@@ -44,7 +44,7 @@ def test_performance_profile():
 
 
 def test_the_interval_is_that_of_all_stratified_resamples():
-    """Of two tasks with three runs there are 27 · 27 resamples, all equally probable."""
+    """Two tasks with three runs have 27 · 27 resamples, all equally probable."""
     tasks = [np.array([1.0, 2.0, 4.0]), np.array([0.0, 10.0, 30.0])]
     sets = [list(itertools.product(task, repeat=3)) for task in tasks]
     every = [trim_mean([*a, *b], 0.25) for a in sets[0] for b in sets[1]]
