@@ -74,6 +74,7 @@ TESTS = {
     "rlscan/ppo/_update.py": UPDATE,
     "rlscan/ppo/_gradient_step.py": UPDATE,
     "rlscan/ppo/_optimizer.py": (*UPDATE, "tests/ppo/test_optimizer.py"),
+    "rlscan/ppo/_hook.py": ("tests/ppo/test_hook.py",),
     "rlscan/ppo/_losses.py": ("tests/ppo/test_losses.py", "tests/ppo/test_ppo.py"),
     "rlscan/ppo/_minibatches.py": ("tests/ppo/test_minibatches.py",),
     "rlscan/ppo/_finite.py": ("tests/ppo/test_divergence.py",),

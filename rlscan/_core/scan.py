@@ -160,22 +160,36 @@ def _check_lengths(xs: Any, length: int | None) -> None:
         raise ValueError("xs holds no array to scan over; set the number of steps with length=…")
 
 
-def check_same_carry(old: Any, new: Any) -> None:
-    """Raise `TypeError` if a step changed more of the carry than the values of its arrays."""
+def check_same_carry(
+    old: Any,
+    new: Any,
+    *,
+    name: str = "carry",
+    where: str = "inside filter_scan",
+    first: str = "`init`",
+) -> None:
+    """Raise `TypeError` if a step changed more of the carry than the values of its arrays.
+
+    **Arguments:**
+
+    - `old`, `new`: the carry before and after the step.
+    - `name`, `where`, `first`: what messages call the carry, the step, and the first carry.
+    """
     old_leaves, old_structure = tree_flatten_with_path(old)
     new_leaves, new_structure = tree_flatten_with_path(new)
     if old_structure != new_structure:
-        where, was, became = first_structural_difference(old, new, ())
+        path, was, became = first_structural_difference(old, new, ())
         raise TypeError(
-            f"the structure of the carry changed inside filter_scan, at carry{keystr(where)}: "
+            f"the structure of the {name} changed {where}, at {name}{keystr(path)}: "
             f"it came in as {was} and went out as {became}; "
-            "return a carry with the structure of `init`, in which a static field keeps its value"
+            f"return a {name} with the structure of {first}, in which a static field keeps its "
+            "value"
         )
     for (path, was), (_, became) in zip(old_leaves, new_leaves, strict=True):
-        _check_same_leaf(f"carry{keystr(path)}", was, became)
+        _check_same_leaf(f"{name}{keystr(path)} changed {where}", was, became)
 
 
-def _check_same_leaf(name: str, was: Any, became: Any) -> None:
+def _check_same_leaf(changed: str, was: Any, became: Any) -> None:
     if eqx.is_array(was) and eqx.is_array(became):
         same_dtype = _dtype(was) == _dtype(became)
         # `lax.scan` widens a weakly typed scalar such as `jnp.asarray(0)` by itself if it can, and
@@ -183,12 +197,12 @@ def _check_same_leaf(name: str, was: Any, became: Any) -> None:
         widened = getattr(was, "weak_type", False)
         if was.shape != became.shape or not (same_dtype or widened):
             raise TypeError(
-                f"{name} changed inside filter_scan: it came in as {describe(was)} and went out "
+                f"{changed}: it came in as {describe(was)} and went out "
                 f"as {describe(became)}; cast or reshape one of them"
             )
     elif eqx.is_array(was) or eqx.is_array(became) or not same_value(was, became):
         raise TypeError(
-            f"{name} changed inside filter_scan: it came in as {describe(was)} and went out as "
+            f"{changed}: it came in as {describe(was)} and went out as "
             f"{describe(became)}. Only arrays may change in the loop; {_remedy(was, became)}"
         )
 

@@ -4,6 +4,7 @@ from ._algorithm import PPO as PPO, Algorithm as Algorithm
 from ._config import PPOConfig as PPOConfig
 from ._divergence import explain_divergence as explain_divergence
 from ._finite import Divergence as Divergence, DivergenceError as DivergenceError
+from ._hook import OnBatch as OnBatch
 from ._losses import (
     Loss as Loss,
     Minibatch as Minibatch,

@@ -12,10 +12,11 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._core.require import is_flag, is_number, require_positive
 from .._core.scan import describe
-from .._core.tree import map_arrays
+from .._core.tree import cast_like
 from .._core.types import Environment, Policy, PyTree
 from .._rollout.state import is_recurrent
 from ._config import PPOConfig, check_config
+from ._hook import OnBatch, check_hook
 from ._losses import Loss, ppo_loss
 from ._metrics import Metrics
 from ._optimizer import Optimizer, check_optimizer
@@ -64,6 +65,7 @@ class PPO(eqx.Module):
     config: PPOConfig
     loss: Loss
     optimizer: Optimizer | None
+    on_batch: OnBatch | None
     mesh: Mesh | None
 
     def __init__(
@@ -74,11 +76,12 @@ class PPO(eqx.Module):
         total_steps: int | None = None,
         loss: Loss = ppo_loss,
         optimizer: Optimizer | None = None,
+        on_batch: OnBatch | None = None,
         mesh: Mesh | None = None,
     ):
         """**Arguments:**
 
-        - `config`, `loss`, `optimizer`: as for `rlscan.train`.
+        - `config`, `loss`, `optimizer`, `on_batch`: as for `rlscan.train`.
         - `num_updates` or `total_steps`: the length of the run, in updates or in environment steps,
             over which schedules and annealing are. `rlscan.train` fills it in if both are left out.
         - `mesh`: devices to split the environments of an update over, see `rlscan.ppo.update`.
@@ -93,7 +96,7 @@ class PPO(eqx.Module):
         if total_steps is not None:
             num_updates = count_updates(total_steps, config)
         self.num_updates, self.config = num_updates, config
-        self.loss, self.optimizer, self.mesh = loss, optimizer, mesh
+        self.loss, self.optimizer, self.on_batch, self.mesh = loss, optimizer, on_batch, mesh
 
     @property
     def steps_per_update(self) -> int:
@@ -105,8 +108,9 @@ class PPO(eqx.Module):
 
         **Raises:** whatever `rlscan.ppo.init_train` raises.
         """
-        state = init_train(policy, env, self.config, key=key, optimizer=self.optimizer)
-        return dataclasses.replace(state, env=strong_env(env))
+        own = {"optimizer": self.optimizer, "on_batch": self.on_batch}
+        state = init_train(policy, env, self.config, key=key, **own)
+        return dataclasses.replace(state, env=cast_like(env, env))  # with strong types
 
     def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """Make one update in `state.env`, see `rlscan.ppo.update`."""
@@ -121,6 +125,7 @@ class PPO(eqx.Module):
             num_updates=jnp.asarray(self.num_updates),
             loss=self.loss,
             optimizer=self.optimizer,
+            on_batch=self.on_batch,
             mesh=self.mesh,
         )
 
@@ -134,6 +139,7 @@ class PPO(eqx.Module):
         num_updates = self.num_updates if isinstance(self.num_updates, int) else None
         check_config(self.config, recurrent=recurrent, num_updates=num_updates)
         check_optimizer(self.optimizer)
+        check_hook(self.on_batch)
 
     def for_runs(self, axis: tuple[int, ...], mesh: Mesh | None) -> "PPO":
         """The same with NumPy's numbers, and a number of updates for each run of an axis `(R,)`.
@@ -156,11 +162,6 @@ class PPO(eqx.Module):
         nothing = jax.tree.map(lambda _: False, self)
         each = jax.tree.map(lambda x: np.ndim(x) > 0, numbers(self), is_leaf=callable)
         return eqx.partition(self, eqx.tree_at(numbers, nothing, each))
-
-
-def strong_env(env: Environment) -> Environment:
-    """The environment, its arrays with strong types: those that replace them have such."""
-    return map_arrays(lambda x: jax.lax.convert_element_type(x, x.dtype), env)
 
 
 def require_algorithm(algorithm: Any) -> None:

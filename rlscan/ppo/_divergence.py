@@ -13,12 +13,12 @@ from jaxtyping import Array
 
 from .._core.mesh import WHOLE, mean_over_devices, sharded
 from .._core.types import Environment, PyTree
-from ..nn._trainable import partition_trainable
 from ._config import PPOConfig
 from ._finite import place_of, stay_finite, which_are_finite
+from ._hook import OnBatch
 from ._losses import Loss, Minibatch, ppo_loss
 from ._optimizer import Optimizer
-from ._update import TrainState, attempt, collect, state_specs
+from ._update import TrainState, attempt, collect, state_specs, statistics_of
 
 
 def explain_divergence(
@@ -29,6 +29,7 @@ def explain_divergence(
     num_updates: int,
     loss: Loss = ppo_loss,
     optimizer: Optimizer | None = None,
+    on_batch: OnBatch | None = None,
     mesh: Mesh | None = None,
 ) -> str | None:
     """Name the first number that was not finite; `None` if the run has not diverged.
@@ -42,8 +43,8 @@ def explain_divergence(
     **Arguments:**
 
     - `state`: a diverged state of one run.
-    - `env`, `config`, `num_updates`, `loss`, `optimizer`, `mesh`: as for the `update` that
-        diverged.
+    - `env`, `config`, `num_updates`, `loss`, `optimizer`, `on_batch`, `mesh`: as for the `update`
+        that diverged.
 
     **Returns:** a line such as `update 3, minibatch 2: the gradient of
     policy.actor.layers[0].weight is not finite`.
@@ -51,16 +52,16 @@ def explain_divergence(
     if not state.divergence.update > 0:
         return None
     config = config.as_arrays().at(state.num_updates, num_updates)
-    culprit = _in_rollout(eqx.filter_jit(collect)(state, env, config)[2])
+    culprit = _in_rollout(eqx.filter_jit(collect)(state, env, config, on_batch)[2])
     if state.divergence.minibatch > 0:
-        repeat = partial(_repeat, env, config, num_updates, loss, optimizer)
+        repeat = partial(_repeat, env, config, num_updates, loss, optimizer, on_batch)
         if mesh is not None:
             repeat = sharded(repeat, mesh, (state_specs(state),), WHOLE)
         steps, statistics = jax.device_get(eqx.filter_jit(repeat)(state))
         which = divmod(int(state.divergence.minibatch) - 1, config.num_minibatches)
-        harm = _in_step(jax.tree.map(lambda x: x[which], steps)) or _first(
-            "the statistic policy{}", statistics
-        )
+        harm = _in_step(jax.tree.map(lambda x: x[which], steps))
+        harm = harm or _first("the statistic policy{}", statistics[0])
+        harm = harm or _first("the number extra{} of on_batch", statistics[1])
         culprit = "; then ".join(found for found in (culprit, harm) if found)
     # This is a different program, which may round a borderline number to the other side.
     return f"{place_of(state.divergence)}: {culprit or 'all is finite when it is made again'}"
@@ -143,6 +144,7 @@ def _repeat(
     num_updates: int,
     loss: Loss,
     optimizer: Optimizer | None,
+    on_batch: OnBatch | None,
     state: TrainState,
 ) -> tuple[dict[str, PyTree], PyTree]:
     """Make an update again, and test each leaf.
@@ -150,10 +152,9 @@ def _repeat(
     **Returns:** the reports of its gradient steps, `[num_epochs, num_minibatches]`, and which of
     the statistics that move after them are finite.
     """
-    after, _, reports = attempt(
-        state, env, config, num_updates, loss, which_are_finite, optimizer=optimizer
-    )
+    own = {"optimizer": optimizer, "on_batch": on_batch}
+    after, _, reports = attempt(state, env, config, num_updates, loss, which_are_finite, **own)
     return (
         {"metrics": mean_over_devices(reports["metrics"]), "finite": reports["finite"]},
-        stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after))),
+        stay_finite(*map(statistics_of, (state, after))),
     )

@@ -17,11 +17,12 @@ from .._core.mesh import FIRST, place
 from .._core.program import Program
 from .._core.require import require_positive
 from .._core.scan import filter_scan
-from .._core.tree import map_arrays
+from .._core.tree import cast_like, map_arrays
 from .._core.types import Environment, Policy, PyTree
 from ..random._keys import KeyLike, as_key, as_keys
-from ._algorithm import PPO, Algorithm, count_updates, require_algorithm, strong_env
+from ._algorithm import PPO, Algorithm, count_updates, require_algorithm
 from ._config import PPOConfig
+from ._hook import OnBatch, require_extra_of
 from ._losses import Loss, ppo_loss
 from ._metrics import Metrics
 from ._optimizer import Optimizer
@@ -40,6 +41,7 @@ def train(
     state: Any = None,
     loss: Loss = ppo_loss,
     optimizer: Optimizer | None = None,
+    on_batch: OnBatch | None = None,
     schedule_steps: int | None = None,
     updates_per_call: int | None = None,
     state_interval: int | None = None,
@@ -81,6 +83,11 @@ def train(
         traced rate of each gradient step. It sees the policy with its trainable arrays alone, in
         at least float32, and the gradient clipped by `max_grad_norm`; a complex array counts as
         two real ones, `[2, …]`. By default it is Adam with `adam_eps`.
+    - `on_batch`: a pure function of each rollout, called as `on_batch(policy, trajectory, extra,
+        key=…)` before values and advantages are computed. It returns `(trajectory, extra)` with
+        other values, such as other rewards; `state.extra` is what it keeps from update to update,
+        any pytree. The first one comes from its method `init(policy, env, key=…)`, if it has one,
+        and is `()` otherwise. It cannot be used on a `mesh` that splits environments.
     - `schedule_steps`: environment steps over which schedules and annealing are; by default
         `total_steps`. A run that is made longer goes on as it began with the old number.
     - `updates_per_call`: a fixed number of updates in each call; by default the clock decides.
@@ -93,8 +100,8 @@ def train(
     - `mesh`: devices to split the environments over, see `rlscan.ppo.update`; several runs are
         split over the devices instead.
 
-    `loss`, `optimizer`, `schedule_steps`, `strict`, `debug` and `mesh` are PPO's. An update of
-    another algorithm is one call of the program, unless `updates_per_call` says otherwise.
+    `loss`, `optimizer`, `on_batch`, `schedule_steps`, `strict`, `debug` and `mesh` are PPO's. Each
+    update of another algorithm is one call of the program, or as `updates_per_call` says.
 
     **Returns:** a `Training`: an iterator over `(state, metrics)`. Metrics are NumPy scalars, or
     arrays `[R]`, described in `rlscan.ppo.METRICS`. It ends early if every run has diverged: with
@@ -114,6 +121,7 @@ def train(
         mesh=mesh,
         loss=loss,
         optimizer=optimizer,
+        on_batch=on_batch,
     )
     num_updates = count_updates(total_steps, algorithm)
     if updates_per_call is not None:
@@ -162,6 +170,7 @@ def _algorithm(
     mesh: Mesh | None,
     loss: Loss,
     optimizer: Optimizer | None,
+    on_batch: OnBatch | None,
 ) -> Any:
     """The algorithm to train by: PPO with these settings, or the one that was given."""
     is_ppo = isinstance(config, PPOConfig | PPO)
@@ -172,7 +181,7 @@ def _algorithm(
     given = {} if is_ppo else given
     if not isinstance(config, PPOConfig):
         given |= {"loss": loss is not ppo_loss, "optimizer": optimizer is not None}
-        given["schedule_steps"] = schedule_steps is not None
+        given |= {"on_batch": on_batch is not None, "schedule_steps": schedule_steps is not None}
     for name in (name for name, is_given in given.items() if is_given):
         raise ValueError(
             f"{name} is an argument of {whose}, got it beside a {type(config).__name__}; leave it "
@@ -180,7 +189,11 @@ def _algorithm(
         )
     if not is_ppo:
         return config
-    ppo = config if isinstance(config, PPO) else PPO(config, loss=loss, optimizer=optimizer)
+    ppo = (
+        config
+        if isinstance(config, PPO)
+        else PPO(config, loss=loss, optimizer=optimizer, on_batch=on_batch)
+    )
     if ppo.num_updates is None:
         num_updates = count_updates(schedule_steps or total_steps, ppo)
         ppo = dataclasses.replace(ppo, num_updates=num_updates)
@@ -247,7 +260,7 @@ def _specs(state: Any, algorithm: Any, axis: tuple[int, ...], mesh: Mesh | None)
         return None
     if axis:  # several runs are split as they are
         return map_arrays(lambda _: FIRST, state)
-    check_mesh(mesh, state.policy, algorithm.config)
+    check_mesh(mesh, state.policy, algorithm.config, algorithm.on_batch)
     return state_specs(state)
 
 
@@ -286,7 +299,8 @@ def _placed(
     if not isinstance(algorithm, PPO):
         return state
     algorithm.check(state.policy)
-    given = strong_env(env)
+    require_extra_of(algorithm.on_batch, state.policy, env, state.extra, state.key)
+    given = cast_like(env, env)
     if axis:
         given = map_arrays(lambda x: jnp.broadcast_to(x, (*axis, *x.shape)), given)
     if not _are_alike(state.env, given):
@@ -328,6 +342,7 @@ def train_scan(
     key: KeyLike,
     loss: Loss = ppo_loss,
     optimizer: Optimizer | None = None,
+    on_batch: OnBatch | None = None,
     schedule_steps: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Train as one pure function of the whole run: jit it, and map it over seeds or numbers.
@@ -340,7 +355,8 @@ def train_scan(
     """
     num_updates = count_updates(total_steps, config)
     length = schedule_steps or total_steps
-    ppo = PPO(config, total_steps=length, loss=loss, optimizer=optimizer)
+    own = {"loss": loss, "optimizer": optimizer, "on_batch": on_batch}
+    ppo = PPO(config, total_steps=length, **own)
     ppo.check()
     state = ppo.init(policy, env, as_key(key))
     return filter_scan(lambda state, _: ppo.update(state), state, length=num_updates)

@@ -148,13 +148,10 @@ def _have_all_diverged(state: Any) -> bool:
 def _like(old: PyTree, new: PyTree) -> PyTree:
     """The new state, on the devices of the old one; `TypeError` names what differs."""
     try:
-        check_same_carry(old, new)
+        words = {"name": "state", "where": "as Training.state was set", "first": "the old one"}
+        check_same_carry(old, new, **words)
     except TypeError as error:
-        what = str(error).replace("carry", "state").replace(" inside filter_scan", "")
-        raise TypeError(
-            f"Training.state can be set to other values of the same arrays alone: {what}; a number "
-            "that will change must be an array from the start"
-        ) from None
+        raise TypeError(f"{error}; a number that will change is an array from the start") from None
 
     def one(was: Any, now: Any) -> Any:
         is_moved = isinstance(was, jax.Array) and now is not was

@@ -49,6 +49,7 @@ from ._finite import (
     stay_finite,
 )
 from ._gradient_step import Learner, gradient_step
+from ._hook import OnBatch, call_hook, check_hook, first_extra
 from ._losses import Loss, Minibatch, ppo_loss
 from ._metrics import Metrics, episode_metrics, flag_divergence, gradient_metrics
 from ._minibatches import random_order
@@ -72,6 +73,7 @@ class TrainState(eqx.Module):
     divergence: Divergence  # once set, all else stays as it was before the diverged update
     reward_scaling: RewardScaling | None = None  # if the config has `scale_rewards`
     env: Environment | None = None  # whose arrays may change between updates, see `rlscan.train`
+    extra: PyTree = ()  # what `on_batch` keeps
 
 
 def init_train(
@@ -81,6 +83,7 @@ def init_train(
     *,
     key: KeyLike,
     optimizer: Optimizer | None = None,
+    on_batch: OnBatch | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Make the state before the first update.
@@ -88,12 +91,15 @@ def init_train(
     **Arguments:** as for `rlscan.train`.
 
     **Raises:** whatever `rlscan.check_policy` raises; `ValueError` for an invalid setting, a policy
-    whose value is not a scalar, or a key that cannot be replayed; `TypeError` for an optimiser that
-    is none.
+    whose value is not a scalar, or a key that cannot be replayed; `TypeError` for an optimiser or a
+    hook that is none.
     """
-    rollout_key, shuffle_key = jax.random.split(as_key(key))
+    key = as_key(key)
     check_config(config, recurrent=is_recurrent(policy))
     check_optimizer(optimizer)
+    check_hook(on_batch)
+    extra = first_extra(on_batch, policy, env, key)
+    rollout_key, shuffle_key = jax.random.split(key)
     rollout_state = init_rollout(
         policy,
         env,
@@ -112,6 +118,7 @@ def init_train(
         key=shuffle_key,
         divergence=no_divergence(),
         reward_scaling=init_reward_scaling(config.num_envs) if config.scale_rewards else None,
+        extra=extra,
     )
     return state if mesh is None else on_mesh(state, mesh, config)
 
@@ -124,6 +131,7 @@ def update(
     num_updates: int | Int[Array, ""],
     loss: Loss = ppo_loss,
     optimizer: Optimizer | None = None,
+    on_batch: OnBatch | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Make one update: T steps in N environments, then the epochs over them. Pure; jit it.
@@ -131,7 +139,7 @@ def update(
     **Arguments:**
 
     - `state`: from `init_train` or the previous update.
-    - `env`, `config`, `loss`, `optimizer`: as for `train`. `state.env` is not read.
+    - `env`, `config`, `loss`, `optimizer`, `on_batch`: as for `train`. `state.env` is not read.
     - `num_updates`: of the whole run; schedules and annealing are over them.
     - `mesh`: devices to split the environments over, from `rlscan.make_mesh`. Each device acts in
         its own environments, shuffles its own steps, and contributes its part to each minibatch;
@@ -147,15 +155,14 @@ def update(
     """
     config = config.at(state.num_updates, num_updates)
     if mesh is not None:  # each device runs this same function for its own environments
-        check_mesh(mesh, state.policy, config)
+        check_mesh(mesh, state.policy, config, on_batch)
         settings = {"num_updates": num_updates, "loss": loss, "optimizer": optimizer}
         on_each = partial(update, env=env, config=config, **settings)
         specs = state_specs(state)
         return sharded(on_each, mesh, (specs,), (specs, WHOLE))(state)
 
-    after, batch, reports = attempt(
-        state, env, config, num_updates, loss, is_step_finite, optimizer=optimizer
-    )
+    own = {"optimizer": optimizer, "on_batch": on_batch}
+    after, batch, reports = attempt(state, env, config, num_updates, loss, is_step_finite, **own)
     finite = reports.pop("finite") | ~reports["applied"]
     metrics = {
         **episode_metrics(batch.trajectory),
@@ -168,11 +175,16 @@ def update(
         # A sum is finite if both terms are: one pass over everything that an update learns from.
         rollout=all_finite(batch.target + batch.trajectory.log_prob),
         steps=finite,
-        statistics=every(stay_finite(*(partition_trainable(s.policy)[1] for s in (state, after)))),
+        statistics=every(stay_finite(*map(statistics_of, (state, after)))),
     )
     was_frozen, is_frozen = state.divergence.update > 0, divergence.update > 0
     frozen = dataclasses.replace(state, divergence=divergence)
     return where(is_frozen, frozen, after), flag_divergence(metrics, was_frozen, is_frozen)
+
+
+def statistics_of(state: TrainState) -> tuple[PyTree, PyTree]:
+    """What changes in an update, but not by gradients: in the policy, and the hook's extra."""
+    return partition_trainable(state.policy)[1], state.extra
 
 
 def attempt(
@@ -184,6 +196,7 @@ def attempt(
     examine: Callable[..., PyTree],
     *,
     optimizer: Optimizer | None = None,
+    on_batch: OnBatch | None = None,
 ) -> tuple[TrainState, Minibatch, dict[str, PyTree]]:
     """Make an update, whether its numbers stay finite or not.
 
@@ -191,7 +204,7 @@ def attempt(
     reports of its gradient steps, `[num_epochs, num_minibatches]`, with the results of `examine` as
     `finite`, see `gradient_step`.
     """
-    policy, rollout_state, batch, reward_scaling = collect(state, env, config)
+    policy, rollout_state, batch, reward_scaling, extra = collect(state, env, config, on_batch)
     shuffle_key, next_key = jax.random.split(state.key)
     # float32, because the product may exceed 2^31, and the learning rate needs no more digits.
     num_gradient_steps = jnp.asarray(num_updates, jnp.float32) * (
@@ -222,22 +235,24 @@ def attempt(
         rollout_state=rollout_state,
         key=next_key,
         reward_scaling=reward_scaling,
+        extra=extra,
     )
     return after, batch, reports
 
 
 def collect(
-    state: TrainState, env: Environment, config: PPOConfig
-) -> tuple[Policy, RolloutState, Minibatch, RewardScaling | None]:
+    state: TrainState, env: Environment, config: PPOConfig, on_batch: OnBatch | None = None
+) -> tuple[Policy, RolloutState, Minibatch, RewardScaling | None, PyTree]:
     """Act for T steps, and compute the advantages.
 
     **Returns:** the policy that acted, with its annealed rates; the rollout state after the steps;
-    the steps `[T, N]` with advantages; and the reward scaling after them.
+    the steps `[T, N]` with advantages; and after them the reward scaling, and the hook's extra.
     """
     policy = anneal(state.policy, state.num_updates)
     rollout_state, trajectory = rollout(
         policy, env, state.rollout_state, config.num_steps, key_schedule=config.key_schedule
     )
+    trajectory, extra = call_hook(on_batch, policy, trajectory, state.extra, state.key)
     value = trajectory.value if is_recurrent(policy) else replay(policy, trajectory)[2]
     following = next_value(policy, rollout_state, trajectory, value)
     reward, reward_scaling = _scaled_reward(state, trajectory, config)
@@ -247,7 +262,7 @@ def collect(
     )
     steps = dataclasses.replace(trajectory, final=None)
     batch = Minibatch(trajectory=steps, value=value, advantage=advantage, target=target)
-    return policy, rollout_state, batch, reward_scaling
+    return policy, rollout_state, batch, reward_scaling, extra
 
 
 def _scaled_reward(
@@ -307,7 +322,9 @@ def state_specs(state: TrainState) -> PyTree:
     return eqx.tree_at(environments, whole, parts)
 
 
-def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
+def check_mesh(
+    mesh: Mesh, policy: Policy, config: PPOConfig, on_batch: OnBatch | None = None
+) -> None:
     """Raise `ValueError` if the devices of a mesh cannot share an update."""
     require_divisible(mesh, "num_envs", config.num_envs)
     sizes = {"num_envs": config.num_envs, "num_steps": config.num_steps}
@@ -324,6 +341,11 @@ def check_mesh(mesh: Mesh, policy: Policy, config: PPOConfig) -> None:
         raise ValueError(
             "the statistics of a WithStatistics move by a whole rollout, but each device of a mesh "
             "has only a part of it; use mesh=None"
+        )
+    if on_batch is not None:
+        raise ValueError(
+            "on_batch takes a whole rollout, but each device of a mesh has only a part of it; use "
+            "mesh=None"
         )
 
 

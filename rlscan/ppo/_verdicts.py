@@ -68,7 +68,7 @@ def check_audit(
 
 def _cause(ppo: PPO, state: TrainState, tolerance: float) -> str:
     env, config = cast(Environment, state.env), ppo.config_at(state)
-    policy, _, batch, _ = eqx.filter_jit(collect)(state, env, config)
+    policy, _, batch, *_ = eqx.filter_jit(collect)(state, env, config, ppo.on_batch)
     minibatch = batch if is_recurrent(policy) else flatten_steps(batch)
     _, (log_ratio, _) = eqx.filter_jit(ppo.loss)(policy, minibatch, config)
     recorded = batch.trajectory.log_prob
@@ -95,9 +95,9 @@ def check_divergences(settings: Settings, state: TrainState, *, debug: bool) -> 
     if debug:
         env, again = (
             cast(Environment, own.env),
-            {"num_updates": ppo.num_updates, "loss": ppo.loss, "mesh": ppo.mesh},
+            {"num_updates": int(np.asarray(ppo.num_updates)), "loss": ppo.loss, "mesh": ppo.mesh},
         )
-        again["optimizer"] = ppo.optimizer
+        again |= {"optimizer": ppo.optimizer, "on_batch": ppo.on_batch}
         found = str(explain_divergence(own, env, ppo.config, **again))
         hint = "; the state before that update is kept"
     error = DivergenceError(found + hint)

@@ -54,7 +54,7 @@ def gradient(state: Any) -> Any:
 
 
 def _gradient(state: Any) -> Any:
-    policy, _, batch, _ = collect(state, ENV, CONFIG)
+    policy, _, batch, *_ = collect(state, ENV, CONFIG)
     minibatch = flatten_steps(batch)
     params, rest = eqx.partition(policy, eqx.is_inexact_array)
 

@@ -81,7 +81,7 @@ jit_attempt = eqx.filter_jit(attempt)
 def test_the_first_update_acts_at_the_first_rate_and_learns_from_scaled_rewards():
     state = start()
     policy: Any
-    policy, _, batch, _ = eqx.filter_jit(ppo.collect)(state, Count(), CONFIG)
+    policy, _, batch, *_ = eqx.filter_jit(ppo.collect)(state, Count(), CONFIG)
     np.testing.assert_allclose(policy.dropout.p, SCHEDULE(0))
     reward, done = batch.trajectory.reward, batch.trajectory.terminated
     scaled = rlscan.ppo.scale_rewards(state.reward_scaling, reward, done, gamma=CONFIG.gamma)[1]
