@@ -76,7 +76,10 @@ def call(policy: Any, key: Any) -> tuple:
     return distribution.logits, value
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "transformer")]
+
+
+@pytest.mark.parametrize("kind", ["mlp", *SLOW])
 def test_masks_do_not_depend_on_what_holds_the_rate(kind: str) -> None:
     keys = jax.random.split(rlscan.key(1), 16)
     of_rate = lambda rate: jax.vmap(partial(call, lively(KINDS[kind](rate))))(keys)  # noqa: E731
@@ -106,17 +109,17 @@ def test_noise_of_an_array_rate_is_that_of_the_number(layer: Any) -> None:
 
 
 def test_episode_masks_of_an_array_rate_are_those_of_the_number() -> None:
-    cell = eqx.nn.GRUCell(4, 64, key=jax.random.key(0))
+    cell = eqx.nn.GRUCell(32, 32, key=jax.random.key(0))
 
     def masks(rate: Any) -> tuple:
         layer = VariationalDropoutCell(cell, rate, rate)
-        state = layer(jnp.ones(4), layer.initial_state(), key=rlscan.key(1))
+        state = layer(jnp.ones(32), layer.initial_state(), key=rlscan.key(1))
         return state.input_mask, state.hidden_mask
 
-    got = jax.vmap(masks)(jnp.asarray(RATES))
-    for i, rate in enumerate(RATES):
-        for mask, wanted in zip(got, masks(rate), strict=True):
-            np.testing.assert_array_equal(mask[i], wanted)
+    got = jax.jit(jax.vmap(masks))(jnp.asarray(RATES))
+    for mask, wanted in zip(got, masks(RATES[1]), strict=True):
+        np.testing.assert_array_equal(mask[1], wanted)
+        assert (mask[0] != wanted).any() and (mask[2] != wanted).any()
 
 
 def roll(rate: Any) -> tuple:
@@ -140,7 +143,7 @@ def test_a_sweep_over_rates_is_one_program() -> None:
     assert abs(acted[0] - acted[2]).max() > 0.01
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gru", "transformer"])
 def test_the_optimiser_does_not_see_a_rate(kind: str) -> None:
     policy = KINDS[kind](jnp.asarray(0.25))
     params, rest = rlscan.nn.partition_trainable(policy)
