@@ -24,40 +24,53 @@ from ..runs._scores import bootstrap_interval, iqm
 from .terminal import Parser, check_counts, check_new_file, command, report
 
 
-def player_parser(prog: str, description: str, *, default_run: str) -> Parser:
-    """A parser with the options that choose the policy, its actions and the seed."""
+def player_parser(
+    prog: str, description: str, *, usage: str, default_run: str
+) -> tuple[Parser, Any]:
+    """A parser with the options that choose the policy, its actions and the seed.
+
+    **Returns:** the parser, and the group of options about episodes.
+    """
     parser = Parser(
         prog=prog,
+        usage=f"{prog} RUN_DIR {usage}",
         description=f"{description} Whatever the seed, no episode uses random numbers that "
         "training used.",
     )
-    parser.add_argument("run_dir", help="Run directory, as written by `rlscan train`.")
-    add_allow_option(parser)
-    parser.add_argument(
+    policy = parser.add_argument_group("policy")
+    policy.add_argument(
+        "run_dir", metavar="RUN_DIR", help="Run directory, as written by `rlscan train`."
+    )
+    policy.add_argument(
         "--run",
         type=int,
+        metavar="N",
         help="Number of the run, from 0, if several were trained together "
         f"(default: {default_run}).",
     )
-    parser.add_argument(
+    policy.add_argument(
         "--checkpoint",
         metavar="best|last|FILE",
         default="last",
         help="Policy to play: the last one (default), the one before which episodes returned most, "
         "or that of a file.",
     )
-    parser.add_argument(
+    add_allow_option(policy)
+    episodes = parser.add_argument_group("episodes")
+    episodes.add_argument(
         "--action",
         choices=get_args(Action),
         default="mode",
         help="Whether to sample each action or take the mode of its distribution (default: mode).",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Seed for the episodes (default: 0).")
-    return parser
+    episodes.add_argument(
+        "--seed", type=int, metavar="S", default=0, help="Seed for the episodes (default: 0)."
+    )
+    return parser, episodes
 
 
-def add_allow_option(parser: Parser) -> None:
-    parser.add_argument(
+def add_allow_option(group: Any) -> None:
+    group.add_argument(
         "--allow",
         metavar="MODULE",
         action="append",
@@ -103,35 +116,42 @@ def evaluate_main(argv: Sequence[str] | None = None, *, prog: str = "evaluate.py
 
 
 def _parser(prog: str) -> Parser:
-    parser = player_parser(
+    parser, episodes = player_parser(
         prog,
         "Play whole episodes with the policy of a run, and print its return with 95 % bootstrap "
         "intervals. Of several runs that were trained together, each has a row.",
+        usage="[OPTIONS]",
         default_run="all of them",
     )
-    parser.add_argument(
-        "--episodes", type=int, default=100, help="Number of episodes (default: 100)."
+    episodes.add_argument(
+        "--episodes", type=int, metavar="N", default=100, help="Number of episodes (default: 100)."
     )
-    parser.add_argument(
+    episodes.add_argument(
         "--network",
         choices=get_args(Network),
         default="inference",
         help="Network that plays: without dropout (inference, the default), with dropout as in "
         "training (train), or several networks with a fixed mask each (mc-dropout).",
     )
-    parser.add_argument(
-        "--masks", type=int, default=10, help="Number of masks in mc-dropout (default: 10)."
+    episodes.add_argument(
+        "--masks",
+        type=int,
+        metavar="K",
+        default=10,
+        help="Number of masks in mc-dropout (default: 10).",
     )
-    parser.add_argument(
+    episodes.add_argument(
         "--max-steps",
         type=int,
+        metavar="T",
         help="Number of steps after which an episode is cut (default: the environment's time "
         "limit).",
     )
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--json", metavar="FILE", help="Write the statistics and all returns to this file."
     )
-    parser.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
+    output.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
     return parser
 
 

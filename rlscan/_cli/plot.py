@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .._core.files import write_whole
 from .._plots.plot import AUDIT, FORMATS, plot
@@ -21,41 +22,46 @@ def plot_main(argv: Sequence[str] | None = None, *, prog: str = "plot.py") -> in
 def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
+        usage=f"{prog} RUN_DIR [RUN_DIR ...] --output FILE [OPTIONS]",
         description="Plot metrics of runs over environment steps. Runs that differ only in their "
         "seed form one curve: their interquartile mean, with a band for its 95 % bootstrap "
         "interval. For the metrics of the audit, the curve is their maximum.",
     )
-    parser.add_argument(
+    runs = parser.add_argument_group("runs")
+    runs.add_argument(
         "run_dirs",
         nargs="+",
         metavar="RUN_DIR",
         help="Run directory, as written by `rlscan train`.",
     )
-    parser.add_argument(
-        "--output", metavar="FILE", required=True, help="File for the plot: .png, .svg or .pdf."
-    )
-    parser.add_argument(
+    add_label_option(runs)
+    curves = parser.add_argument_group("curves")
+    curves.add_argument(
         "--metrics",
         default="episode_return",
+        metavar="NAMES",
         help="Columns of metrics.csv, separated by commas. Write evaluation/episode_return for a "
         "column of evaluations.csv (default: %(default)s).",
     )
-    parser.add_argument(
-        "--audit", metavar="FILE", help="File for a second plot: all metrics of the audit."
-    )
-    parser.add_argument(
+    curves.add_argument(
         "--smoothing",
         type=int,
         metavar="STEPS",
         help="Average each run over so many environment steps (default: do not).",
     )
-    add_label_option(parser)
-    parser.add_argument("--overwrite", action="store_true", help="Overwrite files that exist.")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", metavar="FILE", required=True, help="File for the plot: .png, .svg or .pdf."
+    )
+    output.add_argument(
+        "--audit", metavar="FILE", help="File for a second plot: all metrics of the audit."
+    )
+    output.add_argument("--overwrite", action="store_true", help="Overwrite files that exist.")
     return parser
 
 
-def add_label_option(parser: Parser) -> None:
-    parser.add_argument(
+def add_label_option(group: Any) -> None:
+    group.add_argument(
         "--label",
         action="append",
         default=[],

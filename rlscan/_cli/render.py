@@ -25,39 +25,46 @@ def render_main(argv: Sequence[str] | None = None, *, prog: str = "render.py") -
 
 
 def _parser(prog: str) -> Parser:
-    parser = player_parser(
+    parser, episodes = player_parser(
         prog,
         "Draw an episode of a run's policy as an animation.",
+        usage="--output FILE [OPTIONS]",
         default_run="the one with the median return at the end of training",
     )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        required=True,
-        help="File for the animation, .gif, or .mp4 with rlscan[video].",
-    )
-    parser.add_argument(
+    episodes.add_argument(
         "--network",
         choices=["inference", "train"],
         default="inference",
         help="Network that plays: without dropout (inference, the default) or with dropout "
         "as in training (train).",
     )
-    parser.add_argument(
+    episodes.add_argument(
         "--uncertainty",
         action="store_true",
         help="Also draw how far the networks of MC-dropout disagree.",
     )
-    parser.add_argument(
-        "--masks", type=int, default=16, help="Number of masks in MC-dropout (default: 16)."
+    episodes.add_argument(
+        "--masks",
+        type=int,
+        metavar="K",
+        default=16,
+        help="Number of masks in MC-dropout (default: 16).",
     )
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="File for the animation, .gif, or .mp4 with rlscan[video].",
+    )
+    output.add_argument(
         "--max-frames",
         type=int,
+        metavar="N",
         default=MOST_FRAMES,
         help="Maximum number of frames (default: %(default)s).",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
+    output.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
     return parser
 
 

@@ -27,34 +27,27 @@ def report_main(argv: Sequence[str] | None = None, *, prog: str = "rlscan report
 def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
+        usage=f"{prog} RUN_DIR [RUN_DIR ...] [OPTIONS]",
         description="Compare algorithms over environments and seeds: interquartile means with "
         "95 % bootstrap intervals, probability of improvement, performance profiles, and sample "
         "efficiency. Runs whose settings of the environment are equal are of one environment; "
         "those whose other settings are equal, or that have the same name, are of one algorithm.",
     )
-    parser.add_argument(
+    runs = parser.add_argument_group("runs")
+    runs.add_argument(
         "run_dirs",
         nargs="+",
         metavar="RUN_DIR",
         help="Run directory, as written by `rlscan train`.",
     )
-    parser.add_argument(
-        "--format",
-        choices=_SUFFIXES,
-        help="Tables in Markdown (md), all numbers (csv), tables for LaTeX's booktabs (latex), or "
-        "a page with curves, audit, episodes and settings that needs no other file (html). By "
-        "default as FILE ends, or md.",
-    )
-    parser.add_argument("--output", metavar="FILE", help="File to write (default: print it).")
-    parser.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
-    add_label_option(parser)
-    parser.add_argument(
+    add_label_option(runs)
+    runs.add_argument(
         "--score",
         choices=get_args(Score),
         help="Score of a run: its return in the last tenth of training, or in its last evaluation "
         "(default: the latter, if all runs have one).",
     )
-    parser.add_argument(
+    runs.add_argument(
         "--range",
         action="append",
         default=[],
@@ -62,10 +55,20 @@ def _parser(prog: str) -> Parser:
         help="Scores that count as 0 and 1 if several environments are taken together (default: "
         "the lowest and the highest of these runs). May be repeated.",
     )
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--format",
+        choices=_SUFFIXES,
+        help="Tables in Markdown (md), all numbers (csv), tables for LaTeX's booktabs (latex), or "
+        "a page with curves, audit, episodes and settings that needs no other file (html). By "
+        "default as FILE ends, or md.",
+    )
+    output.add_argument("--output", metavar="FILE", help="File to write (default: print it).")
+    output.add_argument("--overwrite", action="store_true", help="Overwrite FILE if it exists.")
+    output.add_argument(
         "--no-episodes", action="store_true", help="Leave the episodes out of the page."
     )
-    add_allow_option(parser)
+    add_allow_option(output)
     return parser
 
 

@@ -173,13 +173,17 @@ def _versions(directories: Sequence[str | Path]) -> Iterator[str]:
                     session.get("started", ""),
                     ", ".join(f"{name} {version}" for name, version in known),
                     str(session.get("git_commit") or "")[:12],
-                    ", ".join(map(str, session.get("devices") or [])),
-                    " ".join(map(str, session.get("command") or [])),
+                    _words(session.get("devices"), ", "),
+                    _words(session.get("command"), " "),
                 ]
             )
     if rows:
         header = ["run", "started", "versions", "commit", "devices", "command"]
         yield _table(header, [[str(cell) for cell in row] for row in rows])
+
+
+def _words(found: Any, between: str) -> str:
+    return between.join(map(str, found)) if isinstance(found, list) else str(found or "")
 
 
 def _sessions(directory: Path) -> list[dict[str, Any]]:

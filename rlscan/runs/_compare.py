@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._core.screen import printable
+from ._config import prefixed
 from ._curves import binned
 from ._evaluations import EVALUATIONS_FILE
 from ._final import final_returns
@@ -205,10 +206,13 @@ def _are_evaluated(directories: Sequence[str | Path]) -> bool:
 
 def _final_scores(group: Group, score: Score) -> np.ndarray:
     if score == "training":
-        return np.concatenate([final_returns(run) for run in group.runs])
+        with prefixed(f"{group.sources[0][0]}: "):
+            return np.concatenate([final_returns(run) for run in group.runs])
     scores = []
     for directory, run in group.sources:
         table = read_metrics(directory, EVALUATIONS_FILE)
+        if "episode_return" not in table:
+            raise ValueError(f"{directory / EVALUATIONS_FILE} has no episode_return")
         returns = table["episode_return"][table["run"] == run]
         scores.append(returns[-1] if len(returns) else np.nan)
     return np.array(scores)

@@ -20,11 +20,16 @@ def final_returns(table: Table) -> Float[np.ndarray, " R"]:
     - `table`: from `read_metrics`; the runs are ordered by their numbers.
 
     **Returns:** NaN for a run that ended no episode there, or has diverged.
+
+    **Raises:** `ValueError` if there are no returns in the table.
     """
+    if "episode_return" not in table:
+        raise ValueError("the metrics have no episode_return, which scores a run")
+    clock = table.get("update", table["step"])
     returns = []
     for run in np.unique(table["run"]):
         rows = table["run"] == run
-        late = rows & (table["update"] > (1 - LAST_PART) * table["update"][rows].max())
+        late = rows & (clock > (1 - LAST_PART) * clock[rows].max())
         value = table["episode_return"][late]
         weight = table["num_episodes"][late] if "num_episodes" in table else np.ones(len(value))
         kept = np.isfinite(value) & (weight > 0)  # a mean over no episodes is NaN
@@ -50,8 +55,6 @@ def median_run_of(directory: str | Path) -> int:
     **Raises:** `ValueError` if the directory has no metrics, or none of returns.
     """
     table = read_metrics(directory)
-    if "episode_return" not in table:
-        raise ValueError(f"{directory} has no episode_return in its metrics")
     if not len(table["run"]):
         raise ValueError(f"{directory} has no row of metrics yet")
     return int(np.unique(table["run"])[median_run(final_returns(table))])

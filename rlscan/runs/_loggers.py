@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -15,8 +15,8 @@ from .._core.screen import message_of
 from .._core.tree import flatten_keys
 from ._metric_names import metrics_in, settings_in
 
-LoggerName = Literal["tensorboard", "wandb"]
-LOGGERS: tuple[str, ...] = get_args(LoggerName)
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+LOGGERS = tuple(_PACKAGES)
 
 _SECONDS_BETWEEN_FLUSHES = 2.0
 
@@ -204,7 +204,7 @@ def check_loggers(names: Sequence[str]) -> None:
             raise ValueError(f"loggers must be among {', '.join(LOGGERS)}, got {name!r}")
         if list(names).count(name) > 1:
             raise ValueError(f"loggers has {name} twice; keep one")
-        package = {"tensorboard": "tensorboardX", "wandb": "wandb"}[name]
+        package = _PACKAGES[name]
         if not _is_installed(package):
             raise ValueError(
                 f"the logger {name} needs {package}: pip install 'rlscan[{name}]', or leave it out"
@@ -213,18 +213,3 @@ def check_loggers(names: Sequence[str]) -> None:
 
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
-
-
-def make_loggers(
-    names: Sequence[str], directory: str | os.PathLike, *, config: Mapping[str, Any] | None = None
-) -> list[Logger]:
-    """Make loggers by name. They create their files in the run directory at the first row.
-
-    **Raises:** like `check_loggers`.
-    """
-    check_loggers(names)
-    make = {
-        "tensorboard": lambda: TensorBoardLogger(directory, config=config),
-        "wandb": lambda: WandbLogger(directory, config=config),
-    }
-    return [make[name]() for name in names]

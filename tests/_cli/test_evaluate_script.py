@@ -254,7 +254,7 @@ def test_bad_switches_end_in_one_line(capsys: pytest.CaptureFixture):
     assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["evaluate", "plot", "render"])
+@pytest.mark.parametrize("command", ["evaluate", "plot", "render", "report"])
 def test_each_option_has_a_sentence_in_help(command: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])

@@ -31,7 +31,7 @@ def a_run(directory: Path, scale: float, **config: Any) -> Path:
         for i in (0, 1)
     ]
     (directory / "run.json").write_text(
-        '{"sessions": [{"versions": {"jax": "1.2.3"}, "command": ["rlscan", "<b>"]}, 7]}'
+        '{"sessions": [{"versions": {"jax": "1.2.3"}, "command": ["rlscan", "<b>"], "devices": 7}, 7]}'
     )
     return run_dirs.add_metrics(directory, rows)
 
@@ -134,11 +134,14 @@ def test_runs_without_audit_and_policy_have_a_page_too(two: Path):
         ("fast --range CartPole-v1=2", "--range must be ENV=LOW:HIGH, such as CartPole-v1=0:500"),
         ("fast --range CartPole-v1=2:1", "--range must be ENV=LOW:HIGH"),
         ("fast --range Acrobot-v1=0:1", "no run is of the environment Acrobot-v1; there are Cart"),
+        ("own", "own: the metrics have no episode_return, which scores a run"),
         ("fast --score evaluation", "fast has no evaluations.csv; train with --eval-interval"),
     ],
 )
 def test_bad_input_ends_in_one_line(options: str, message: str, two: Path, capsys: Any):
     (two / "old.md").write_text("mine")
+    (two / "own").mkdir()
+    (two / "own" / "metrics.csv").write_text("step,loss\n10,1.0\n")
     before = sorted(two.iterdir())
     assert main(["report", *options.split()]) == 2
     captured = capsys.readouterr()

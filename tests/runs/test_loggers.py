@@ -15,7 +15,7 @@ import rlscan
 from rlscan._cli.main import main
 from rlscan.runs import _loggers, _train
 from rlscan.runs._config import from_dict, to_dict, to_yaml
-from rlscan.runs._loggers import WandbLogger, check_loggers, make_loggers
+from rlscan.runs._loggers import WandbLogger, check_loggers
 from rlscan.runs._metric_names import NAMES, metrics_in, settings_in
 from rlscan.runs._metrics_files import PLACE
 from rlscan.runs._parse import parse
@@ -116,7 +116,7 @@ def test_ctrl_c_is_not_a_failure_of_a_logger():
 @pytest.mark.slow
 def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: Any):
     broken, kept = Failing(OSError(28, "No space left on device")), Kept()
-    monkeypatch.setattr(_train, "make_loggers", lambda names, directory, config: [broken, kept])
+    monkeypatch.setattr(_train, "build_loggers", lambda config: [broken, kept])
     small = "--ppo.num-envs 2 --ppo.num-steps 16 --policy.hidden-sizes [4] --total-steps 128"
     others = "--compile-cache false --num-devices 1 --eval-interval 2 --eval-episodes 2"
     run = tmp_path / "run"
@@ -140,7 +140,7 @@ def test_a_missing_package_names_its_extra(
     monkeypatch.setattr(_loggers, "_is_installed", lambda package: False)
     message = rf"the logger {name} needs {package}: pip install 'rlscan\[{name}\]'"
     with pytest.raises(ValueError, match=message):
-        make_loggers([name], "run")
+        check_loggers([name])
     parse(["--loggers", f"[{name}]"])  # a config can be read without them, for example to evaluate
 
 
@@ -243,7 +243,7 @@ def test_wandb_never_prompts_for_a_key(monkeypatch: pytest.MonkeyPatch):
     importlib.util.find_spec("tensorboardX") is None, reason="needs rlscan[tensorboard]"
 )
 def test_scalars_are_where_tensorboard_looks_for_them(tmp_path: Path):
-    (logger,) = make_loggers(["tensorboard"], tmp_path, config={"ppo": {"gamma": 0.99}})
+    logger = rlscan.runs.TensorBoardLogger(tmp_path, config={"ppo": {"gamma": 0.99}})
     logger.log(ROW)
     for run in (0, 1):
         logger.log({**SWEPT, "run": run})
