@@ -25,7 +25,7 @@ def final_returns(table: Table) -> Float[np.ndarray, " R"]:
     """
     if "episode_return" not in table:
         raise ValueError("the metrics have no episode_return, which scores a run")
-    clock = table.get("update", table["step"])
+    clock = table["update"] if "update" in table else table["step"]
     returns = []
     for run in np.unique(table["run"]):
         rows = table["run"] == run

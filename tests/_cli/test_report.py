@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import json
 import os
 import re
 import shutil
@@ -30,9 +31,8 @@ def a_run(directory: Path, scale: float, **config: Any) -> Path:
         for u in (1, 2, 3)
         for i in (0, 1)
     ]
-    (directory / "run.json").write_text(
-        '{"sessions": [{"versions": {"jax": "1.2.3"}, "command": ["rlscan", "<b>"], "devices": 7}, 7]}'
-    )
+    session = {"versions": {"jax": "1.2.3"}, "command": ["rlscan", "<b>"], "devices": 7}
+    (directory / "run.json").write_text(json.dumps({"sessions": [session, 7]}))
     return run_dirs.add_metrics(directory, rows)
 
 
