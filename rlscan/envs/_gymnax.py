@@ -172,6 +172,11 @@ class GymnaxEnvironment(eqx.Module):
     env: Any
     params: Any
 
+    def __repr__(self) -> str:
+        """The name and all parameters; Equinox leaves out those that are as gymnax has them."""
+        name = getattr(self.env, "name", type(self.env).__name__)
+        return f"{type(self).__name__}(env={name}, params={self.params!r})"
+
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         with jax.enable_x64(False):
             return _jitted(GymnaxEnvironment._reset, self, key)

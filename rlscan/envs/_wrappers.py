@@ -1,5 +1,6 @@
 """`Wrapper`: an environment around another, with three that are ready to use."""
 
+import dataclasses
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -54,6 +55,11 @@ class Wrapper(eqx.Module):
     """
 
     env: Environment
+
+    def __repr__(self) -> str:
+        own = [field.name for field in dataclasses.fields(self) if field.name != "env"]
+        texts = [f"{name}={eqx.tree_pformat(getattr(self, name), width=10**6)}" for name in own]
+        return f"{type(self).__name__}({', '.join([f'env={self.env!r}', *texts])})"
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         return reset_env(self.env, key)

@@ -202,6 +202,19 @@ class ExportedPolicy:
     # The generator of its keys, such as "mix32"; `None` if it is not stochastic.
     generator: str | None
 
+    def __repr__(self) -> str:
+        """One line, with the shapes for one environment."""
+        (observation, state, *_), _ = jax.tree.unflatten(
+            self._program.in_tree, self._program.in_avals
+        )
+        action, _, value, _ = jax.tree.unflatten(self._program.out_tree, self._program.out_avals)
+        parts = {"observation": observation, "action": action, "value": value, "state": state}
+        texts = [f"{name}={_one_line(part)}" for name, part in parts.items()]
+        platforms = "/".join(self._program.platforms)
+        return (
+            f"ExportedPolicy({', '.join(texts)}, generator={self.generator}, platforms={platforms})"
+        )
+
     def initial_state(self, batch_size: int) -> list[Array]:
         """The state at the start of B episodes, arrays `[B, …]`; `[]` for a feed-forward policy."""
         return [jnp.broadcast_to(leaf, (batch_size, *leaf.shape)) for leaf in self._initial_state]
@@ -243,6 +256,12 @@ class ExportedPolicy:
                 )
             given.append(jax.random.key_data(keys))
         return self._program.call(*given)
+
+
+def _one_line(batched: PyTree) -> str:
+    """The shapes and dtypes of arrays `[batch, …]` without their first axis."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batched)
+    return eqx.tree_pformat(one, width=10**6, struct_as_array=True)
 
 
 def _require_flatbuffers() -> None:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import count_compilations
 from gymnax.environments.environment import Environment as Gymnax
 from jaxtyping import Array
 
@@ -160,6 +161,50 @@ def test_parameters_can_be_traced_and_mapped_over() -> None:
 
     speeds = jax.vmap(pull)(jnp.asarray([0.0, 10.0, 20.0]))
     np.testing.assert_allclose(speeds, [0, 0.75 * np.sin(1), 1.5 * np.sin(1)], rtol=1e-5, atol=1e-6)
+
+
+def test_an_array_changes_without_another_trace() -> None:
+    """A curriculum sets `env.params` between calls of one compiled rollout."""
+    env: Any = make("CartPole-v1", gravity=jnp.asarray(9.8))
+    policy = rlscan.policies.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
+
+    @eqx.filter_jit
+    def last_seen(policy: Any, env: Any) -> Any:
+        state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(1))
+        return rlscan.rollout(policy, env, state, 8)[0].observation
+
+    first = last_seen(policy, env)
+    lighter = eqx.tree_at(lambda e: e.params.gravity, env, jnp.asarray(1.6))
+    with count_compilations() as names:
+        second = last_seen(policy, lighter)
+        third = last_seen(policy, make("CartPole-v1", gravity=jnp.asarray(1.6)))
+    assert not any("last_seen" in name for name in names)
+    assert (first != second).any()
+    np.testing.assert_array_equal(second, third)
+
+
+def test_an_array_among_the_parameters_changes_no_limit_and_no_space() -> None:
+    plain, held = make("CartPole-v1"), make("CartPole-v1", gravity=jnp.asarray(9.8))
+    assert eqx.is_array(held.params.gravity) and held.params.masscart == 1.0  # pyright: ignore
+    assert held.time_limit == plain.time_limit == 500  # pyright: ignore
+    assert make("CartPole-v1", max_steps_in_episode=jnp.asarray(9)).time_limit is None  # pyright: ignore
+    for a, b in zip(*(env.observation_space().low for env in (plain, held)), strict=True):
+        assert a == b
+    assert held.action_space().n == 2
+
+
+def test_all_parameters_are_shown() -> None:
+    env = make("Pendulum-v1", max_torque=jnp.asarray(2.5))
+    shown = (
+        "GymnaxEnvironment(env=Pendulum-v1, params=EnvParams(max_steps_in_episode=200, "
+        "max_speed=8.0, max_torque=Array(2.5, dtype=float32, weak_type=True), dt=0.05, g=10.0, "
+        "m=1.0, l=1.0))"
+    )
+    assert repr(env) == shown
+    wrapped = rlscan.envs.FrameStack(rlscan.envs.ObserveOnly(env, [0, 1]), 3)
+    assert (
+        repr(wrapped) == f"FrameStack(env=ObserveOnly(env={shown}, indices=(0, 1)), num_frames=3)"
+    )
 
 
 # All of them run.

@@ -1,6 +1,7 @@
 """Running statistics are frozen from a rollout's first step to the last epoch, then updated."""
 
 import dataclasses
+import textwrap
 from typing import Any
 
 import distrax
@@ -21,6 +22,17 @@ N, T = 4, 8
 CONFIG = rlscan.ppo.PPOConfig(
     num_envs=N, num_steps=T, num_epochs=2, num_minibatches=2, learning_rate=0.03
 )
+
+
+def test_the_example_in_help_is_a_policy():
+    example = textwrap.dedent(
+        rlscan.nn.WithStatistics.__doc__.split("```")[1].removeprefix("python")
+    )
+    scope: dict[str, Any] = {"eqx": eqx, "distrax": distrax, "rlscan": rlscan}
+    exec(example, scope)
+    rlscan.check_policy(scope["policy"], rlscan.make("CartPole-v1"))
+    assert "def __call__(self, observation, state, statistics, *, key):" in example
+    assert "output[2], state, statistics" in example and 'mode="batch"' in example
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["feedforward", "recurrent"])

@@ -73,6 +73,10 @@ def test_a_policy_is_exported_with_its_spaces_alone(tmp_path: Any) -> None:
     observation = jnp.arange(8.0).reshape(2, 4)
     results = [policy(observation, policy.initial_state(2)) for policy in loaded]
     jax.tree.map(np.testing.assert_array_equal, *results)
+    assert repr(loaded[0]) == (
+        "ExportedPolicy(observation=f32[4], action=i32[], value=f32[], state=[f32[4]], "
+        "generator=None, platforms=cpu)"
+    )
 
 
 def test_what_needs_more_than_spaces_says_so() -> None:
