@@ -26,7 +26,7 @@ CONFIG = rlscan.ppo.PPOConfig(
 
 def test_the_example_in_help_is_a_policy():
     example = textwrap.dedent(
-        rlscan.nn.WithStatistics.__doc__.split("```")[1].removeprefix("python")
+        (rlscan.nn.WithStatistics.__doc__ or "").split("```")[1].removeprefix("python")
     )
     scope: dict[str, Any] = {"eqx": eqx, "distrax": distrax, "rlscan": rlscan}
     exec(example, scope)
