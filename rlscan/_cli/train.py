@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from jax.errors import JaxRuntimeError
@@ -17,8 +18,10 @@ from ..runs._config import Config
 from ..runs._directory import check_output
 from ..runs._footprint import check_memory, dry_run
 from ..runs._machine import on_this_machine
-from ..runs._parse import parse_command
-from ..runs._train import follow_config, open_run
+from ..runs._parse import Command, parse_command
+from ..runs._results import write_results
+from ..runs._sweep_plan import begin_sweep, finish_sweep, plan
+from ..runs._train import follow_config, labels_of, open_run
 from .terminal import BAD_INPUT, DIVERGED, FAILED, SIGNALLED, command, fail, fail_to_write
 
 
@@ -27,7 +30,7 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
     """Run `rlscan train` or `scripts/train.py`, and return the exit status."""
     with _stop_signals() as signals, rare_garbage_collection():
         try:
-            return _train(sys.argv[1:] if argv is None else argv, prog, signals)
+            return _train_all(sys.argv[1:] if argv is None else argv, prog, signals)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -41,14 +44,35 @@ def train_main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> 
             return fail(f"not enough memory, {error}; use smaller {sizes}", FAILED)
 
 
-def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
+def _train_all(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
+    """Train what a command line asks for: one program, or one for each shape of a sweep."""
+    words = [*prog.split(), *argv]
+    try:
+        asked = parse_command(argv, prog=prog)
+        commands = plan(asked, argv)
+        if commands == [asked]:
+            return _train(asked, words, signals)
+        if asked.resume is None:
+            check_output(str(asked.config.output))
+        if not asked.dry_run:
+            begin_sweep(asked.config)
+    except (ValueError, TypeError) as error:
+        return fail(error, BAD_INPUT)
+    for one in commands:
+        status = _train(one, words, signals)
+        if status != 0:
+            return status
+    if not asked.dry_run:
+        print(f"{finish_sweep(asked.config, commands)}: the returns of all runs")
+    return 0
+
+
+def _train(asked: Command, words: Sequence[str], signals: Sequence[int]) -> int:
     with ExitStack() as stack:
         try:
-            asked = parse_command(argv, prog=prog)
             config = on_this_machine(asked.config)
             if asked.dry_run:
                 return _dry_run(config, is_new=asked.resume is None)
-            words = [*prog.split(), *argv]
             opened = open_run(config, asked.resume, command=words, signals=signals)
             run, training = stack.enter_context(opened)
         except (ValueError, TypeError) as error:
@@ -58,6 +82,9 @@ def _train(argv: Sequence[str], prog: str, signals: Sequence[int]) -> int:
             was_finished = run.is_finished
             with stack:
                 finished = follow_config(config, run, training, signals)
+            if finished and len(members(config)) > 1:
+                directory = Path(str(config.output))
+                write_results(directory, [(directory, labels_of(config), {})])
             if not was_finished and config.algorithm is None:
                 check_divergences(training, training.state, debug=config.debug)
         except AuditError as error:

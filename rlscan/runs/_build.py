@@ -1,12 +1,14 @@
 """Building what a config describes: environment, policy, loss, optimiser, hooks and the runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from .._check.policy import check_policy
 from .._core.screen import message_of
@@ -18,6 +20,7 @@ from ..policies._normalized import NormalizedObservations
 from ..ppo._algorithm import count_updates
 from ..ppo._config import PPOConfig
 from ..random._keys import key as make_key
+from ._axes import split_sweep
 from ._component import Component, build, is_own, require_methods
 from ._config import Config
 from ._schedules import built, checkable
@@ -59,9 +62,37 @@ def _named(key: str, *, instead_of: str = "") -> Iterator[None]:
         raise ValueError(f"{key}: {message}") from None
 
 
-def build_policy(config: Config, env: Environment, *, key: Any) -> Policy:
-    """Build the untrained policy."""
-    component = config.policy.component
+def policy_factory(config: Config, env: Environment) -> Callable[..., Policy]:
+    """Make the function that builds the policy of a run from its `key`.
+
+    If numbers of the policy are swept, it has an array `[R]` for each, and is mapped over the runs.
+    """
+    runs = members(config)
+    keys = [key for key in runs[0].swept if key.startswith("policy.")]
+    values = {
+        key.removeprefix("policy."): jnp.asarray([run.swept[key] for run in runs], jnp.float32)
+        for key in keys
+    }
+    build_one = partial(build_policy, config, env)
+    return _SweptPolicy(values, build_one) if keys else build_one
+
+
+class _SweptPolicy(eqx.Module):
+    """A function that makes a policy, with swept numbers among its arguments."""
+
+    numbers: dict[str, Array]  # [R], or of one run when it is mapped over
+    build: Callable[..., Policy] = eqx.field(static=True)
+
+    def __call__(self, *, key: Any) -> Policy:
+        return self.build(key=key, numbers=self.numbers)
+
+
+def build_policy(
+    config: Config, env: Environment, *, key: Any, numbers: Mapping[str, Any] | None = None
+) -> Policy:
+    """Build the untrained policy; `numbers` take the places of some of its arguments."""
+    given = config.policy.component
+    component = Component(given.class_path, {**given.init_args, **(numbers or {})})
     if config.policy.dropout_end is not None:
         component = Component(
             component.class_path, {**component.init_args, "dropout": _dropout(config)}
@@ -121,7 +152,7 @@ def build_settings(config: Config) -> dict[str, Any]:
 
 def _with_swept_numbers(config: Config) -> PPOConfig:
     runs, ppo = members(config), built(config.ppo)
-    for key in runs[0].swept:
+    for key in (key for key in runs[0].swept if key.startswith("ppo.")):
         values = jnp.asarray([run.swept[key] for run in runs], jnp.float32)
         name = key.removeprefix("ppo.")
         ppo = eqx.tree_at(lambda c: getattr(c, name), ppo, values)  # noqa: B023
@@ -139,10 +170,11 @@ def _dropout(config: Config) -> Schedule:
 
 
 def members(config: Config) -> list[Member]:
-    """The runs that a config describes: each setting of its sweep with each of its seeds.
+    """The runs that one program trains: each setting of the sweep with each of the seeds.
 
     The seeds of one setting are next to each other. Without a sweep or seeds, there is one run.
     """
-    settings = read_sweep(config.sweep, num_samples=config.num_samples, seed=config.seed)
+    together = split_sweep(config.sweep, config.policy)[0]
+    settings = read_sweep(together, num_samples=config.num_samples, seed=config.seed)
     seeds = range(config.seed, config.seed + config.num_seeds)
     return [Member(seed, setting) for setting in settings for seed in seeds]

@@ -1,9 +1,10 @@
 """`Config`: everything that decides a training run."""
 
 import dataclasses
+import itertools
 import math
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from ..ppo._algorithm import count_updates
 from ..ppo._config import SCHEDULED, PPOConfig, check_config
 from ..random._keys import Generator
 from ._arguments import require_types
+from ._axes import split_sweep
 from ._component import Component, is_own, name_of
 from ._policy_config import (
     KINDS,
@@ -139,10 +141,11 @@ class Config:
     num_seeds: int = 1
     """Number of runs to train side by side, with the seeds seed, seed + 1, and so on."""
     sweep: tuple[str, ...] = ()
-    """Values of a PPO setting to train side by side: a list such as
-    ppo.learning_rate=1e-4,3e-4, or a range to sample from, such as ppo.gamma=0.9..0.999 or
-    ppo.learning_rate=log:1e-4..1e-2. May be repeated; every combination is trained with every
-    seed."""
+    """Values of a setting to train side by side: a list such as ppo.learning_rate=1e-4,3e-4 or
+    policy.dropout=0,0.1,0.2, or a range to sample from, such as ppo.gamma=0.9..0.999 or
+    ppo.learning_rate=log:1e-4..1e-2. Several are a grid; every combination is trained with every
+    seed. What shapes the program, such as policy.hidden_sizes=[32],[64], is trained one value after
+    the other, each in a directory of its own."""
     num_samples: int = 8
     """Number of samples drawn from the swept ranges."""
     allow: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -313,20 +316,34 @@ def _check_magnitudes(config: Config) -> None:
 def _check_members(config: Config) -> None:
     """Raise `ValueError` for an invalid sweep, and for runs that cannot be split over devices."""
     # They are counted before they are made: a number of them may be a slip.
-    num_settings = count_settings(config.sweep, num_samples=config.num_samples)
+    together = split_sweep(config.sweep, config.policy)[0]
+    num_settings = count_settings(together, num_samples=config.num_samples)
     num_runs, num_devices = num_settings * config.num_seeds, config.num_devices or 1
     if num_runs > MOST_RUNS:
         raise ValueError(
             f"num_seeds, num_samples and sweep must make at most {MOST_RUNS} runs side by side, "
             f"got {num_runs}; use fewer"
         )
-    settings = read_sweep(config.sweep, num_samples=config.num_samples, seed=config.seed)
-    check_sweep(config.ppo, settings)
+    settings = read_sweep(together, num_samples=config.num_samples, seed=config.seed)
+    check_sweep(checkable(config.ppo), settings)
+    _check_rates(config, settings)
     if num_runs > 1 and num_runs % num_devices:
         raise ValueError(
             f"num_devices = {num_devices} does not divide the {num_runs} runs that are split over "
             "them; use another number of either"
         )
+
+
+def _check_rates(config: Config, settings: Sequence[Mapping[str, float]]) -> None:
+    """Raise `ValueError` for a swept number that the policy does not accept."""
+    rates = [key for key in settings[0] if key.startswith("policy.")]
+    if "policy.dropout" in rates and config.policy.dropout_end is not None:
+        raise ValueError("sweep of policy.dropout: it changes to policy.dropout_end; leave one out")
+    for key, end in itertools.product(rates, (min, max)):
+        changed = {key.removeprefix("policy."): end(setting[key] for setting in settings)}
+        init_args = {**config.policy.init_args, **changed}
+        with prefixed("sweep: policy."):
+            check_policy_config(dataclasses.replace(config.policy, init_args=init_args))
 
 
 @contextmanager

@@ -28,9 +28,10 @@ from ._policy_config import KINDS, PolicyConfig, settings_of
 _PROGRAM = 2**29  # bytes taken by Python, JAX and compiled programs themselves
 
 
-# The share of a forward call's intermediate values that is in memory at the same time, because XLA
-# fuses operations and frees early. It is measured, see `footprint`.
-_FUSED = 0.24
+# The shares of a forward call's intermediate values that are in memory at the same time, because
+# XLA fuses operations and frees early: of those without dropout, and of those that dropout adds.
+# They are measured, see `footprint`.
+_FUSED, _FUSED_NOISE = 0.37, 0.09
 
 
 class Footprint(NamedTuple):
@@ -54,14 +55,14 @@ def footprint(config: Config) -> Footprint:
     """Estimate the memory that a run will take, without compiling or computing anything.
 
     With S bytes of state, b bytes per transition, T steps, N environments, M minibatches and R
-    runs, the estimate is R · (2 S + 2 T N (b + 12) + 0.24 B a). Here B = max(T N / M,
-    min(T N, 8192)) is the number of rows computed at once, and a is the size of all intermediate
-    values of the policy's call for one observation.
+    runs, the estimate is R · (2 S + 2 T N (b + 12) + B (0.37 a + 0.09 m)). Here B = max(T N / M,
+    min(T N, 8192)) is the number of rows computed at once, a is the size of all intermediate values
+    of the policy's call for one observation in inference mode, and m is what dropout adds to it.
 
-    The factor 0.24 stands for the part of a that is in memory at once. On a CPU it was measured as
-    0.18 to 0.27 for MLPs of 64 to 256 units with minibatches of at least 32,768 rows, 0.20 for a
-    transformer and 0.30 for a GRU. An evaluation between updates may take more than an update, and
-    counts in its place then, see `evaluation_bytes`.
+    The factors stand for the parts of a and m that are in memory at once. On a CPU they were
+    measured for MLPs of two layers of 256 units, with rates of 0, 0.1 and 0.5. An evaluation
+    between updates may take more than an update, and counts in its place then, see
+    `evaluation_bytes`.
 
     **Arguments:**
 
@@ -87,7 +88,7 @@ def footprint(config: Config) -> Footprint:
         bytes_per_transition=tree_bytes(trajectory) / num_steps,
         state=num_runs * 2 * tree_bytes(state),
         rollout=num_runs * 2 * (tree_bytes(trajectory) + 12 * num_steps),
-        update=num_runs * int(rows * _call_bytes(state.policy, state.rollout_state) * _FUSED),
+        update=num_runs * int(rows * _live_bytes(state.policy, state.rollout_state)),
         evaluation=num_runs * evaluation_bytes(state.policy, env, num_episodes),
     )
 
@@ -102,9 +103,9 @@ def evaluation_bytes(
 ) -> int:
     """Estimate the memory that `rlscan.evaluate` takes, from shapes.
 
-    With E episodes of at most T steps and K masks, it is E · (2 s + 5 T + 0.24 a (K + 1) + o T)
-    bytes: s is the state of an episode and of its K networks, a the intermediate values of a call,
-    and o its outputs, whose spread is kept if there are masks.
+    With E episodes of at most T steps and K masks, it is E · (2 s + 5 T + c (K + 1) + o T) bytes: s
+    is the state of an episode and of its K networks, c what a call keeps in memory, see
+    `footprint`, and o its outputs, whose spread is kept if there are masks.
     """
     start = partial(init_rollout, num_envs=1, key=make_key(0))
     state: RolloutState = eqx.filter_eval_shape(start, policy, env)
@@ -113,7 +114,7 @@ def evaluation_bytes(
     if num_masks:
         per_step += tree_bytes(eqx.filter_eval_shape(_outputs, policy, *_one(state)))
     networks = num_masks * tree_bytes(state.policy_state)
-    call = (num_masks + 1) * _FUSED * _call_bytes(policy, state)
+    call = (num_masks + 1) * _live_bytes(policy, state)
     return num_episodes * int(2 * (tree_bytes(state) + networks) + steps * per_step + call)
 
 
@@ -240,6 +241,13 @@ def _one(batch: RolloutState) -> tuple[PyTree, PyTree, PyTree]:
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if is_shape(x) else x,
         (batch.observation, batch.policy_state, batch.policy_key),
     )
+
+
+def _live_bytes(policy: Policy, batch: RolloutState) -> float:
+    """What is in memory at once of the intermediate values of the policy's call."""
+    plain = _call_bytes(eqx.nn.inference_mode(policy), batch)
+    noise = max(_call_bytes(policy, batch) - plain, 0)
+    return _FUSED * plain + _FUSED_NOISE * noise
 
 
 def _call_bytes(policy: Policy, batch: RolloutState) -> int:

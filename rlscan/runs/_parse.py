@@ -1,7 +1,7 @@
 """`parse_command`: the config and the options that a command line gives."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from .._core.require import did_you_mean
+from .._core.tree import flatten_keys
 from ..ppo._config import SCHEDULED
+from ._arguments import as_text
 from ._component import ANYTHING
 from ._config import GROUPS, KEYS, LISTS, Config, check, to_dict
 from ._config_file import Setting, read_settings
@@ -52,7 +54,11 @@ def parse(argv: Sequence[str], *, prog: str = "train", allow: Sequence[str] = AN
 
 
 def parse_command(
-    argv: Sequence[str], *, prog: str = "train", allow: Sequence[str] = ANYTHING
+    argv: Sequence[str],
+    *,
+    prog: str = "train",
+    allow: Sequence[str] = ANYTHING,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Command:
     """Read a command line and the files it names, and check the resulting config.
 
@@ -68,11 +74,15 @@ def parse_command(
     - `prog`: the name of the program in `--help`.
     - `allow`: the modules whose classes the files may name. By default any, since the caller has
         named the files; with `--resume` those of `--allow`.
+    - `overrides`: values by key, as text, that override those on the command line.
 
     **Raises:** `ValueError`, in one line, for a file that cannot be read, and for an invalid key
     or value. `SystemExit` after `--help` and `--print_config`.
     """
-    given = _read_options(argv)
+    for key in overrides or ():
+        if not is_key(key) and key not in _OTHERS:
+            raise ValueError(f"sweep: unknown key {key}{nearest(key)}")
+    given = {**_read_options(argv), **(overrides or {})}
     if "help" in given:
         print_help(prog)
         raise SystemExit(0)
@@ -131,6 +141,8 @@ def _read_options(argv: Sequence[str]) -> dict[str, Any]:
             options.append((name.replace("-", "_"), value if equals else None))
         elif options and options[-1][1] is None:
             options[-1] = (options[-1][0], argument)
+        elif options and options[-1][0] == "sweep" and "=" in argument:
+            options.append(("sweep", argument))  # --sweep KEY=VALUES KEY=VALUES
         else:
             raise ValueError(f"{argument!r} follows no option; write --KEY VALUE, such as --seed 1")
     given: dict[str, Any] = {}
@@ -201,6 +213,8 @@ def _override(
         elif key.removeprefix("ppo.") in SCHEDULED and _is_mapping(value):
             value = read_value(key, value, Any, got=got, where=where)
             values[key] = read_schedule(value, key=key, where=where, allow=drafts.allow)
+        elif key == "sweep" and _is_mapping(value):
+            values[key] = _entries(read_value(key, value, Any, got=got, where=where))
         elif key in KEYS:
             kind, words = KEYS[key], wanted(key)
             values[key] = read_value(key, value, kind, got=got, where=where, words=words)
@@ -217,6 +231,14 @@ def _with_name(setting: Setting) -> Setting:
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{"))
+
+
+def _entries(axes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The entries of a sweep that is a mapping from keys to values: `{ppo.gamma: [0.9, 0.99]}`."""
+    return tuple(
+        f"{key}={','.join(map(as_text, values)) if isinstance(values, list) else as_text(values)}"
+        for key, values in flatten_keys(axes).items()
+    )
 
 
 def _print_config(config: Config, flags: str) -> None:

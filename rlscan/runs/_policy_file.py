@@ -18,7 +18,7 @@ from .._core.types import Policy, PyTree
 from ..nn._trainable import partition_trainable
 from ..ppo._runs_axis import over_runs
 from ..random._keys import key as make_key
-from ._build import build_env, build_policy, members
+from ._build import build_env, members, policy_factory
 from ._checkpoint import (
     FORMAT as CHECKPOINT,
     FORMAT_VERSION as CHECKPOINT_VERSION,
@@ -215,5 +215,6 @@ def _skeleton(config: Config) -> Any:
     """The policy that a config describes, with shapes for arrays; `[R, …]` for several runs."""
     env, num_runs = build_env(config), len(members(config))
     axis = () if num_runs == 1 else (num_runs,)
-    build = lambda seed: build_policy(config, env, key=make_key(seed))  # noqa: E731
-    return eqx.filter_eval_shape(over_runs(build, axis), jnp.zeros(axis, jnp.int32))
+    build = lambda policy, seed: policy(key=make_key(seed))  # noqa: E731
+    seeds, factory = jnp.zeros(axis, jnp.int32), policy_factory(config, env)
+    return eqx.filter_eval_shape(over_runs(build, axis), factory, seeds)

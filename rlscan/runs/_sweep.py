@@ -1,20 +1,17 @@
-"""Sweeps: several values of PPO's numbers, trained side by side in one program."""
+"""Sweeps: several values of settings; numbers are trained side by side in one program."""
 
 import dataclasses
 import itertools
 import math
-import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 
-from .._core.require import did_you_mean
 from ..ppo._config import PPOConfig, check_config
 
-# Only numbers can be swept: settings that are shapes need a program for each value.
+# The numbers of PPO. Settings that shape the program need a program for each value.
 SWEEPABLE = tuple(
     f"ppo.{field.name}"
     for field in dataclasses.fields(PPOConfig)
@@ -43,8 +40,8 @@ def read_sweep(sweep: Sequence[str], *, num_samples: int, seed: int) -> list[dic
     Lists form a grid. Ranges are sampled jointly, `num_samples` times, by a generator that starts
     from `seed`. Each sample is combined with every point of the grid.
 
-    **Raises:** `ValueError` for an entry that is not KEY=VALUES, and for a key that is no number of
-    PPO or is repeated.
+    **Raises:** `ValueError` for an entry that is not KEY=VALUES, for values that are no numbers,
+    and for a key that is repeated.
     """
     sweeps = [_read(text) for text in sweep]
     keys = [one.key for one in sweeps]
@@ -72,7 +69,7 @@ def check_sweep(ppo: PPOConfig, settings: Sequence[Mapping[str, float]]) -> None
     """Raise `ValueError` for an invalid value in a setting."""
     # Valid numbers form an interval, so the ends say it of all: there may be many settings.
     for end in (min, max):
-        for key in settings[0]:
+        for key in (key for key in settings[0] if key.startswith("ppo.")):
             changed = {key.removeprefix("ppo."): end(setting[key] for setting in settings)}
             try:
                 check_config(dataclasses.replace(ppo, **changed))
@@ -80,24 +77,24 @@ def check_sweep(ppo: PPOConfig, settings: Sequence[Mapping[str, float]]) -> None
                 raise ValueError(f"sweep: ppo.{error}") from None
 
 
-def with_numbers(ppo: PPOConfig, swept: Mapping[str, Any]) -> PPOConfig:
-    """PPO's settings with the swept numbers of one run, which may be traced."""
-    for key, number in swept.items():
-        name = key.removeprefix("ppo.")
-        ppo = eqx.tree_at(operator.attrgetter(name), ppo, jnp.asarray(number, jnp.float32))
-    return ppo
+def split_entry(text: str) -> tuple[str, list[str]]:
+    """The key and the values of an entry of a sweep, as text; a range is one value.
+
+    **Raises:** `ValueError` for an entry that is not KEY=VALUES.
+    """
+    key, equals, values = text.partition("=")
+    if not equals:
+        raise ValueError(f"sweep must be KEY=VALUES, such as {EXAMPLES}, got {text!r}")
+    # A comma inside of brackets belongs to a list.
+    return key.strip().replace("-", "_"), [v.strip() for v in _COMMA.split(values)]
+
+
+_COMMA = re.compile(r",(?![^\[{(]*[\]})])")
 
 
 def _read(text: str) -> _Sweep:
-    key, equals, values = text.partition("=")
-    key = key.strip().replace("-", "_")
-    if not equals:
-        raise ValueError(f"sweep must be KEY=VALUES, such as {EXAMPLES}, got {text!r}")
-    if key not in SWEEPABLE:
-        nearest = did_you_mean(key, SWEEPABLE) or f"; one of {', '.join(SWEEPABLE)}"
-        is_shape = any(key == f"ppo.{field.name}" for field in dataclasses.fields(PPOConfig))
-        hint = ", which shapes the program; start a run for each value" if is_shape else nearest
-        raise ValueError(f"sweep takes keys that are numbers of PPO, got {key!r}{hint}")
+    key, _ = split_entry(text)
+    values = text.partition("=")[2]
     is_log = values.startswith("log:")
     values = values.removeprefix("log:")
     is_range = ".." in values

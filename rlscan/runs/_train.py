@@ -21,9 +21,9 @@ from ._attachments import build_callbacks, build_loggers
 from ._build import (
     build_algorithm,
     build_env,
-    build_policy,
     build_settings,
     members,
+    policy_factory,
     require_fit,
 )
 from ._callbacks import Callback
@@ -75,7 +75,7 @@ def open_run(
     parent = describe_parent(config) if resume is None else {}
     setup = Setup(
         command=command,
-        about={"seed": config.seed, "runs": _labels(config), **parent},
+        about={"seed": config.seed, "runs": labels_of(config), **parent},
         policy_config=config,
         check=partial(_check_resumed, config),
         total=f"total_steps = {config.total_steps}",
@@ -83,7 +83,7 @@ def open_run(
     )
     with open_training(
         partial(_run_of, config, algorithm, callbacks, resume or False, setup),
-        partial(build_policy, config, env),
+        policy_factory(config, env),
         env,
         algorithm,
         _keys_of(config),
@@ -107,7 +107,7 @@ def _run_of(
     *,
     state: TrainState,
 ) -> Run[TrainState]:
-    tree, labels = to_dict(config), _labels(config)
+    tree, labels = to_dict(config), labels_of(config)
     return Run(
         str(config.output),
         state,
@@ -137,7 +137,7 @@ def _title(config: Config) -> str:
     return ", ".join(words)
 
 
-def _labels(config: Config) -> list[dict[str, Any]]:
+def labels_of(config: Config) -> list[dict[str, Any]]:
     """The number, seed and swept settings of each run."""
     return [{"run": i, "seed": m.seed, **m.swept} for i, m in enumerate(members(config))]
 

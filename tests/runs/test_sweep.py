@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from fakes import fake_update
 import rlscan
 from rlscan._cli.main import main
 from rlscan.ppo import _algorithm, _pace
+from rlscan.runs._axes import directory_of, variants
 from rlscan.runs._build import members
 from rlscan.runs._checkpoint import checkpoint_files, read_checkpoint
 from rlscan.runs._config import Config
@@ -75,9 +77,15 @@ def test_the_leaves_of_the_settings_can_be_swept():
     "arguments, message",
     [
         (["--sweep", "lr"], "sweep must be KEY=VALUES, such as ppo.learning_rate=1e-4,3e-4 or"),
-        (["--sweep", "ppo.learning_rat=1"], "did you mean ppo.learning_rate"),
-        (["--sweep", "ppo.num_envs=2,4"], "'ppo.num_envs', which shapes the program; start a run"),
-        (["--sweep", "seed=1,2"], "sweep takes keys that are numbers of PPO, got 'seed'"),
+        (
+            ["--sweep", "ppo.learning_rat=1"],
+            "unknown key ppo.learning_rat, did you mean ppo.learning_r",
+        ),
+        (["--sweep", "seed=1,2"], "sweep takes keys of ppo, policy, env and total_steps, got 's"),
+        (["--sweep", "ppo.num_envs=2..4"], "it shapes the program, so it takes a list of values"),
+        (["--sweep", "ppo.num_envs=2,x"], "ppo.num_envs must be an integer, written without poi"),
+        (["--sweep", "policy.dropout=0.1,1"], "sweep: policy.dropout must be in [0, 1), got 1.0"),
+        (["--sweep", "policy.hidden=[3],[4]"], "unknown option --policy.hidden, did you mean pol"),
         (["--sweep", "ppo.gamma=0.9,2"], "sweep: ppo.gamma must be in [0, 1], got 2.0"),
         (["--sweep", "ppo.gamma=0.9,"], "sweep of ppo.gamma must be numbers or a range"),
         (["--sweep", "ppo.gamma=nan"], "sweep of ppo.gamma must be numbers or a range"),
@@ -106,6 +114,57 @@ def test_a_sweep_in_a_file(tmp_path: Path):
     (tmp_path / "b.yaml").write_text("sweep: ppo.gamma=0.9\n")
     with pytest.raises(ValueError, match="sweep must be a list, with entries such as"):
         parse(["--config", str(tmp_path / "b.yaml")])
+    axes = "sweep:\n  ppo.gamma: [0.9, 0.99]\n  policy: {dropout: [0, 0.5]}\n"
+    (tmp_path / "c.yaml").write_text(axes)
+    written = ["ppo.gamma=0.9,0.99", "policy.dropout=0,0.5"]
+    for argv in (["--config", str(tmp_path / "c.yaml")], ["--sweep", *written]):
+        assert parse(argv).sweep == tuple(written)
+
+
+def test_settings_that_shape_the_program_have_one_each():
+    sweep = ["policy.hidden_sizes=[8],[8, 4]", "ppo.num_envs=2,4", "ppo.gamma=0.9,1"]
+    config = parse(["--sweep", *sweep])
+    assert [member.swept for member in members(config)] == [{"ppo.gamma": g} for g in (0.9, 1)]
+    found = list(variants(config.sweep, config.policy))
+    assert [tuple(one.values()) for one in found] == [
+        (sizes, envs) for sizes in ("[8]", "[8, 4]") for envs in ("2", "4")
+    ]
+    assert directory_of(found[2]) == "hidden_sizes=8-4,num_envs=2"
+
+
+@pytest.mark.slow
+def test_each_shape_is_trained_in_a_directory_of_its_own(tmp_path: Path, monkeypatch, capsys):
+    output = tmp_path / "sweep"
+    sweep = ["--sweep", "policy.hidden_sizes=[4],[4,4]", "policy.dropout=0,0.5"]
+    assert main(arguments(output, *sweep)) == 0
+    with open(output / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    sizes = [row["policy.hidden_sizes"] for row in rows]
+    assert sizes == ["[4]", "[4]", "[4,4]", "[4,4]"]
+    assert [float(row["policy.dropout"]) for row in rows] == [0, 0.5, 0, 0.5]
+    assert {row["updates"] for row in rows} == {str(NUM_UPDATES)}
+    shapes = [
+        rlscan.load_policy(output / f"hidden_sizes={name}", run=1).actor.layers
+        for name in ("4", "4-4")
+    ]
+    assert list(map(len, shapes)) == [2, 3]
+    # What is missing is trained, and what has finished is only read.
+    shutil.rmtree(output / "hidden_sizes=4-4")
+    assert main(["train", "--resume", str(output)]) == 0
+    assert "hidden_sizes=4 has finished" in capsys.readouterr().out
+    with open(output / "results.csv") as file:
+        assert list(csv.DictReader(file)) == rows
+
+
+@pytest.mark.slow
+def test_a_swept_rate_of_the_policy_is_that_of_a_run_alone(tmp_path: Path):
+    assert main(arguments(tmp_path / "both", "--sweep", "policy.dropout=0.5,0.25")) == 0
+    both = rlscan.read_metrics(tmp_path / "both")
+    for i, rate in enumerate(("0.5", "0.25")):
+        assert main(arguments(tmp_path / rate, "--policy.dropout", rate)) == 0
+        alone = rlscan.read_metrics(tmp_path / rate)
+        for name in ("loss", "entropy", "audit_log_ratio"):
+            np.testing.assert_allclose(both[name][both["run"] == i], alone[name], atol=1e-4)
 
 
 # Trained.
@@ -238,7 +297,7 @@ def test_strict_stops_where_an_audit_fails(
 ):
     """The updates only report an error, so that no cause is found."""
 
-    def off(state, env, config, *, num_updates, loss=None, mesh=None):
+    def off(state, env, config, *, num_updates, **_):
         after, metrics = fake_update(state, env, config, num_updates=num_updates)
         return after, {**metrics, "audit_error": 1.0 * (jnp.asarray(config.learning_rate) > 5e-3)}
 
@@ -254,7 +313,7 @@ def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monk
     monkeypatch.setattr(_algorithm, "update", fake_update)
     assert main(arguments(tmp_path / "run", *SWEPT)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("CartPole-v1: 4 runs of 4 updates of 32 steps")
+    assert lines[0].startswith("CartPole-v1, ActorCritic, dropout 0: 4 runs of 4 updates of 32 ")
     assert lines[-2].startswith("return IQM 40 [40, 40] at ppo.learning_rate 0.0")
     assert lines[-1].startswith("512 steps in ")
     assert "return IQM 40 [40, 40] at ppo.learning_rate 0.0" in lines[-1]
