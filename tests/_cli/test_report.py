@@ -17,6 +17,7 @@ import run_dirs
 from PIL import Image
 
 from rlscan._cli.main import main
+from rlscan.runs._config import EnvConfig, to_yaml
 
 SLOW = dataclasses.replace(run_dirs.CONFIG.ppo, learning_rate=1e-4)
 NAME = "<script>alert(1)</script>&"  # of an algorithm
@@ -119,6 +120,17 @@ def test_runs_without_audit_and_policy_have_a_page_too(two: Path):
     shown = "".join(Page((two / "a.html").read_text()).text)
     assert "There is no audit: no metric audit_log_ratio" in shown
     assert "No episode of own, runs: " in shown
+
+
+def test_a_strangers_run_executes_nothing(two: Path):
+    env = EnvConfig(None, class_path="subprocess.Popen", init_args={"args": ["touch", "executed"]})
+    run = run_dirs.with_policy(two / "foreign")
+    (run / "config.yaml").write_text(to_yaml(dataclasses.replace(run_dirs.CONFIG, env=env)))
+    run_dirs.add_metrics(run, [{"update": 1, "step": 10, "episode_return": 1.0}])
+    assert main(["report", "foreign", "--output", "a.html"]) == 0
+    shown = "".join(Page((two / "a.html").read_text()).text)
+    assert "No episode of foreign, subprocess.Popen: " in shown and "add --allow" in shown
+    assert not (two / "executed").exists()
 
 
 @pytest.mark.parametrize(

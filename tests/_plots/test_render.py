@@ -342,6 +342,18 @@ def test_without_the_extra_for_video_nothing_is_played(
     )
 
 
+@pytest.mark.parametrize(
+    "name, frames", [("Catch-bsuite", [*range(10)]), ("CartPole-v1", [0, 2, 4, 6, 8, 9])]
+)
+def test_the_last_step_is_shown_whatever_the_pace(name: str, frames: list[int], monkeypatch: Any):
+    """Steps of CartPole are shorter than frames, of which every second one is drawn."""
+    shown: list[int] = []
+    scene = lambda t: shown.append(t) or []  # noqa: E731
+    monkeypatch.setattr("rlscan._plots.render.make_scene", lambda *_: scene)
+    render(an_episode(9), name)
+    assert shown == frames
+
+
 def test_a_long_episode_may_be_thinned_instead():
     content, num_steps = render(an_episode(9), "Catch-bsuite", max_frames=5, is_thinned=True)
     image: Any = Image.open(io.BytesIO(content))
