@@ -92,7 +92,7 @@ def encode(encoder: Any, observation: PyTree, key: PRNGKeyArray) -> Array:
     """Call an encoder; one with noise gets a key of its own, derived from the network's."""
     if not _takes_key(encoder):
         return encoder(observation)
-    return encoder(observation, key=jax.random.fold_in(jax.random.clone(key), _DOMAIN))
+    return encoder(observation, key=jax.random.fold_in(key, _DOMAIN))
 
 
 def encode_steps(encoder: Any, observation: PyTree, key: Key[Array, " T"]) -> Array:
@@ -100,7 +100,7 @@ def encode_steps(encoder: Any, observation: PyTree, key: Key[Array, " T"]) -> Ar
     if not _takes_key(encoder):
         return jax.vmap(encoder)(observation)
     one = lambda observation, key: encode(encoder, observation, key)  # noqa: E731
-    return eqx.filter_vmap(one)(observation, jax.random.clone(key))
+    return eqx.filter_vmap(one)(observation, key)
 
 
 def _takes_key(encoder: Any) -> bool:

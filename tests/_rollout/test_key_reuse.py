@@ -23,6 +23,10 @@ def checker():
         yield
 
 
+def noisy_encoder(space, *, key):
+    return eqx.nn.Sequential([eqx.nn.Linear(4, 8, key=key), eqx.nn.Dropout(0.5)])
+
+
 # The checker compiles slowly, so some cases are not in the quick suite.
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -35,6 +39,13 @@ def checker():
         pytest.param(
             rlscan.policies.RecurrentActorCritic(
                 probes.Wander(), dropout=0.1, recurrent_dropout=0.1, key=rlscan.key(0)
+            ),
+            "step",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            rlscan.policies.ActorCritic(
+                probes.Wander(), encoder=noisy_encoder, dropout=0.1, key=rlscan.key(0)
             ),
             "step",
             marks=pytest.mark.slow,
