@@ -11,7 +11,7 @@ import numpy as np
 from .._core.tree import flatten_keys
 from ._load import load_settings
 from ._metrics_files import METRICS_FILES
-from ._read import Table, read_metrics
+from ._read import Table, read_table, with_run_and_seed
 
 MAX_SETTINGS = 3  # in a label, unless more are needed to tell the groups apart
 
@@ -66,8 +66,9 @@ def read_groups(
         if (path := Path(directory).resolve()) in known:
             raise ValueError(f"{directory} is given twice; its seeds would count double")
         known.add(path)
-        settings = _settings(load_settings(directory)) or {"directory": str(directory)}
-        table = read_metrics(directory, file)
+        config = load_settings(directory)
+        settings = _settings(config) or {"directory": str(directory)}
+        table = with_run_and_seed(read_table(directory, file), lambda: config)  # noqa: B023
         if not len(table["run"]):
             raise ValueError(
                 f"{Path(directory) / file} has no rows yet; wait for the first, or leave it out"

@@ -1,7 +1,9 @@
 """`read_metrics`: read the metrics of a run directory."""
 
 import csv
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -25,6 +27,18 @@ def read_metrics(directory: str | Path, file: str = METRICS_FILES[0]) -> Table:
 
     **Raises:** `ValueError` if there is no such file, or if it is not a table of metrics.
     """
+    return with_run_and_seed(read_table(directory, file), lambda: load_settings(directory))
+
+
+def with_run_and_seed(table: Table, settings: Callable[[], Mapping[str, Any]]) -> Table:
+    """Add the columns `run` and `seed`, which a run alone lacks; its settings tell the seed."""
+    one = np.zeros(len(table["step"]))
+    seed = settings().get("seed", 0) if "seed" not in table else 0
+    return {"run": one, "seed": one + seed, **table}
+
+
+def read_table(directory: str | Path, file: str) -> Table:
+    """Read the columns of a file of metrics as they are, see `read_metrics`."""
     path = Path(directory) / file
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -44,7 +58,4 @@ def read_metrics(directory: str | Path, file: str = METRICS_FILES[0]) -> Table:
         columns = np.array(rows, np.float64).reshape(-1, len(header)).T
     except ValueError:
         raise ValueError(f"{path} is not a table of metrics: it must hold only numbers") from None
-    table = dict(zip(header, columns, strict=True))
-    one = np.zeros(len(rows))
-    seed = load_settings(directory).get("seed", 0) if "seed" not in table else 0
-    return {"run": one, "seed": one + seed, **table}
+    return dict(zip(header, columns, strict=True))

@@ -110,26 +110,21 @@ def test_a_page_loads_nothing_and_runs_nothing(two: Path):
     assert "Episodes" not in shown
 
 
-def test_runs_without_audit_and_policy_have_a_page_too(two: Path):
-    """A user's own loop has other metrics, and rlscan does not build its policy."""
-    own = two / "own"
-    own.mkdir()
+def test_foreign_runs_have_a_page_too_and_execute_nothing(two: Path):
+    """A user's own loop has other metrics, and no policy that rlscan builds."""
+    (own := two / "own").mkdir()
     (own / "metrics.csv").write_text("update,step,episode_return\n1,10,1.0\n2,20,2.0\n")
     (own / "config.yaml").write_text("seed: 3\nrate: 1\n")
-    assert main(["report", "own", "--output", "a.html"]) == 0
-    shown = "".join(Page((two / "a.html").read_text()).text)
-    assert "There is no audit: no metric audit_log_ratio" in shown
-    assert "No episode of own, runs: " in shown
-
-
-def test_a_strangers_run_executes_nothing(two: Path):
     env = EnvConfig(None, class_path="subprocess.Popen", init_args={"args": ["touch", "executed"]})
     run = run_dirs.with_policy(two / "foreign")
     (run / "config.yaml").write_text(to_yaml(dataclasses.replace(run_dirs.CONFIG, env=env)))
     run_dirs.add_metrics(run, [{"update": 1, "step": 10, "episode_return": 1.0}])
-    assert main(["report", "foreign", "--output", "a.html"]) == 0
+    labels = ["--label", "own=A", "--label", "foreign=B"]
+    assert main(["report", "own", "foreign", *labels, "--output", "a.html"]) == 0
     shown = "".join(Page((two / "a.html").read_text()).text)
-    assert "No episode of foreign, subprocess.Popen: " in shown and "add --allow" in shown
+    assert "There is no audit: no metric audit_log_ratio" in shown
+    assert "No episode of A, runs: " in shown
+    assert "No episode of B, subprocess.Popen: " in shown and "add --allow" in shown
     assert not (two / "executed").exists()
 
 
