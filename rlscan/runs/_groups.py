@@ -78,10 +78,10 @@ def read_groups(
             shared = {k: x for k, x in settings.items() if is_of_env(k)} | {LABEL: name}
         for run in np.unique(table["run"]):
             rows = {name: column[table["run"] == run] for name, column in table.items()}
-            # Columns of swept settings have the values of each run. They come first: a metric may
-            # have the name of a setting, such as `loss`.
+            # The first columns have the swept settings of each run. A metric may have the name of a
+            # setting as well, such as `loss`.
             first = takewhile(lambda name: name not in ("update", "step"), rows)
-            values = shared | {key: rows[key][0] for key in first if key in settings}
+            values = shared | {k: float(rows[k][0]) for k in first if k not in ("run", "seed")}
             group = next((g for g in groups if g.settings == values), None)
             if group is None:
                 groups.append(group := Group(values))
@@ -123,9 +123,9 @@ def is_of_env(key: str) -> bool:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that affect learning, by their dotted keys."""
+    """The settings that affect learning, by the keys that sweeps use, such as policy.dropout."""
     flat = flatten_keys({key: value for key, value in config.items() if key not in _IGNORED})
-    return {key: value for key, value in flat.items() if value != {}}
+    return {key.replace(".init_args.", "."): x for key, x in flat.items() if x != {}}
 
 
 def labels(groups: Sequence[Group]) -> list[str]:

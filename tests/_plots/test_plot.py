@@ -17,6 +17,7 @@ import rlscan
 from rlscan._cli.main import main
 from rlscan.runs._curves import NUM_POINTS, curve
 from rlscan.runs._groups import labels, read_groups, read_labels
+from rlscan.runs._policy_config import policy_config
 
 REPOSITORY = Path(__file__).parents[2]
 RATES = [dataclasses.replace(run_dirs.CONFIG.ppo, learning_rate=x) for x in (1e-3, 1e-4)]
@@ -224,6 +225,19 @@ def test_a_pdf_and_the_audit_on_a_page_of_its_own(tmp_path: Path, monkeypatch: A
     audit = contents[1].decode()
     assert all(f"<!-- audit: {name}" in audit for name in ("max |log ratio|", "KL (nats)"))
     assert "<!-- mine (1 seed) -->" in audit and "return" not in audit
+
+
+@pytest.mark.parametrize("key", ["policy.dropout", "arm"])
+def test_each_swept_value_is_a_group(key: str, tmp_path: Path):
+    """The file has `policy.dropout` as an argument of a class; `arm` is a label of a user's loop."""
+    swept = [{**row, "step": 10} for row in rows([1.0, 2.0], run=[0, 1], **{key: [0.0, 0.25]})]
+    groups = read_groups([run_dirs.with_metrics(tmp_path / "sweep", swept)])
+    name = key.split(".")[-1]
+    assert labels(groups) == [f"{name} 0 (1 seed)", f"{name} 0.25 (1 seed)"]
+    fixed = policy_config(hidden_sizes=(8,), dropout=0.25)  # as in `run_dirs.CONFIG` else
+    alone = run_dirs.with_metrics(tmp_path / "fixed", rows([3.0]), policy=fixed, seed=7)
+    if key != "arm":
+        assert len(read_groups([tmp_path / "sweep", alone])[1].runs) == 2
 
 
 @pytest.mark.slow
