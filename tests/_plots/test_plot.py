@@ -229,7 +229,7 @@ def test_a_pdf_and_the_audit_on_a_page_of_its_own(tmp_path: Path, monkeypatch: A
 
 @pytest.mark.parametrize("key", ["policy.dropout", "arm"])
 def test_each_swept_value_is_a_group(key: str, tmp_path: Path):
-    """The file has `policy.dropout` as an argument of a class; `arm` is a label of a user's loop."""
+    """In the file `policy.dropout` is an argument of a class; `arm` is a label of a user's loop."""
     swept = [{**row, "step": 10} for row in rows([1.0, 2.0], run=[0, 1], **{key: [0.0, 0.25]})]
     groups = read_groups([run_dirs.with_metrics(tmp_path / "sweep", swept)])
     name = key.split(".")[-1]
