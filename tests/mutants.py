@@ -79,6 +79,7 @@ TESTS = {
     "rlscan/ppo/_minibatches.py": ("tests/ppo/test_minibatches.py",),
     "rlscan/ppo/_finite.py": ("tests/ppo/test_divergence.py",),
     "rlscan/ppo/_metrics.py": ("tests/ppo/test_metrics.py", *UPDATE),
+    "rlscan/ppo/_recent_returns.py": ("tests/ppo/test_recent_returns.py",),
     "rlscan/ppo/_reward_scaling.py": ("tests/ppo/test_reward_scaling.py",),
     "rlscan/ppo/_config.py": (*UPDATE, "tests/ppo/test_schedule.py"),
     "rlscan/ppo/_schedule.py": ("tests/ppo/test_schedule.py",),

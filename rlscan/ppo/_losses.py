@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._core.types import Policy
+from .._core.types import Policy, PyTree
 from .._rollout.gae import Scalar
 from .._rollout.replay import replay
 from .._rollout.state import Trajectory
@@ -95,6 +95,7 @@ class Minibatch(eqx.Module):
     value: Float[Array, "*B"]  # from the policy that acted
     advantage: Float[Array, "*B"]  # not normalised
     target: Float[Array, "*B"]  # of the value function
+    next_observation: PyTree = None  # after each step, see `rlscan.next_observation`
 
 
 # `loss(policy, minibatch, config) -> (loss, (log_ratio, metrics))`: a scalar to minimise, the

@@ -18,6 +18,7 @@ Metrics = dict[str, Shaped[Array, "..."]]  # floats; counts are integers
 METRICS = {
     "episode_return": "mean undiscounted return of the episodes that ended; NaN if none did",
     "episode_length": "their mean length, in environment steps; NaN if none did",
+    "return_mean_100": "mean return of the last 100 episodes of the run; NaN before the first ends",
     "num_episodes": "number of episodes that ended",
     "loss": "mean over the minibatches evaluated; the same holds for the next five",
     "policy_loss": "clipped surrogate, negated",
@@ -67,15 +68,17 @@ def loss_metrics(metrics: Any) -> Metrics:
     return {name: x.astype(wide(x.dtype)) for name, x in arrays.items()}
 
 
-def episode_metrics(trajectory: Trajectory) -> Metrics:
-    """Average over the episodes that ended in `[T, N]` steps, on all devices."""
-    ended, per_return, per_length = gather_environments(
-        (
-            trajectory.terminated | trajectory.truncated,
-            trajectory.episode_return,
-            trajectory.episode_length,
-        ),
-    )
+def episodes_of(trajectory: Trajectory) -> tuple[Array, Array, Array]:
+    """Whether a step ended an episode, and that one's return and length, `[T, N]`, of all devices.
+
+    At other steps they are those of the episode so far.
+    """
+    ended = trajectory.terminated | trajectory.truncated
+    return gather_environments((ended, trajectory.episode_return, trajectory.episode_length))
+
+
+def episode_metrics(ended: Array, per_return: Array, per_length: Array) -> Metrics:
+    """Average over the episodes that ended, see `episodes_of`."""
     num_episodes = ended.sum(dtype=jnp.int32)
 
     def mean(per_episode: Array) -> Array:

@@ -29,6 +29,7 @@ from .._core.scan import filter_scan
 from .._core.tree import clone_keys, map_arrays, where
 from .._core.types import Environment, Policy, PyTree
 from .._rollout.gae import explained_variance, gae
+from .._rollout.next_observation import next_observation
 from .._rollout.next_value import next_value
 from .._rollout.replay import replay
 from .._rollout.rollout import init_rollout, rollout
@@ -51,9 +52,10 @@ from ._finite import (
 from ._gradient_step import Learner, gradient_step
 from ._hook import OnBatch, call_hook, check_hook, first_extra
 from ._losses import Loss, Minibatch, ppo_loss
-from ._metrics import Metrics, episode_metrics, flag_divergence, gradient_metrics
+from ._metrics import Metrics, episode_metrics, episodes_of, flag_divergence, gradient_metrics
 from ._minibatches import random_order
 from ._optimizer import Optimizer, check_optimizer, init_optimizer
+from ._recent_returns import RecentReturns, add_returns, mean_return, no_returns
 from ._reward_scaling import RewardScaling, init_reward_scaling, scale_rewards
 
 
@@ -74,6 +76,7 @@ class TrainState(eqx.Module):
     reward_scaling: RewardScaling | None = None  # if the config has `scale_rewards`
     env: Environment | None = None  # whose arrays may change between updates, see `rlscan.train`
     extra: PyTree = ()  # what `on_batch` keeps
+    recent_returns: RecentReturns = eqx.field(default_factory=no_returns)
 
 
 def init_train(
@@ -164,8 +167,12 @@ def update(
     own = {"optimizer": optimizer, "on_batch": on_batch}
     after, batch, reports = attempt(state, env, config, num_updates, loss, is_step_finite, **own)
     finite = reports.pop("finite") | ~reports["applied"]
+    episodes = episodes_of(batch.trajectory)
+    recent_returns = add_returns(state.recent_returns, *episodes[:2])
+    after = dataclasses.replace(after, recent_returns=recent_returns)
     metrics = {
-        **episode_metrics(batch.trajectory),
+        **episode_metrics(*episodes),
+        "return_mean_100": mean_return(recent_returns),
         **gradient_metrics(reports),
         "explained_variance": explained_variance(*gather_environments((batch.value, batch.target))),
     }
@@ -261,7 +268,13 @@ def collect(
         reward, value, following, trajectory.terminated, trajectory.truncated
     )
     steps = dataclasses.replace(trajectory, final=None)
-    batch = Minibatch(trajectory=steps, value=value, advantage=advantage, target=target)
+    batch = Minibatch(
+        trajectory=steps,
+        value=value,
+        advantage=advantage,
+        target=target,
+        next_observation=next_observation(rollout_state, trajectory),
+    )
     return policy, rollout_state, batch, reward_scaling, extra
 
 

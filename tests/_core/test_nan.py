@@ -10,7 +10,8 @@ import probes
 import rlscan
 from rlscan._core.nan import nan_or
 from rlscan._rollout.gae import explained_variance
-from rlscan.ppo._metrics import episode_metrics, flag_divergence
+from rlscan.ppo._metrics import episode_metrics, episodes_of, flag_divergence
+from rlscan.ppo._recent_returns import mean_return, no_returns
 
 
 def test_nan_or():
@@ -29,13 +30,18 @@ def test_an_update_without_episodes_or_variance_passes_debug_nans():
         state = rlscan.init_rollout(policy, env, num_envs=2, key=key)
         _, trajectory = rlscan.rollout(policy, env, state, 2)
         flat = explained_variance(jnp.zeros(4), jnp.ones(4))
-        found = {**episode_metrics(trajectory), "flat": flat, "num_gradient_steps": jnp.asarray(1)}
+        found = {
+            **episode_metrics(*episodes_of(trajectory)),
+            "return_mean_100": mean_return(no_returns()),
+            "flat": flat,
+            "num_gradient_steps": jnp.asarray(1),
+        }
         return flag_divergence(found, flat != flat, jnp.asarray(False))
 
     with jax.debug_nans(True):
         strict = jax.jit(lambda key: metrics(key))(rlscan.key(0))
     usual = jax.jit(lambda key: metrics(key))(rlscan.key(0))
-    for name in ("episode_return", "episode_length", "flat"):
+    for name in ("episode_return", "episode_length", "return_mean_100", "flat"):
         assert strict[name] == 0 and np.isnan(usual[name])
     assert strict["num_episodes"] == usual["num_episodes"] == 0
 

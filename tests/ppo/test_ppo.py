@@ -28,7 +28,7 @@ from rlscan import (
 )
 from rlscan.ppo._config import check_config
 from rlscan.ppo._losses import Minibatch
-from rlscan.ppo._metrics import episode_metrics
+from rlscan.ppo._metrics import episode_metrics, episodes_of
 from rlscan.ppo._train import _tolerance, _updates_in_a_call
 from rlscan.ppo._update import shuffle as _shuffle
 
@@ -516,7 +516,7 @@ def test_metrics_are_exactly_those_described(long_run):
 def test_episode_metrics(long_run):
     """They average the episodes that ended, also across rollouts."""
     states, metrics = long_run
-    returns, lengths = np.zeros(4), np.zeros(4)
+    returns, lengths, finished = np.zeros(4), np.zeros(4), []
     for state, number in zip(states[:-1], range(NUM_UPDATES), strict=True):
         _, t = jit_rollout(state.policy, probes.Wander(), state.rollout_state, 16)
         ended = []
@@ -531,13 +531,17 @@ def test_episode_metrics(long_run):
         mean_return, mean_length = np.mean(ended, axis=0)
         assert metrics["episode_return"][number] == pytest.approx(mean_return, abs=1e-4)
         assert metrics["episode_length"][number] == pytest.approx(mean_length, rel=1e-5)
+        finished += [float(of_one) for of_one, _ in ended]
+        last = np.mean(finished[-100:])
+        assert metrics["return_mean_100"][number] == pytest.approx(last, abs=1e-4)
 
 
 def test_no_episode_is_not_a_return_of_0(long_run):
     (state, *_), _ = long_run
     _, trajectory = jit_rollout(state.policy, probes.Wander(), state.rollout_state, 16)
     no = jnp.zeros_like(trajectory.terminated)
-    metrics = episode_metrics(dataclasses.replace(trajectory, terminated=no, truncated=no))
+    without = dataclasses.replace(trajectory, terminated=no, truncated=no)
+    metrics = episode_metrics(*episodes_of(without))
     assert metrics["num_episodes"] == 0
     assert np.isnan(metrics["episode_return"]) and np.isnan(metrics["episode_length"])
 

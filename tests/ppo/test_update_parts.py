@@ -125,3 +125,16 @@ def test_a_minibatch_that_the_kl_stop_skips_is_not_examined():
         state, metrics = once(start(), config=config)
         assert state.divergence.update == metrics["diverged"] == update
         assert metrics["num_gradient_steps"] == 0
+
+
+def test_a_loss_may_read_the_observation_after_each_step():
+    """The count goes up by 1, whatever the order, also from the last step to the next rollout."""
+
+    def step_up(policy: Any, minibatch: Any, config: Any) -> tuple:
+        gap = minibatch.next_observation - minibatch.trajectory.observation
+        log_ratio = jnp.zeros_like(minibatch.advantage)
+        return 0 * policy.number, (log_ratio, {"least": gap.min(), "most": gap.max()})
+
+    update = partial(rlscan.ppo.update, env=Count(), config=CONFIG, num_updates=8, loss=step_up)
+    _, metrics = eqx.filter_jit(update)(start())
+    assert metrics["least"] == metrics["most"] == 1
