@@ -3,7 +3,7 @@
 Nothing needs to inherit from them: any object with these methods will do.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, PRNGKeyArray
 
@@ -68,6 +68,9 @@ class Policy(Protocol):
     def initial_state(self) -> Any:
         """The recurrent state at the start of an episode; `()` for a feed-forward policy."""
         ...
+
+
+AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from .._core.require import is_flag, is_number, require_positive
 from .._core.scan import describe
 from .._core.tree import cast_like
-from .._core.types import Environment, Policy, PyTree
+from .._core.types import AnyPolicy, Environment, PyTree
 from .._rollout.state import is_recurrent
 from ._config import PPOConfig, check_config
 from ._hook import OnBatch, check_hook
@@ -103,7 +103,7 @@ class PPO(eqx.Module):
         """Environment steps of one update, over all environments."""
         return self.config.num_envs * self.config.num_steps
 
-    def init(self, policy: Policy, env: Environment, key: PRNGKeyArray) -> TrainState:
+    def init(self, policy: AnyPolicy, env: Environment, key: PRNGKeyArray) -> TrainState[AnyPolicy]:
         """Make the state before the first update, with the environment in it.
 
         **Raises:** whatever `rlscan.ppo.init_train` raises.
@@ -112,7 +112,7 @@ class PPO(eqx.Module):
         state = init_train(policy, env, self.config, key=key, **own)
         return dataclasses.replace(state, env=cast_like(env, env))  # with strong types
 
-    def update(self, state: TrainState) -> tuple[TrainState, Metrics]:
+    def update(self, state: TrainState[AnyPolicy]) -> tuple[TrainState[AnyPolicy], Metrics]:
         """Make one update in `state.env`, see `rlscan.ppo.update`."""
         if state.env is None or self.num_updates is None:
             missing = "num_updates" if state.env is not None else "state.env"

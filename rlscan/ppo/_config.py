@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from .._core.field_docs import with_field_docs
 from .._core.require import (
     as_plain,
     is_known,
@@ -45,6 +46,7 @@ def _scheduled(x: Number) -> Any:
     return x
 
 
+@with_field_docs
 class PPOConfig(eqx.Module):
     """Settings of PPO.
 

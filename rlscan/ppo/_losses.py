@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._core.field_docs import with_field_docs
 from .._core.types import Policy, PyTree
 from .._rollout.gae import Scalar
 from .._rollout.replay import replay
@@ -88,14 +89,21 @@ def ratio_diagnostics(
     }
 
 
+@with_field_docs
 class Minibatch(eqx.Module):
     """The input of a loss: B steps, or T steps of n environments for a recurrent policy."""
 
-    trajectory: Trajectory  # leaves [B, …], or [T, n, …]
-    value: Float[Array, "*B"]  # from the policy that acted
-    advantage: Float[Array, "*B"]  # not normalised
-    target: Float[Array, "*B"]  # of the value function
-    next_observation: PyTree = None  # after each step, see `rlscan.next_observation`
+    trajectory: Trajectory
+    """The steps, with leaves `[B, …]` or `[T, n, …]`."""
+    value: Float[Array, "*B"]
+    """The value of each step, from the policy that acted."""
+    advantage: Float[Array, "*B"]
+    """The advantage of each step, not normalised."""
+    target: Float[Array, "*B"]
+    """The target of the value function."""
+    next_observation: PyTree = None
+    """The observation after each step, see `rlscan.next_observation`; a compiled program computes
+    it only if the loss reads it."""
 
 
 # `loss(policy, minibatch, config) -> (loss, (log_ratio, metrics))`: a scalar to minimise, the

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from .._core.field_docs import with_field_docs
 from .._core.require import as_plain, is_known, is_number, require_one_of
 
 Kind = Literal["linear", "cosine", "constant"]
@@ -17,6 +18,7 @@ KINDS: tuple[Kind, ...] = ("linear", "cosine", "constant")
 Some = float | int | Shaped[Array, "*R"] | Shaped[np.ndarray, "*R"]  # a number; one for each run
 
 
+@with_field_docs
 class Schedule(eqx.Module):
     """A schedule by name, for a setting of `rlscan.ppo.PPOConfig`.
 

@@ -4,31 +4,91 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Key, PRNGKeyArray
 
-from .._core.mesh import FIRST, place
+from .._core.mesh import place
 from .._core.program import Program
 from .._core.require import require_positive
 from .._core.scan import filter_scan
-from .._core.tree import cast_like, map_arrays
-from .._core.types import Environment, Policy, PyTree
+from .._core.types import AnyPolicy, Environment, Policy, PyTree
 from ..random._keys import KeyLike, as_key, as_keys
-from ._algorithm import PPO, Algorithm, count_updates, require_algorithm
+from ._algorithm import PPO, Algorithm, State, count_updates, require_algorithm
 from ._config import PPOConfig
-from ._hook import OnBatch, require_extra_of
+from ._hook import OnBatch
 from ._losses import Loss, ppo_loss
 from ._metrics import Metrics
 from ._optimizer import Optimizer
-from ._runs_axis import over_runs
+from ._start import axis_of, first_state as first_state, placed, require_axis_of_runs, start
 from ._training import MOST_UPDATES, Training, several_updates
-from ._update import TrainState, check_mesh, state_specs
+from ._update import TrainState
+
+
+class Settings(TypedDict, total=False):
+    """The arguments of `train` that none of its overloads tells apart."""
+
+    key: KeyLike | None
+    loss: Loss
+    optimizer: Optimizer | None
+    on_batch: OnBatch | None
+    schedule_steps: int | None
+    updates_per_call: int | None
+    state_interval: int | None
+    strict: bool | float
+    debug: bool
+    mesh: Mesh | None
+
+
+@overload
+def train(
+    policy: AnyPolicy,
+    env: Environment,
+    config: PPOConfig | PPO,
+    *,
+    total_steps: int,
+    state: None = None,
+    **settings: Unpack[Settings],
+) -> Training[TrainState[AnyPolicy]]: ...
+
+
+@overload
+def train(
+    policy: Callable[..., AnyPolicy],
+    env: Environment,
+    config: PPOConfig | PPO,
+    *,
+    total_steps: int,
+    state: None = None,
+    **settings: Unpack[Settings],
+) -> Training[TrainState[AnyPolicy]]: ...
+
+
+@overload
+def train(
+    policy: Any,
+    env: Environment,
+    config: PPOConfig | PPO,
+    *,
+    total_steps: int,
+    state: TrainState[AnyPolicy],
+    **settings: Unpack[Settings],
+) -> Training[TrainState[AnyPolicy]]: ...
+
+
+@overload
+def train(
+    policy: Any,
+    env: Environment,
+    config: Algorithm[State],
+    *,
+    total_steps: int,
+    state: Any = None,
+    **settings: Unpack[Settings],
+) -> Training[State]: ...
 
 
 def train(
@@ -141,19 +201,19 @@ def train(
     }
     at_most = updates_per_call or MOST_UPDATES
     if state is not None:
-        axis = _axis_of(state, key)
-        state = _placed(state, env, algorithm, axis, mesh)
+        axis = axis_of(state, key)
+        state = placed(state, env, algorithm, axis, mesh)
         algorithm, program, numbers = _program(algorithm, axis, mesh, at_most, state)
         return Training(state, algorithm=algorithm, program=program, numbers=numbers, **settings)
     if key is None:
         raise ValueError("train needs a key to start with, such as key=rlscan.key(0)")
     keys = as_keys(key)
-    _require_axis_of_runs(policy, keys)
-    start = Program(partial(_start, env, algorithm, mesh), policy, keys)
-    shapes, specs = start.result
+    require_axis_of_runs(policy, keys)
+    begin = Program(partial(start, env, algorithm, mesh), policy, keys)
+    shapes, specs = begin.result
     # The updates are traced while XLA compiles the start.
     with ThreadPoolExecutor(1) as thread:
-        made = thread.submit(lambda: start.compile()(policy, keys)[0])
+        made = thread.submit(lambda: begin.compile()(policy, keys)[0])
         shapes = place(shapes, mesh, specs)
         algorithm, program, numbers = _program(algorithm, keys.shape, mesh, at_most, shapes)
         first = place(made.result(), mesh, specs)
@@ -224,96 +284,6 @@ def _tolerance(strict: Any) -> bool | float:
     )
 
 
-def _start(
-    env: Environment,
-    algorithm: Any,
-    mesh: Mesh | None,
-    policy: Any,
-    keys: Key[Array, "*R"],
-) -> tuple[PyTree, PyTree]:
-    """Make the state before the first update, and its place on a mesh."""
-    state = first_state(policy, env, algorithm, keys)
-    return state, _specs(state, algorithm, keys.shape, mesh)
-
-
-def first_state(
-    policy: Any,
-    env: Environment,
-    algorithm: PPOConfig | Algorithm,
-    keys: Key[Array, "*R"],
-) -> Any:
-    """Make the state before the first update, from a policy or a function that makes one."""
-    begin = PPO(algorithm) if isinstance(algorithm, PPOConfig) else algorithm
-
-    def one(policy: Any, key: PRNGKeyArray) -> Any:
-        if _is_factory(policy):
-            policy_key, key = jax.random.split(key)
-            policy = policy(key=policy_key)
-        return begin.init(policy, env, key)
-
-    return over_runs(one, keys.shape)(policy, keys)
-
-
-def _specs(state: Any, algorithm: Any, axis: tuple[int, ...], mesh: Mesh | None) -> PyTree:
-    """Check that devices can share the work, and tell where the arrays of a state are then."""
-    if mesh is None:
-        return None
-    if axis:  # several runs are split as they are
-        return map_arrays(lambda _: FIRST, state)
-    check_mesh(mesh, state.policy, algorithm.config, algorithm.on_batch)
-    return state_specs(state)
-
-
-def _is_factory(policy: Any) -> bool:
-    return callable(policy) and not hasattr(policy, "initial_state")
-
-
-def _require_axis_of_runs(policy: Any, keys: Key[Array, "*R"]) -> None:
-    if not keys.ndim or _is_factory(policy):
-        return
-    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(policy, eqx.is_array)):
-        if leaf.shape[:1] != keys.shape:
-            raise ValueError(
-                f"for {len(keys)} keys every array of the policy must have a first axis of "
-                f"{len(keys)} runs, got policy{jax.tree_util.keystr(path)} of shape {leaf.shape}; "
-                "pass a function that makes a policy, such as "
-                "functools.partial(rlscan.policies.ActorCritic, env), "
-                "or one made by eqx.filter_vmap"
-            )
-
-
-def _axis_of(state: Any, key: KeyLike | None) -> tuple[int, ...]:
-    """The axis of runs of a state to go on from: the state tells, or else the keys."""
-    if hasattr(state, "num_updates"):
-        return np.shape(state.num_updates)
-    return () if key is None else as_keys(key).shape
-
-
-def _placed(
-    state: Any, env: Environment, algorithm: Any, axis: tuple[int, ...], mesh: Mesh | None
-) -> Any:
-    """Check a state to go on from, and put it where the program expects it.
-
-    It keeps its own environment, whose arrays may have changed, unless that is another one.
-    """
-    if not isinstance(algorithm, PPO):
-        return state
-    algorithm.check(state.policy)
-    require_extra_of(algorithm.on_batch, state.policy, env, state.extra, state.key)
-    given = cast_like(env, env)
-    if axis:
-        given = map_arrays(lambda x: jnp.broadcast_to(x, (*axis, *x.shape)), given)
-    if not _are_alike(state.env, given):
-        state = dataclasses.replace(state, env=given)
-    return state if mesh is None else place(state, mesh, _specs(state, algorithm, axis, mesh))
-
-
-def _are_alike(one: PyTree, other: PyTree) -> bool:
-    """Whether two trees differ in the values of their arrays alone."""
-    kinds = partial(map_arrays, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
-    return bool(eqx.tree_equal(kinds(one), kinds(other)))
-
-
 def _program(
     algorithm: Any, axis: tuple[int, ...], mesh: Mesh | None, at_most: int, state: PyTree
 ) -> tuple[Any, Program, tuple[PyTree, PyTree]]:
@@ -334,7 +304,7 @@ def _program(
 
 
 def train_scan(
-    policy: Policy,
+    policy: AnyPolicy,
     env: Environment,
     config: PPOConfig,
     *,
@@ -344,7 +314,7 @@ def train_scan(
     optimizer: Optimizer | None = None,
     on_batch: OnBatch | None = None,
     schedule_steps: int | None = None,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState[AnyPolicy], Metrics]:
     """Train as one pure function of the whole run: jit it, and map it over seeds or numbers.
 
     **Arguments:** as for `train`.

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Generic
 
 import equinox as eqx
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._core.field_docs import with_field_docs
 from .._core.mesh import (
     FIRST,
     WHOLE,
@@ -27,7 +29,7 @@ from .._core.mesh import (
 )
 from .._core.scan import filter_scan
 from .._core.tree import clone_keys, map_arrays, where
-from .._core.types import Environment, Policy, PyTree
+from .._core.types import AnyPolicy, Environment, Policy, PyTree
 from .._rollout.gae import explained_variance, gae
 from .._rollout.next_observation import next_observation
 from .._rollout.next_value import next_value
@@ -59,28 +61,40 @@ from ._recent_returns import RecentReturns, add_returns, mean_return, no_returns
 from ._reward_scaling import RewardScaling, init_reward_scaling, scale_rewards
 
 
-class TrainState(eqx.Module):
+@with_field_docs
+class TrainState(eqx.Module, Generic[AnyPolicy]):
     """Everything that changes during training.
 
     `rlscan.runs.save_checkpoint` writes it to a file, and `rlscan.runs.load_checkpoint` reads it
     again. `pickle` and `eqx.tree_serialise_leaves` cannot, because they take no keys.
     """
 
-    policy: Policy
+    policy: AnyPolicy
+    """The policy."""
     opt_state: PyTree
-    num_updates: Int[Array, ""]  # made so far; annealed layers follow it
-    num_gradient_steps: Int[Array, ""]  # applied so far; the learning rate is annealed by it
+    """The state of the optimiser."""
+    num_updates: Int[Array, ""]
+    """Updates made so far; schedules and annealed layers follow it."""
+    num_gradient_steps: Int[Array, ""]
+    """Gradient steps applied so far; the learning rate is annealed by it."""
     rollout_state: RolloutState
-    key: PRNGKeyArray  # for shuffling; split at every update
-    divergence: Divergence  # once set, all else stays as it was before the diverged update
-    reward_scaling: RewardScaling | None = None  # if the config has `scale_rewards`
-    env: Environment | None = None  # whose arrays may change between updates, see `rlscan.train`
-    extra: PyTree = ()  # what `on_batch` keeps
+    """The environments between two rollouts."""
+    key: PRNGKeyArray
+    """The key of the next update, split at every one."""
+    divergence: Divergence
+    """Where the run has diverged; once set, all else stays as it was before that update."""
+    reward_scaling: RewardScaling | None = None
+    """What rewards are divided by, if the config has `scale_rewards`."""
+    env: Environment | None = None
+    """The environment, whose arrays may change between updates, see `rlscan.ppo.Training`."""
+    extra: PyTree = ()
+    """What `on_batch` keeps."""
     recent_returns: RecentReturns = eqx.field(default_factory=no_returns)
+    """The returns of the last 100 episodes."""
 
 
 def init_train(
-    policy: Policy,
+    policy: AnyPolicy,
     env: Environment,
     config: PPOConfig,
     *,
@@ -88,7 +102,7 @@ def init_train(
     optimizer: Optimizer | None = None,
     on_batch: OnBatch | None = None,
     mesh: Mesh | None = None,
-) -> TrainState:
+) -> TrainState[AnyPolicy]:
     """Make the state before the first update.
 
     **Arguments:** as for `rlscan.train`.
@@ -127,7 +141,7 @@ def init_train(
 
 
 def update(
-    state: TrainState,
+    state: TrainState[AnyPolicy],
     env: Environment,
     config: PPOConfig,
     *,
@@ -136,7 +150,7 @@ def update(
     optimizer: Optimizer | None = None,
     on_batch: OnBatch | None = None,
     mesh: Mesh | None = None,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState[AnyPolicy], Metrics]:
     """Make one update: T steps in N environments, then the epochs over them. Pure; jit it.
 
     **Arguments:**

@@ -83,7 +83,7 @@ def test_an_update_uses_the_mean_gradient_and_reports_mean_metrics() -> None:
     config, state, (after, metrics) = trained(MESH, num_steps=32)
     _, start, (_, on_one) = trained(None, num_steps=32)
     numbers = config.as_arrays()
-    policy, rollout_state, batch, _ = eqx.filter_jit(collect)(start, probes.Wander(), numbers)
+    policy, rollout_state, batch, *_ = eqx.filter_jit(collect)(start, probes.Wander(), numbers)
     assert_same(after.rollout_state, rollout_state)
     params, rest = partition_trainable(policy)
 

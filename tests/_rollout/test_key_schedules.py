@@ -174,6 +174,6 @@ def test_training_follows_the_schedule():
         probes.dropout_policy(), probes.Wander(), config, total_steps=96, key=rlscan.key(0)
     )
     assert (metrics["audit_error"] <= 1e-5).all() and (metrics["approx_kl"] > 0).all()
-    _, _, batch, _ = eqx.filter_jit(collect)(state, probes.Wander(), config)
+    _, _, batch, *_ = eqx.filter_jit(collect)(state, probes.Wander(), config)
     keys = jax.random.key_data(batch.trajectory.policy_key)
     np.testing.assert_array_equal(keys, np.broadcast_to(keys[:1, :1], keys.shape))

@@ -16,7 +16,7 @@ from compilations import count_compilations
 
 import rlscan
 from rlscan.ppo import PPO
-from rlscan.ppo._train import _placed
+from rlscan.ppo._start import placed
 from rlscan.ppo._training import _like
 from rlscan.testing import Box, Discrete
 
@@ -292,8 +292,8 @@ def test_a_state_keeps_its_environment_unless_another_is_given(paid: Any):
         (Pay(name="other"), paid, 1),
         (Pay(jnp.asarray(2.0)), dataclasses.replace(paid, env=None), 2),
     ):
-        placed = _placed(state, env, PAY, (), None)
-        assert placed.env.amount == amount and placed.env.name == env.name
+        found = placed(state, env, PAY, (), None)
+        assert found.env.amount == amount and found.env.name == env.name
 
 
 def test_a_state_of_another_shape_is_refused(paid: Any):

@@ -15,7 +15,7 @@ import pytest
 
 import rlscan
 from rlscan.ppo._hook import call_hook, check_hook, first_extra
-from rlscan.ppo._train import _placed
+from rlscan.ppo._start import placed
 
 ENV = probes.Wander()
 CONFIG = rlscan.ppo.PPOConfig(num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1)
@@ -238,7 +238,7 @@ def test_a_hook_needs_whole_rollouts_and_its_own_extra(curious: tuple):
     with pytest.raises(ValueError, match="on_batch takes a whole rollout.*use mesh=None"):
         train(Curious(), mesh=rlscan.make_mesh(2))
     ppo = rlscan.ppo.PPO(CONFIG, num_updates=4, on_batch=Curious())
-    place = partial(_placed, env=ENV, algorithm=ppo, axis=(), mesh=None)
+    place = partial(placed, env=ENV, algorithm=ppo, axis=(), mesh=None)
     assert place(curious[0][1]).extra.keys() == curious[0][1].extra.keys()
     with pytest.raises(ValueError, match="extra of a state .* must be that of on_batch, got ()"):
         place(dataclasses.replace(curious[0][1], extra=()))

@@ -17,7 +17,7 @@ add = jax.jit(add_returns)
 
 
 def test_the_last_100_are_those_of_a_list():
-    """With none, a few and more than 100 in a rollout, in order of time, then of environments."""
+    """None, a few or more than 100 end in a rollout: in order of time, then of environments."""
     rng = np.random.default_rng(0)
     recent, finished = no_returns(), []
     assert np.isnan(mean_return(recent))

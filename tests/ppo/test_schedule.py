@@ -100,12 +100,14 @@ SCHEDULES = PPOConfig(
 
 
 def train(config: Any = SCHEDULES, num_updates: int = 4, **settings: Any) -> Any:
+    own: dict[str, Any] = {"loss": report_settings, "optimizer": optax.sgd}
+    settings = {"key": rlscan.key(0), **own, **settings}
     return rlscan.train(
         One(),
         probes.Wander(),
         config,
         total_steps=8 * num_updates,
-        **{"key": rlscan.key(0), "loss": report_settings, "optimizer": optax.sgd, **settings},
+        **settings,
     )
 
 
