@@ -141,7 +141,7 @@ def build_settings(config: Config) -> dict[str, Any]:
     """Build the arguments of `rlscan.train` that only PPO takes."""
     if config.algorithm is not None:
         return {}
-    parts = {name: getattr(config, name) for name in ("loss", "optimizer")}
+    parts = {name: getattr(config, name) for name in ("loss", "optimizer", "on_batch")}
     functions = {
         name: build(component, key=name, allow=config.allow)
         for name, component in parts.items()

@@ -69,6 +69,7 @@ class Drafts:
                 draft.arguments[key] = Given(value, str(value), setting.where, source)
         if path in ("null", None) and group != "policy":
             draft.class_path = None
+            draft.arguments.clear()
             return
         if not isinstance(path, str):
             raise ValueError(

@@ -20,6 +20,7 @@ from .._core.require import require_positive
 from .._core.types import Environment, Policy
 from ..ppo._algorithm import Algorithm, count_updates, steps_per_update
 from ..ppo._config import PPOConfig
+from ..ppo._hook import OnBatch
 from ..ppo._losses import Loss, ppo_loss
 from ..ppo._optimizer import Optimizer
 from ..ppo._schedule import Schedule, is_schedule
@@ -49,6 +50,7 @@ def fit(
     key: KeyLike,
     loss: Loss = ppo_loss,
     optimizer: Optimizer | None = None,
+    on_batch: OnBatch | None = None,
     resume: bool = True,
     log_interval: int = 1,
     loggers: Iterable[Logger] = (),
@@ -75,7 +77,8 @@ def fit(
     **Arguments:**
 
     - `policy`, `env`, `config`, `total_steps`, `schedule_steps`, `key`, `loss`, `optimizer`,
-        `strict`, `debug`, `mesh`: as for `rlscan.train`. Keys `[R]` train R runs side by side.
+        `on_batch`, `strict`, `debug`, `mesh`: as for `rlscan.train`. Keys `[R]` train R runs side
+        by side.
     - `output`: the run directory; made if needed.
     - `resume`: whether to go on if `output` holds this run already; `False` refuses.
     - `log_interval`, `loggers`, `checkpoint_interval`, `keep_checkpoints`: as for
@@ -129,6 +132,7 @@ def fit(
         schedule_steps=schedule_steps,
         loss=loss,
         optimizer=optimizer,
+        on_batch=on_batch,
         state_interval=exact_interval(eval_interval, callbacks),
         strict=strict,
         mesh=mesh,

@@ -39,7 +39,8 @@ def best_num_devices(available: int, config: Config) -> int:
     num_runs, ppo = len(members(config)), config.ppo
     if num_runs > 1:
         return max(d for d in range(1, available + 1) if num_runs % d == 0)
-    if config.algorithm is not None or not is_own(config.policy.class_path):
+    is_ours = config.algorithm is None and is_own(config.policy.class_path)
+    if not is_ours or config.on_batch is not None:  # the latter takes whole rollouts
         return 1
     sizes = {"num_envs": ppo.num_envs, "num_steps": ppo.num_steps}
     sizes["num_minibatches"] = ppo.num_minibatches
