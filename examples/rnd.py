@@ -1,10 +1,10 @@
-"""A hook: Random Network Distillation (Burda et al., 2018, arXiv:1810.12894), a bonus for what is new.
+"""A hook: Random Network Distillation, a bonus for what is new (Burda et al., arXiv:1810.12894).
 
     rlscan train --config examples/rnd.yaml
 
 The bonus is the error of a network that learns to predict another one, which stays as it was made.
 `on_batch` is called after each rollout: it adds the bonus to the rewards, and takes a few steps of
-the predictor's own optimiser. The predictor is a part of the training state, and of its checkpoints.
+the predictor's own optimiser. The predictor is a part of the training state, so of checkpoints too.
 """
 
 from typing import Any

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optuna
+import optuna  # pyright: ignore[reportMissingImports]
 
 import rlscan
 

@@ -247,7 +247,9 @@ class Run(Generic[State]):
         done = self._log.num_taken + 1
         changed, metrics, stop = self._callbacks.call(done, state, metrics)
         if changed is not state:
-            _require_same_rest(state, changed)
+            check_same_carry(
+                state, changed, name="state", where="in a callback", first="the one it was given"
+            )
             if not hasattr(updates, "state"):
                 raise TypeError(
                     "a callback has changed the state, but this loop cannot go on from another "
