@@ -16,6 +16,7 @@ class Argument(NamedTuple):
 
     kind: Any  # the types of plain values that it takes; `Any` if the signature does not say
     takes_components: bool
+    is_function: bool  # whether it is a class or function, which text can only name
     default: Any  # `inspect.Parameter.empty` if it is required
 
 
@@ -82,7 +83,7 @@ def complete(
         if name in known:
             values[name] = _converted(f"{key}.{name}", one, known[name], allow)
         elif takes_anything(target) and name not in given:
-            values[name] = _converted(f"{key}.{name}", one, Argument(Any, True, None), allow)
+            values[name] = _converted(f"{key}.{name}", one, Argument(Any, True, False, None), allow)
         elif one.source >= chosen_by:
             raise ValueError(_unknown(f"{key}.{name}", one, class_path, known))
     lacking = missing(target, [*values, *given], num_positional=num_positional)
@@ -143,10 +144,10 @@ def _hints(target: Any) -> Mapping[str, Any]:
         return {}
 
 
-def _kind_of(annotation: Any) -> tuple[Any, bool]:
-    """The types of an annotation that are plain, and whether it names others."""
+def _kind_of(annotation: Any) -> tuple[Any, bool, bool]:
+    """The types of an annotation that are plain, whether it names others, and if these alone."""
     if annotation is inspect.Parameter.empty or annotation is Any or isinstance(annotation, str):
-        return Any, True
+        return Any, True, False
     parts = typing.get_args(annotation) if is_union(annotation) else (annotation,)
     kinds, others = [], False
     for part in parts:
@@ -156,8 +157,8 @@ def _kind_of(annotation: Any) -> tuple[Any, bool]:
     if float in kinds and int in kinds:
         kinds.remove(int)
     if Any in kinds or not [kind for kind in kinds if kind is not type(None)]:
-        return Any, True
-    return typing.Union[tuple(kinds)], others  # noqa: UP007
+        return Any, True, Any not in kinds
+    return typing.Union[tuple(kinds)], others, False  # noqa: UP007
 
 
 def _plain_kind(part: Any) -> Any:
@@ -181,6 +182,8 @@ def _converted(key: str, one: Given, argument: Argument, allow: Sequence[str]) -
     value: Any = one.value
     if isinstance(value, str) and argument.takes_components and value.lstrip().startswith("{"):
         value = loaded(value)
+    if argument.is_function and isinstance(value, str) and set(".:") & set(value):
+        value = {"class_path": value}
     if is_component(value) and argument.takes_components:
         return _nested(key, value, one, allow)
     value = read_value(key, value, argument.kind, got=one.got, where=one.where)

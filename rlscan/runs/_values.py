@@ -36,6 +36,8 @@ def read_value(key: str, value: Any, kind: Any, *, got: str, where: str = "", wo
     """
     from jsonargparse import ArgumentError, get_loader
 
+    if isinstance(value, str) and wanted_of(kind) == _WANTED[float]:
+        value = _INFINITE.sub(r"\1.inf", value)
     try:
         if has_ambiguous_number(kind, got) or not _is_yaml(value):
             raise ArgumentError(None, key)
@@ -45,6 +47,9 @@ def read_value(key: str, value: Any, kind: Any, *, got: str, where: str = "", wo
     except (ArgumentError, yaml.YAMLError):
         got = " ".join(got.split()) or "nothing"
         raise ValueError(f"{where}{key} must be {words or wanted_of(kind)}, got {got}") from None
+
+
+_INFINITE = re.compile(r"^\s*([+-]?)inf(inity)?\s*$", re.IGNORECASE)  # YAML writes it with a point
 
 
 def wanted_of(kind: Any) -> str:

@@ -70,7 +70,7 @@ def test_numbers_of_every_spelling_in_a_file(tmp_path: Path):
 
 
 def test_numbers_of_every_spelling_on_the_command_line():
-    argv = ["--ppo.learning_rate", "3e-4", "--ppo.value_clip_range", ".inf", "--ppo.gamma", "1"]
+    argv = ["--ppo.learning_rate", "3e-4", "--ppo.value_clip_range", "inf", "--ppo.gamma", "1"]
     ppo = parse(argv).ppo
     assert (ppo.learning_rate, ppo.value_clip_range, ppo.gamma) == (3e-4, math.inf, 1)
 
@@ -252,13 +252,13 @@ BAD_OPTIONS = {
     "--total-steps 5e5": "total_steps must be an integer, written without point or exponent, got 5",
     "--ppo.num_envs 2.5": "ppo.num_envs must be an integer, written without point or exponent",
     "--ppo.learning_rate fast": "ppo.learning_rate must be a number, such as 3e-4, got fast",
-    "--ppo.learning_rate inf": "ppo.learning_rate must be a number, such as 3e-4, got inf",
+    "--ppo.learning_rate inf": "ppo.learning_rate must be 0 or more, and finite, got inf",
     "--ppo.learning_rate 1e300": "ppo.learning_rate must be a number of float32, from 1.2e-38 to",
     "--ppo.adam_eps 1e-60": "ppo.adam_eps must be a number of float32, from 1.2e-38 to 3.4e+38 in",
     "--ppo.max_grad_norm x": "ppo.max_grad_norm must be a number, such as 3e-4 or .inf, got x",
     "--ppo.key_schedule foo": "ppo.key_schedule must be one of step, episode, rollout, got foo",
     "--ppo.shared_noise 2": "ppo.shared_noise must be true or false, got 2",
-    "--ppo.target_kl inf": "ppo.target_kl must be a number, such as 3e-4 or .inf, got inf",
+    "--ppo.target_kl -inf": "ppo.target_kl must be above 0, got -inf",
     "--ppo.gamma true": "ppo.gamma must be a number",
     "--ppo.gamma .nan": "ppo.gamma must be in [0, 1], got nan",
     "--ppo.anneal_learning_rate 2": "ppo.anneal_learning_rate must be true or false, got 2",

@@ -130,6 +130,16 @@ MODULE = """
         raise RuntimeError("no luck")
 
 
+    class Features(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __init__(self, space, width: int = 5, *, key):
+            self.linear = eqx.nn.Linear(space.shape[0], width, key=key)
+
+        def __call__(self, observation):
+            return jax.nn.relu(self.linear(observation))
+
+
     class Wide(eqx.Module):
         linear: eqx.nn.Linear
 
@@ -223,6 +233,25 @@ def test_an_argument_may_be_a_class_itself():
     assert policy.actor.dropout.schedule(0) == 0.5
     with pytest.raises(ValueError, match="policy.state_dependent_std must be true or false, got"):
         parse(["--policy.state_dependent_std", text])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+def test_an_encoder_of_ones_own(kind: str, module: str, tmp_path: Path):
+    (tmp_path / "a.yaml").write_text(
+        f"policy:\n  kind: {kind}\n"
+        f"  encoder: {{class_path: {module}.Features, init_args: {{width: 3}}}}\n"
+    )
+    options = ["--policy.kind", kind, "--policy.encoder", f"{module}.Features"]
+    for argv in (["--config", "a.yaml"], [*options, "--policy.encoder.width", "3"]):
+        config = parse(argv)
+        assert config.policy.init_args["encoder"]["init_args"] == {"width": 3}
+        _, policy = build_shapes(config)
+        layers = [x for x in jax.tree.leaves(policy, is_leaf=_is_linear) if _is_linear(x)]
+        assert any(layer.weight.shape == (3, 4) for layer in layers)
+
+
+def _is_linear(node: Any) -> bool:
+    return isinstance(node, eqx.nn.Linear)
 
 
 def test_a_component_is_called_if_nothing_is_missing():
