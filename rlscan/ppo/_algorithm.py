@@ -1,7 +1,7 @@
 """`Algorithm`: what `rlscan.train` trains by, PPO being one."""
 
 import dataclasses
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -131,7 +131,7 @@ class PPO(eqx.Module):
 
     def config_at(self, state: TrainState) -> PPOConfig:
         """The settings of the update that follows a state, as numbers."""
-        return self.config.as_arrays().at(state.num_updates, cast(int, self.num_updates))
+        return self.config.as_arrays().at(state.num_updates, jnp.asarray(self.num_updates))
 
     def check(self, policy: Any = None) -> None:
         """Raise `ValueError` or `TypeError` for an invalid setting."""
