@@ -312,6 +312,8 @@ def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monk
     assert main(arguments(tmp_path / "run", *SWEPT)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("CartPole-v1, ActorCritic, dropout 0: 4 runs of 4 updates of 32 ")
-    assert lines[-2].startswith("return IQM 40 [40, 40] at ppo.learning_rate 0.0")
+    # The fake update reports 0 for the last 100 episodes.
+    ranked = "return 0 (last 100), IQM 40 [40, 40] at ppo.learning_rate 0.0"
+    assert lines[-2].startswith(ranked)
     assert lines[-1].startswith("512 steps in ")
-    assert "return IQM 40 [40, 40] at ppo.learning_rate 0.0" in lines[-1]
+    assert ranked in lines[-1]
