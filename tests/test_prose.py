@@ -16,6 +16,7 @@ TAUGHT = sorted(
     file
     for pattern in (
         "*.md",
+        "docs/**/*.md",
         "rlscan/**/*.py",
         "scripts/*.py",
         "benchmarks/**/*.py",

@@ -1,0 +1,87 @@
+"""What mkdocs builds beside `docs/`: files of the repository, and links to the API.
+
+Links are written as they are between files of the repository, so that they work there too. What
+they reach outside of `docs/` becomes a page or a file of the site, in the same place as in the
+repository; nothing is copied or typed twice.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent
+DOCS = Path(__file__).parent
+MOUNTED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+"""Pages in the navigation that lie outside of `docs/`."""
+
+_LOG = logging.getLogger("mkdocs.hooks.rlscan")  # below mkdocs', whose warnings end a strict build
+_FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)#\s]+)((?:#[^)\s]*)?\))")
+_NAME = re.compile(r"^#.*$|(?<!\[)`(rlscan(?:\.\w+)+)(?:\(\))?`(?!\])", re.MULTILINE)
+_ELSEWHERE = re.compile(
+    r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="?(?:https?:)?//[^>]*'
+)
+_IN_API = {
+    name
+    for file in (DOCS / "api").glob("*.md")
+    for name in re.findall(r"^::: (rlscan\S*)", file.read_text(), re.MULTILINE)
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files outside of `docs/` that pages link to, and those that these link to."""
+    pages = [Path(file.abs_src_path or "") for file in files if file.is_documentation_page()]
+    waiting = [ROOT / name for name in MOUNTED] + [
+        target for page in pages for target in _targets(page)
+    ]
+    done = set()
+    while waiting:
+        path = waiting.pop()
+        if path in done or path.is_relative_to(DOCS) or not path.is_file():
+            continue  # a missing file is reported by mkdocs, as a link that leads nowhere
+        done.add(path)
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(path)))
+        if path.suffix == ".md":
+            waiting += _targets(path)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links at the places of their targets in the site, and link names to the API."""
+    source = Path(page.file.abs_src_path or "")
+    here = Path(_site_path(source)).parent
+
+    def move(link: re.Match) -> str:
+        target = Path(os.path.normpath(source.parent / link[2]))
+        return link[1] + os.path.relpath(_site_path(target), here) + link[3]
+
+    def name(found: re.Match) -> str:
+        return f"[{found[0]}][{found[1]}]" if found[1] in _IN_API else found[0]
+
+    parts = _FENCED.split(markdown)
+    parts[::2] = [_NAME.sub(name, _LINK.sub(move, text)) for text in parts[::2]]
+    return "".join(parts)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Warn of what a page would load from another host; a strict build then fails."""
+    for resource in _ELSEWHERE.findall(output):
+        _LOG.warning("%s loads from another host: %s", page.file.src_path, resource)
+    return output
+
+
+def _targets(page: Path) -> Iterator[Path]:
+    """The files that a page links to."""
+    for link in _LINK.finditer(_FENCED.sub("", page.read_text())):
+        yield Path(os.path.normpath(page.parent / link[2]))
+
+
+def _site_path(path: Path) -> str:
+    return path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).as_posix()
