@@ -90,6 +90,12 @@ def find(path: str, *, key: str, allow: Sequence[str] = ()) -> Any:
     **Raises:** `ValueError`, in one line, if it is not allowed or cannot be imported, if there is
     no such name, or if it cannot be called.
     """
+    if isinstance(path, str) and (path.endswith(".py") or "/" in path):
+        module = path.partition(":")[0].removesuffix(".py").rpartition("/")[2]
+        raise ValueError(
+            f"{key} must be an import path, such as {module}.MyClass, got the file {path}; run "
+            "from the directory that holds it"
+        )
     if not isinstance(path, str) or not all(p.isidentifier() for p in _parts(path)):
         raise ValueError(f"{key} must be an import path, such as my_module.MyClass, got {path!r}")
     if is_own(path):
@@ -111,8 +117,10 @@ def _find_own(path: str, key: str) -> Any:
     name = path.removeprefix("rlscan.")
     if name not in known:
         near = did_you_mean(name.rpartition(".")[2], [n for n in known if "." not in n])
-        hint = "" if "." in path else "; a class of your own is named with its module"
-        raise ValueError(f"{key}: rlscan has no {name}{near or hint}")
+        hint = f"; a class of your own is named with its module, such as {path}.MyClass"
+        if key == "optimizer":
+            hint = f"; one of optax's is named optax.{path}"
+        raise ValueError(f"{key}: rlscan has no {name}{near}{'' if '.' in path else hint}")
     room, _, attribute = known[name].rpartition(".")
     return getattr(importlib.import_module(f"rlscan.{room}"), attribute)
 

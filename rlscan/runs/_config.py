@@ -18,6 +18,7 @@ from ..envs._gymnax import check_name
 from ..envs._wrappers import check_indices
 from ..ppo._algorithm import count_updates
 from ..ppo._config import SCHEDULED, PPOConfig, check_config
+from ..ppo._schedule import Schedule
 from ..random._keys import Generator
 from ._arguments import require_types
 from ._axes import split_sweep
@@ -353,6 +354,16 @@ def prefixed(prefix: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{prefix}{error}") from None
+
+
+def follows_horizon(config: Config) -> bool:
+    """Whether anything in a run depends on its length: annealing, or a schedule."""
+    ppo = config.ppo
+    return (
+        ppo.anneal_learning_rate
+        or config.policy.dropout_end is not None
+        or any(isinstance(getattr(ppo, name), Schedule) for name in SCHEDULED)
+    )
 
 
 def is_config(tree: Any) -> bool:

@@ -76,14 +76,15 @@ class Drafts:
                 f"{setting.where}{setting.key} must be an import path, such as my_module.MyClass, "
                 f"got {setting.got}"
             )
-        if name == "kind":
+        fixed: dict[str, Any] | None = None
+        if name == "kind" or (group == "policy" and path in KINDS):
             with prefixed(f"{setting.where}policy."):
                 require_one_of("kind", path, list(KINDS))
             path, fixed = KINDS[path]
             for key, value in fixed.items():
                 draft.arguments[key] = Given(value, value, setting.where, source)
         draft.class_path, draft.chosen_by, draft.where = path, source, setting.where
-        draft.is_kind = name == "kind"
+        draft.is_kind = fixed is not None
 
     def finish(self, values: dict[str, Any]) -> dict[str, Any]:
         """Complete `values`, the other values of a `Config` by key, with the components.

@@ -13,7 +13,7 @@ from .._core.tree import flatten_keys
 from ..ppo._config import SCHEDULED
 from ._arguments import as_text
 from ._component import ANYTHING
-from ._config import GROUPS, KEYS, LISTS, Config, check, to_dict
+from ._config import GROUPS, KEYS, LISTS, Config, check, follows_horizon, to_dict
 from ._config_file import Setting, read_settings
 from ._config_keys import PARAMS, is_key, is_of_component, nearest, wanted
 from ._directory import CONFIG_FILE
@@ -100,12 +100,13 @@ def parse_command(
     drafts = Drafts(allow)
     for i, file in enumerate(files):
         _override(values, read_settings(find_config(file)), drafts, i)
-    before = values.get("total_steps", Config.total_steps)
+    saved = _config_of(drafts.finish(dict(values))) if "resume" in given else Config()
     options = [Setting(k, v, _as_written(v)) for k, v in given.items()]
     _override(values, options, drafts, len(files))
-    if "resume" in given and values.get("total_steps", before) != before:
+    is_extended = "resume" in given and values.get("total_steps") != saved.total_steps
+    if is_extended and follows_horizon(saved):
         # What follows a schedule keeps its horizon when a run is extended, unless it is asked for.
-        values["schedule_steps"] = values.get("schedule_steps") or before
+        values["schedule_steps"] = values.get("schedule_steps") or saved.total_steps
     resume, dry_run = values.pop("resume", None), values.pop("dry_run", False)
 
     config = dataclasses.replace(_config_of(drafts.finish(values)), allow=tuple(allow))

@@ -75,6 +75,12 @@ def test_numbers_of_every_spelling_on_the_command_line():
     assert (ppo.learning_rate, ppo.value_clip_range, ppo.gamma) == (3e-4, math.inf, 1)
 
 
+def test_the_kind_of_a_policy_is_short_for_its_class():
+    argv = ["lstm", "--output", "x"]
+    assert parse(["--policy", *argv]) == parse(["--policy.kind", *argv])
+    assert parse(["--policy", *argv]).policy.init_args["cell"] == "lstm"
+
+
 def test_lists_and_mappings(tmp_path: Path):
     file = write(tmp_path / "a.yaml", "env: {params: {gravity: 3.7}}\npolicy: {hidden_sizes: []}\n")
     config = parse(["--config", file, "--env.params.length", "2e-1"])

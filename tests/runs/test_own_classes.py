@@ -269,6 +269,9 @@ BAD = {
     "--policy M.Net --policy.hiden 3": "unknown option --policy.hiden, did you mean policy.hidden?",
     "--policy M.Net --policy.hidden many": "policy.hidden must be an integer, written without",
     "--policy M.number": "policy: M.number must be a class or a function, got 3",
+    "--policy my_policy.py": "policy must be an import path, such as my_policy.MyClass, got the f",
+    "--optimizer adam": "optimizer: rlscan has no adam; one of optax's is named optax.adam",
+    "--policy my_policy": "a class of your own is named with its module, such as my_policy.MyClass",
     "--policy 3": "policy must be an import path, such as my_module.MyClass, got '3'",
     "--policy ActorCritik": "rlscan has no ActorCritik, did you mean ActorCritic",
     "--env M.Walk --env.name CartPole-v1": "env.name is given beside the class M.Walk; keep one",
@@ -338,8 +341,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     metrics = "update,step,episode_return,num_episodes\n1,8,3.0,1\n"
     (tmp_path / "run" / "metrics.csv").write_text(metrics)
     file = tmp_path / "run" / "checkpoints" / "policy.eqx"
-    anything: Any = eqx.nn.Identity()
-    rlscan.runs.save_policy(file, anything, config)
+    rlscan.runs.save_policy(file, rlscan.testing.Coin(), config)
     return tmp_path / "run"
 
 
