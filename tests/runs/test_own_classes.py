@@ -341,7 +341,9 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     metrics = "update,step,episode_return,num_episodes\n1,8,3.0,1\n"
     (tmp_path / "run" / "metrics.csv").write_text(metrics)
     file = tmp_path / "run" / "checkpoints" / "policy.eqx"
-    rlscan.runs.save_policy(file, rlscan.testing.Coin(), config)
+    rlscan.runs.save_policy(
+        file, rlscan.testing.Coin(jax.numpy.zeros(()), jax.numpy.zeros(())), config
+    )
     return tmp_path / "run"
 
 
