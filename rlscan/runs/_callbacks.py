@@ -52,7 +52,7 @@ class Callback(Protocol):
 class Callbacks:
     """The callbacks of a run."""
 
-    def __init__(self, callbacks: Sequence[Callback]):
+    def __init__(self, callbacks: Sequence[Any]):
         """**Raises:** `TypeError` for what is no callback; `ValueError` for an invalid interval."""
         self._callbacks = list(callbacks)
         for one in self._callbacks:
