@@ -23,7 +23,7 @@ MOUNTED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md
 _LOG = logging.getLogger("mkdocs.hooks.rlscan")  # below mkdocs', whose warnings end a strict build
 _FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)#\s]+)((?:#[^)\s]*)?\))")
-_NAME = re.compile(r"^#.*$|(?<!\[)`(rlscan(?:\.\w+)+)(?:\(\))?`(?!\])", re.MULTILINE)
+_NAME = re.compile(r"<(h\d|a)\b.*?</\1>|<code>(rlscan(?:\.\w+)+)</code>", re.DOTALL)
 _ELSEWHERE = re.compile(
     r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="?(?:https?:)?//[^>]*'
 )
@@ -54,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at the places of their targets in the site, and link names to the API."""
+    """Point links at the places of their targets in the site."""
     source = Path(page.file.abs_src_path or "")
     here = Path(_site_path(source)).parent
 
@@ -62,12 +62,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = Path(os.path.normpath(source.parent / link[2]))
         return link[1] + os.path.relpath(_site_path(target), here) + link[3]
 
-    def name(found: re.Match) -> str:
-        return f"[{found[0]}][{found[1]}]" if found[1] in _IN_API else found[0]
-
     parts = _FENCED.split(markdown)
-    parts[::2] = [_NAME.sub(name, _LINK.sub(move, text)) for text in parts[::2]]
+    parts[::2] = [_LINK.sub(move, text) for text in parts[::2]]
     return "".join(parts)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Link public names to the API, in docstrings too, but not in links and headings."""
+
+    def link(found: re.Match) -> str:
+        is_public = found[2] in _IN_API
+        return f'<autoref identifier="{found[2]}">{found[0]}</autoref>' if is_public else found[0]
+
+    return _NAME.sub(link, html)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
