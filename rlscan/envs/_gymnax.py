@@ -99,6 +99,15 @@ def _make(name: str, params: dict[str, Any]) -> Environment:
     return adapted
 
 
+def float_params(name: str) -> frozenset[str]:
+    """The parameters of an environment that are numbers with a point: a program has them as arrays.
+
+    Counts, such as a number of steps, may shape it.
+    """
+    _, defaults = _registered(name)
+    return frozenset(n for n, default in vars(defaults).items() if isinstance(default, float))
+
+
 @lru_cache(typed=True)
 def _made_once(name: str, **arguments: Any) -> tuple[Any, Any]:
     return import_gymnax().make(name, **arguments)

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .._core.require import did_you_mean
+from ..envs._gymnax import float_params
 from ._arguments import arguments_of
 from ._component import find, is_own
 from ._sweep import SWEEPABLE, split_entry
 from ._values import wanted_of
+
+PARAMS = "env.params."
 
 _SEPARATE = ("ppo.", "policy.", "env.", "total_steps")
 """The beginnings of the keys that may have a program for each value."""
@@ -22,20 +25,20 @@ class Axis(NamedTuple):
     values: list[str]
 
 
-def split_sweep(sweep: Sequence[str], policy: Any) -> tuple[list[str], list[Axis]]:
+def split_sweep(sweep: Sequence[str], policy: Any, env: Any) -> tuple[list[str], list[Axis]]:
     """Split the entries of a sweep: those trained in one program, and those that shape it.
 
     **Arguments:**
 
     - `sweep`: the entries, as `KEY=VALUES`.
-    - `policy`: the config of the policy, whose class has arguments that are numbers.
+    - `policy`, `env`: the configs of the policy and of the environment, which have numbers.
 
     **Raises:** `ValueError` for a key that cannot be swept.
     """
     together, separate = [], []
     for text in sweep:
         key, values = split_entry(text)
-        if key in SWEEPABLE or is_rate(policy, key):
+        if key in SWEEPABLE or is_rate(policy, key) or is_param(env, key):
             together.append(text)
         elif key.startswith(_SEPARATE):
             if len(values) == 1 and ".." in values[0]:
@@ -65,12 +68,18 @@ def is_rate(policy: Any, key: str) -> bool:
     return name in known and wanted_of(known[name].kind) == wanted_of(float)
 
 
-def variants(sweep: Sequence[str], policy: Any) -> Iterator[dict[str, str]]:
+def is_param(env: Any, key: str) -> bool:
+    """Whether a key is a number of a named environment that a program can have as an array."""
+    name = key.removeprefix(PARAMS)
+    return key.startswith(PARAMS) and env.name is not None and name in float_params(env.name)
+
+
+def variants(sweep: Sequence[str], policy: Any, env: Any) -> Iterator[dict[str, str]]:
     """The values of the separate axes that each program has, by key: one mapping for each program.
 
     Without such axes there is one program, with an empty mapping.
     """
-    axes = split_sweep(sweep, policy)[1]
+    axes = split_sweep(sweep, policy, env)[1]
     for values in itertools.product(*(axis.values for axis in axes)):
         yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
 

@@ -20,16 +20,23 @@ from ..policies._normalized import NormalizedObservations
 from ..ppo._algorithm import count_updates
 from ..ppo._config import PPOConfig
 from ..random._keys import key as make_key
-from ._axes import split_sweep
+from ._axes import PARAMS, split_sweep
 from ._component import Component, build, is_own, require_methods
 from ._config import Config
 from ._schedules import built, checkable
 from ._sweep import Member, read_sweep
 
 
-def build_env(config: Config) -> Environment:
-    """Build the environment; `ValueError` for parameters that it does not take."""
-    env = _bare_env(config)
+def build_env(config: Config, *, run: int | None = None) -> Environment:
+    """Build the environment; `ValueError` for parameters that it does not take.
+
+    **Arguments:**
+
+    - `config`: the config of the run.
+    - `run`: the number of the run whose parameters it has, if they are swept. Without it they are
+        arrays, which `in_own_env` sets.
+    """
+    env = _bare_env(config, run)
     if config.env.observe is not None:
         with _named("env.observe", instead_of="indices"):
             env = ObserveOnly(env, config.env.observe)
@@ -39,10 +46,16 @@ def build_env(config: Config) -> Environment:
     return LastActionReward(env) if config.env.last_action_reward else env
 
 
-def _bare_env(config: Config) -> Environment:
+def _bare_env(config: Config, run: int | None) -> Environment:
     if config.env.class_path is None:
+        swept = members(config)[run or 0].swept
+        params: dict[str, Any] = {
+            key.removeprefix(PARAMS): jnp.asarray(number, jnp.float32) if run is None else number
+            for key, number in swept.items()
+            if key.startswith(PARAMS)
+        }
         with _named("env.params"):
-            return make(str(config.env.name), **config.env.params)
+            return make(str(config.env.name), **{**config.env.params, **params})
     component = config.env.component
     env = build(component, key="env", allow=config.allow)
     what = "an environment, see rlscan.Environment"
@@ -174,7 +187,7 @@ def members(config: Config) -> list[Member]:
 
     The seeds of one setting are next to each other. Without a sweep or seeds, there is one run.
     """
-    together = split_sweep(config.sweep, config.policy)[0]
+    together = split_sweep(config.sweep, config.policy, config.env)[0]
     settings = read_sweep(together, num_samples=config.num_samples, seed=config.seed)
     seeds = range(config.seed, config.seed + config.num_seeds)
     return [Member(seed, setting) for setting in settings for seed in seeds]

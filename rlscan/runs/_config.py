@@ -21,7 +21,7 @@ from ..ppo._config import SCHEDULED, PPOConfig, check_config
 from ..ppo._schedule import Schedule
 from ..random._keys import Generator
 from ._arguments import require_types
-from ._axes import split_sweep
+from ._axes import PARAMS, split_sweep
 from ._component import Component, is_own, name_of
 from ._policy_config import (
     KINDS,
@@ -142,11 +142,11 @@ class Config:
     num_seeds: int = 1
     """Number of runs to train side by side, with the seeds seed, seed + 1, and so on."""
     sweep: tuple[str, ...] = ()
-    """Values of a setting to train side by side: a list such as ppo.learning_rate=1e-4,3e-4 or
-    policy.dropout=0,0.1,0.2, or a range to sample from, such as ppo.gamma=0.9..0.999 or
-    ppo.learning_rate=log:1e-4..1e-2. Several are a grid; every combination is trained with every
-    seed. What shapes the program, such as policy.hidden_sizes=[32],[64], is trained one value after
-    the other, each in a directory of its own."""
+    """Values of a setting to train side by side: a list such as ppo.learning_rate=1e-4,3e-4,
+    policy.dropout=0,0.1 or env.params.gravity=9.8,20, or a range to sample from, such as
+    ppo.gamma=0.9..0.999 or ppo.learning_rate=log:1e-4..1e-2. Several are a grid; every combination
+    is trained with every seed. What shapes the program, such as policy.hidden_sizes=[32],[64], is
+    trained one value after the other, each in a directory of its own."""
     num_samples: int = 8
     """Number of samples drawn from the swept ranges."""
     allow: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -317,7 +317,7 @@ def _check_magnitudes(config: Config) -> None:
 def _check_members(config: Config) -> None:
     """Raise `ValueError` for an invalid sweep, and for runs that cannot be split over devices."""
     # They are counted before they are made: a number of them may be a slip.
-    together = split_sweep(config.sweep, config.policy)[0]
+    together = split_sweep(config.sweep, config.policy, config.env)[0]
     num_settings = count_settings(together, num_samples=config.num_samples)
     num_runs, num_devices = num_settings * config.num_seeds, config.num_devices or 1
     if num_runs > MOST_RUNS:
@@ -328,6 +328,11 @@ def _check_members(config: Config) -> None:
     settings = read_sweep(together, num_samples=config.num_samples, seed=config.seed)
     check_sweep(checkable(config.ppo), settings)
     _check_rates(config, settings)
+    if config.eval_interval and any(key.startswith(PARAMS) for key in settings[0]):
+        raise ValueError(
+            "eval_interval evaluates all runs in one environment, but env.params is swept; leave "
+            "it out, and use `rlscan evaluate` afterwards"
+        )
     if num_runs > 1 and num_runs % num_devices:
         raise ValueError(
             f"num_devices = {num_devices} does not divide the {num_runs} runs that are split over "

@@ -4,11 +4,10 @@ import math
 import typing
 
 from .._core.require import did_you_mean
+from ._axes import PARAMS
 from ._config import COMPONENTS, GROUPS, KEYS, LISTS, Config, check, from_dict, to_dict
 from ._sweep import EXAMPLES
 from ._values import wanted_of
-
-PARAMS = "env.params."  # any key that starts with this is one: the environment knows which it takes
 
 _NOT_ARGUMENTS = ("class_path", "init_args", "kind")
 

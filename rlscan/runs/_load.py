@@ -76,4 +76,4 @@ def load_trained(
         policy = load_policy(directory, inference=False, allow=allow, **which)
     except FileNotFoundError:
         raise ValueError(f"{directory} holds no policy yet; let the run end, or stop it") from None
-    return Trained(config, build_env(config), policy)
+    return Trained(config, build_env(config, run=run or 0), policy)

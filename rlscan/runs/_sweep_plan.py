@@ -22,11 +22,11 @@ def plan(asked: Command, argv: Sequence[str]) -> list[Command]:
 
     **Raises:** `ValueError` for a value that does not fit its key.
     """
-    together, axes = split_sweep(asked.config.sweep, asked.config.policy)
+    together, axes = split_sweep(asked.config.sweep, asked.config.policy, asked.config.env)
     if not axes:
         return [asked]
     directory, commands = Path(str(asked.config.output)), []
-    for variant in variants(asked.config.sweep, asked.config.policy):
+    for variant in variants(asked.config.sweep, asked.config.policy, asked.config.env):
         output = directory / directory_of(variant)
         overrides = {**variant, "sweep": together, "output": str(output)}
         if asked.resume is None:
@@ -53,9 +53,10 @@ def begin_sweep(config: Config) -> None:
 def finish_sweep(config: Config, commands: Sequence[Command]) -> Path:
     """Write the results of all parts of a sweep, and return the file."""
     directory = Path(str(config.output))
+    each = variants(config.sweep, config.policy, config.env)
     parts = [
         (Path(str(one.config.output)), labels_of(one.config), variant)
-        for one, variant in zip(commands, variants(config.sweep, config.policy), strict=True)
+        for one, variant in zip(commands, each, strict=True)
     ]
     write_results(directory, parts)
     return directory / RESULTS_FILE

@@ -35,6 +35,7 @@ from ._evaluations import make_evaluator
 from ._fit import exact_interval, follow, open_training, policy_in
 from ._footprint import check_memory
 from ._loggers import check_loggers
+from ._own_env import in_own_env
 from ._parent import describe_parent, start_from
 from ._resume import ALLOWED, LONGER, check_unchanged
 from ._run import Run, Setup
@@ -81,14 +82,20 @@ def open_run(
         total=f"total_steps = {config.total_steps}",
         signals=signals,
     )
+    keys = _keys_of(config)
+
+    def start(state: TrainState) -> TrainState:
+        state = in_own_env(config, keys, state)
+        return state if config.init_from is None else start_from(config, state)
+
     with open_training(
         partial(_run_of, config, algorithm, callbacks, resume or False, setup),
         policy_factory(config, env),
         env,
         algorithm,
-        _keys_of(config),
+        keys,
         goes_on=resume is not None,
-        start=partial(start_from, config) if config.init_from is not None else None,
+        start=start if config.algorithm is None else None,
         total_steps=config.total_steps,
         state_interval=exact_interval(config.eval_interval, callbacks),
         strict=config.strict,

@@ -23,6 +23,7 @@ from rlscan.runs._axes import directory_of, variants
 from rlscan.runs._build import members
 from rlscan.runs._checkpoint import checkpoint_files, read_checkpoint
 from rlscan.runs._config import Config
+from rlscan.runs._load import load_trained
 from rlscan.runs._log import Log
 from rlscan.runs._metrics_files import COLUMNS
 from rlscan.runs._parse import parse
@@ -125,7 +126,7 @@ def test_settings_that_shape_the_program_have_one_each():
     sweep = ["policy.hidden_sizes=[8],[8, 4]", "ppo.num_envs=2,4", "ppo.gamma=0.9,1"]
     config = parse(["--sweep", *sweep])
     assert [member.swept for member in members(config)] == [{"ppo.gamma": g} for g in (0.9, 1)]
-    found = list(variants(config.sweep, config.policy))
+    found = list(variants(config.sweep, config.policy, config.env))
     assert [tuple(one.values()) for one in found] == [
         (sizes, envs) for sizes in ("[8]", "[8, 4]") for envs in ("2", "4")
     ]
@@ -317,3 +318,31 @@ def test_the_screen_ranks_settings(swept: tuple[Path, int], tmp_path: Path, monk
     assert lines[-2].startswith(ranked)
     assert lines[-1].startswith("512 steps in ")
     assert ranked in lines[-1]
+
+
+@pytest.mark.slow
+def test_a_swept_parameter_of_the_environment_is_that_of_a_run_alone(tmp_path: Path):
+    sweep = ["--sweep", "env.params.length=0.5,2", "--env.observe", "[0,1,2,3]"]
+    assert main(arguments(tmp_path / "both", *sweep)) == 0
+    both = rlscan.read_metrics(tmp_path / "both")
+    for i, length in enumerate(("0.5", "2")):
+        alone = ["--env.params.length", length, *sweep[2:]]
+        assert main(arguments(tmp_path / length, *alone)) == 0
+        single = rlscan.read_metrics(tmp_path / length)
+        for name in ("loss", "entropy", "num_episodes"):
+            np.testing.assert_allclose(both[name][both["run"] == i], single[name], atol=1e-4)
+    envs: list[Any] = [load_trained(tmp_path / "both", run=run).env for run in (0, 1)]
+    assert [env.env.params.length for env in envs] == [0.5, 2.0]
+    assert main(["evaluate", str(tmp_path / "both"), "--episodes", "2"]) == 0
+
+
+def test_only_numbers_with_a_point_are_swept_in_one_program():
+    sweep = ["env.params.gravity=1,2", "env.params.max_steps_in_episode=5,6", "ppo.gamma=0.9,1"]
+    config = parse(["--sweep", *sweep])
+    keys = [list(member.swept) for member in members(config)]
+    assert keys == [["env.params.gravity", "ppo.gamma"]] * 4
+    assert [list(one) for one in variants(config.sweep, config.policy, config.env)] == [
+        ["env.params.max_steps_in_episode"]
+    ] * 2
+    with pytest.raises(ValueError, match="eval_interval evaluates all runs in one environment"):
+        parse(["--sweep", "env.params.gravity=1,2", "--eval-interval", "5"])
