@@ -15,7 +15,7 @@ from .._core.types import Policy, PyTree
 from .._rollout.audit import relative_error
 from ..nn._trainable import partition_trainable
 from ._config import PPOConfig
-from ._losses import Loss, Minibatch, ratio_diagnostics
+from ._losses import Loss, Minibatch, parts_of_loss, ratio_diagnostics
 from ._metrics import Metrics, loss_metrics
 from ._optimizer import Optimizer, gradient_norm, optimizer_steps
 
@@ -51,7 +51,8 @@ def gradient_step(
     params, rest = partition_trainable(learner.policy)
 
     def objective(params: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
-        total, (log_ratio, metrics) = loss(eqx.combine(params, rest), minibatch, config)
+        result = loss(eqx.combine(params, rest), minibatch, config)
+        total, (log_ratio, metrics) = parts_of_loss(result)
         return total, (log_ratio, loss_metrics(metrics))
 
     (total, (log_ratio, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params)

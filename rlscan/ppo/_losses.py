@@ -1,12 +1,14 @@
 """PPO's losses and diagnostics, as functions of arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._core.field_docs import with_field_docs
+from .._core.scan import describe
 from .._core.types import Policy, PyTree
 from .._rollout.gae import Scalar
 from .._rollout.replay import replay
@@ -110,6 +112,17 @@ class Minibatch(eqx.Module):
 # log-ratios [B] that the audit and the KL stop read, and real numbers to report, by names that
 # `METRICS` does not have: only `policy_loss`, `value_loss` and `entropy` are a loss's own.
 Loss = Callable[[Policy, Minibatch, PPOConfig], tuple[Array, tuple[Array, Metrics]]]
+
+
+def parts_of_loss(result: Any) -> tuple[Any, tuple[Any, Any]]:
+    """What a loss returned; `TypeError` if it is not `(loss, (log_ratio, metrics))`."""
+    is_pair = isinstance(result, tuple) and len(result) == 2
+    if not (is_pair and isinstance(result[1], tuple) and len(result[1]) == 2):
+        raise TypeError(
+            f"loss must return (loss, (log_ratio, metrics)), see rlscan.ppo.ppo_loss, got "
+            f"{describe(result)}"
+        )
+    return result
 
 
 def ppo_loss(

@@ -90,6 +90,10 @@ MODULE = """
             return loss(policy, minibatch, config, scale=self.scale)
 
 
+    def bare(policy, minibatch, config):
+        return minibatch.advantage.mean()
+
+
     def sgd(learning_rate, momentum: float = 0.0):
         return optax.sgd(learning_rate, momentum=momentum)
 
@@ -310,6 +314,7 @@ BUILT = {
     "--loggers M.Loss --loggers.scale 1": "loggers[0]: M.Loss must give a logger, see rlscan.runs",
     "--callbacks M.Walk": "callbacks[0]: M.Walk must give a callback, see rlscan.runs.Callback, bu",
     "--algorithm M.Walk": "algorithm: M.Walk must give an algorithm, see rlscan.ppo.Algorithm, but",
+    "--loss M.bare": "loss must return (loss, (log_ratio, metrics)), see rlscan.ppo.ppo_loss, got ",
     "--optimizer jax.nn.relu": "optimizer must be a function of the learning rate that returns an ",
 }
 
