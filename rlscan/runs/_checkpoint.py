@@ -24,6 +24,8 @@ FORMAT_VERSION = 1  # raised when older versions of rlscan can no longer read a 
 
 DIRECTORY = "checkpoints"  # in a run directory
 BEST = "best.ckpt"  # the checkpoint before which episodes returned most
+# Arrays of the training state that early checkpoints lack, and what stands for them.
+_LATER = {".recent_returns.values": 0, ".recent_returns.count": 0}
 _NAME = re.compile(r"update-(\d+)\.ckpt")
 
 
@@ -167,6 +169,8 @@ def restore(checkpoint: Checkpoint, like: PyTree, *, within: str = "") -> PyTree
     for name, leaf in wanted.items():
         described = describe(within + name, leaf)
         found, array = saved.pop(within + name, (None, np.empty(0)))
+        if found is None and within + name in _LATER:  # it was saved before there was such an array
+            found, array = described, np.full(leaf.shape, _LATER[within + name], leaf.dtype)
         if found is None or found != described:
             raise ValueError(
                 f"{checkpoint.file} does not fit its config: {within + name} must be "

@@ -41,6 +41,7 @@ class MetricsFiles:
         paths = [directory / name for name in METRICS_FILES]
         has_header = bool(ends and ends[METRICS_FILES[0]])
         self._columns = _columns_of(paths[0]) if has_header else []
+        self._is_resumed = has_header
         # Unbuffered, so that a write returns how many bytes the file took.
         self._files = [open(path, "r+b" if ends else "xb", 0) for path in paths]
         try:
@@ -59,7 +60,9 @@ class MetricsFiles:
             self._columns = list(rows[0])
             as_csv.append(_csv_line(self._columns))
         for row in rows:
-            if extra := [name for name in row if name not in self._columns]:
+            # A run that an earlier rlscan began keeps its columns.
+            extra = [name for name in row if name not in self._columns]
+            if extra and not self._is_resumed:
                 raise ValueError(
                     f"the metric {extra[0]} is not in the first row, which named the columns; "
                     "report it at every update, as NaN if it is not there"

@@ -167,3 +167,16 @@ def test_what_it_remembers_must_be_plain(tmp_path: Path):
 
     with pytest.raises(TypeError, match="Remembers.state_dict must return plain dicts, lists"):
         run(tmp_path / "run", Remembers())
+
+
+def test_a_metric_that_comes_later_is_refused_but_not_in_a_run_that_goes_on(tmp_path: Path):
+    class Late(Recorder):
+        def on_update(self, state: State, metrics: dict[str, Any]) -> Any:
+            if int(state.num_updates) >= 4:
+                metrics["late"] = 1.0
+
+    with pytest.raises(ValueError, match="the metric late is not in the first row, which named"):
+        run(tmp_path / "run", Late())
+    run(tmp_path / "run", Late())  # it was begun without that metric
+    assert "late" not in rlscan.read_metrics(tmp_path / "run")
+    assert len(rlscan.read_metrics(tmp_path / "run")["update"]) == 6

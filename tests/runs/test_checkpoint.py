@@ -16,6 +16,7 @@ from signed_files import resigned
 import rlscan
 from rlscan._core import files as _file
 from rlscan._core.files import entry
+from rlscan.ppo._recent_returns import RecentReturns, no_returns
 from rlscan.runs import _checkpoint
 from rlscan.runs._checkpoint import (
     BEST,
@@ -246,3 +247,16 @@ def test_the_best_checkpoint_follows_the_best_stretch():
     assert counts.at_checkpoint().best_update == 4
     counts.since_checkpoint = [Episodes(1, 11.0, 1.0)]
     assert counts.at_checkpoint().best_update == 8
+
+
+def test_a_checkpoint_from_before_recent_returns_starts_without_any(tmp_path: Path):
+    class Before(eqx.Module):
+        number: jax.Array
+
+    class Now(Before):
+        recent_returns: RecentReturns
+
+    rlscan.runs.save_checkpoint(tmp_path / "a.ckpt", Before(jnp.ones(3)))
+    like = Now(jnp.zeros(3), no_returns())
+    loaded = rlscan.runs.load_checkpoint(tmp_path / "a.ckpt", like)
+    assert loaded.number.tolist() == [1, 1, 1] and int(loaded.recent_returns.count) == 0
