@@ -36,6 +36,7 @@ def policy_of(directory: Path, **which: Any) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(eqx.filter(policy, eqx.is_array))]
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_the_policy_of_another(parent: Path, tmp_path: Path):
     """A learning rate of 0 shows the policy that it started from."""
     options = f"--total-steps 16 --init-from {parent} --seed 5 --ppo.learning_rate 0"
