@@ -227,7 +227,7 @@ def test_public_names_come_from_private_modules(package: str) -> None:
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("room", ["envs", "nn", "policies", "random", "testing"])
+@pytest.mark.parametrize("room", PUBLIC_ROOMS)
 def test_help_of_a_room_describes_its_names(room: str) -> None:
     """`help` leaves out what a package imports, unless `__all__` lists it."""
     tree = ast.parse(MODULES[f"{room}/__init__"].read_text())

@@ -24,3 +24,32 @@ from ._schedule import Schedule as Schedule
 from ._train import train as train, train_scan as train_scan
 from ._training import Training as Training
 from ._update import TrainState as TrainState, init_train as init_train, update as update
+
+__all__ = [
+    "PPO",
+    "Algorithm",
+    "PPOConfig",
+    "explain_divergence",
+    "Divergence",
+    "DivergenceError",
+    "OnBatch",
+    "Loss",
+    "Minibatch",
+    "clipped_policy_loss",
+    "clipped_value_loss",
+    "normalize",
+    "ppo_loss",
+    "METRICS",
+    "Metrics",
+    "Optimizer",
+    "RewardScaling",
+    "init_reward_scaling",
+    "scale_rewards",
+    "Schedule",
+    "train",
+    "train_scan",
+    "Training",
+    "TrainState",
+    "init_train",
+    "update",
+]

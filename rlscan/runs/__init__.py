@@ -26,3 +26,29 @@ from ._ready_callbacks import Snapshot as Snapshot, StopAtReturn as StopAtReturn
 from ._report import report as report
 from ._run import Run as Run
 from ._scores import bootstrap_interval as bootstrap_interval, iqm as iqm
+
+__all__ = [
+    "with_audit",
+    "Callback",
+    "Stop",
+    "load_checkpoint",
+    "save_checkpoint",
+    "compare",
+    "evaluation_key",
+    "summarize",
+    "fit",
+    "Logger",
+    "Loggers",
+    "TensorBoardLogger",
+    "WandbLogger",
+    "load_policy",
+    "save_policy",
+    "Progress",
+    "read_metrics",
+    "Snapshot",
+    "StopAtReturn",
+    "report",
+    "Run",
+    "bootstrap_interval",
+    "iqm",
+]
