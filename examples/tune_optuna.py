@@ -30,7 +30,7 @@ class Prune:
         self.trial, self.value = trial, 0.0
 
     def on_update(self, state, metrics):
-        self.value = float(np.nanmean([self.value, *metrics["return_mean_100"]]))
+        self.value = float(np.nan_to_num(metrics["return_mean_100"]).mean())  # NaN: none ended yet
         self.trial.report(self.value, int(state.num_updates[0]))
         return rlscan.runs.Stop("pruned") if self.trial.should_prune() else None
 
