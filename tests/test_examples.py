@@ -66,6 +66,9 @@ def test_a_config_of_an_example_is_trained(path: Path, tmp_path: Path):
     assert np.isfinite(table["entropy"]).all()
     loaded: Any = rlscan.load_policy(output, run=1, allow=["examples"])
     assert loaded.initial_state() == ()
+    longer = ["--resume", str(output), "--allow", "examples", "--total-steps", "6144"]
+    assert main(["train", *longer]) == 0
+    assert rlscan.read_metrics(output)["step"][-1] == 6144
 
 
 @pytest.mark.slow

@@ -364,7 +364,7 @@ def prefixed(prefix: str) -> Iterator[None]:
 def follows_horizon(config: Config) -> bool:
     """Whether anything in a run depends on its length: annealing, or a schedule."""
     ppo = config.ppo
-    return (
+    return config.algorithm is None and (
         ppo.anneal_learning_rate
         or config.policy.dropout_end is not None
         or any(isinstance(getattr(ppo, name), Schedule) for name in SCHEDULED)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Key
 from .._core.files import entry
 from .._core.require import require_positive
 from .._core.types import Environment, Policy
-from ..ppo._algorithm import Algorithm, count_updates, steps_per_update
+from ..ppo._algorithm import PPO, Algorithm, count_updates, steps_per_update
 from ..ppo._config import PPOConfig
 from ..ppo._hook import OnBatch
 from ..ppo._losses import Loss, ppo_loss
@@ -209,7 +209,11 @@ def open_training(
             yield run, training
         return
     # The shapes of the first state are enough to read a checkpoint.
-    shapes = eqx.filter_eval_shape(lambda: first_state(policy, env, config, keys))
+    algorithm = config
+    if isinstance(config, PPOConfig):
+        own: dict[str, Any] = {name: settings.get(name) for name in ("optimizer", "on_batch")}
+        algorithm = PPO(config, **own)
+    shapes = eqx.filter_eval_shape(lambda: first_state(policy, env, algorithm, keys))
     with run_of(state=shapes) as run:
         is_new = run.num_updates_done == 0  # it was stopped before its first checkpoint
         if not is_new:

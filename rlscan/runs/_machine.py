@@ -37,10 +37,11 @@ def best_num_devices(available: int, config: Config) -> int:
     algorithm of one's own, of which it is not known whether they can be split.
     """
     num_runs, ppo = len(members(config)), config.ppo
+    if config.algorithm is not None:
+        return 1
     if num_runs > 1:
         return max(d for d in range(1, available + 1) if num_runs % d == 0)
-    is_ours = config.algorithm is None and is_own(config.policy.class_path)
-    if not is_ours or config.on_batch is not None:  # the latter takes whole rollouts
+    if not is_own(config.policy.class_path) or config.on_batch is not None:  # of whole rollouts
         return 1
     sizes = {"num_envs": ppo.num_envs, "num_steps": ppo.num_steps}
     sizes["num_minibatches"] = ppo.num_minibatches
