@@ -237,8 +237,6 @@ def follow(
     **Arguments:**
 
     - `run`, `training`: from `open_training`.
-    - `callbacks`: called between updates; they may stop the run, or change the state, see
-        `rlscan.runs.Callback`.
     - `eval_interval`: updates between evaluations; 0 means none.
     - `evaluator`: makes the function that evaluates a policy; called only if it is needed.
     - `debug`: whether a divergence is explained.
