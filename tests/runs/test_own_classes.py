@@ -444,3 +444,10 @@ def test_shapes_are_enough_to_find_the_policy_of_an_algorithm():
     assert isinstance(policy_in(shapes), rlscan.policies.ActorCritic)
     with pytest.raises(ValueError, match="must hold the policy that it trains, got 0 policies"):
         policy_in((jax.numpy.zeros(3),))
+
+
+def test_a_policy_is_read_into_another_without_its_config(foreign: Path):
+    """As `--init-from` reads its parent."""
+    zero = jax.numpy.zeros(())
+    policy = rlscan.load_policy(foreign, like=rlscan.testing.Coin(zero, zero))
+    assert isinstance(policy, rlscan.testing.Coin) and not Path("trace").exists()
