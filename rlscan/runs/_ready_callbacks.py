@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._callbacks import Stop
+from ._fit import policy_in
 from ._policy_file import save_policy
 
 
@@ -41,10 +42,19 @@ class Snapshot:
     directory: str | os.PathLike
     """Where to write; the command line gives the run directory's `snapshots`."""
     interval: int = 100
+    num_calls: int = dataclasses.field(default=0, init=False)  # at the last one of a run
 
     def on_update(self, state: Any, metrics: Mapping[str, Any]) -> None:
         """See `Callback`."""
         directory = Path(self.directory)
         directory.mkdir(parents=True, exist_ok=True)
-        update = int(np.max(np.asarray(state.num_updates)))
-        save_policy(directory / f"policy-{update}.eqx", state.policy)
+        self.num_calls += 1
+        save_policy(directory / f"policy-{self.num_calls * self.interval}.eqx", policy_in(state))
+
+    def state_dict(self) -> dict[str, int]:
+        """See `Callback`."""
+        return {"num_calls": self.num_calls}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """See `Callback`."""
+        self.num_calls = state["num_calls"]

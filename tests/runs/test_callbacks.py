@@ -180,3 +180,24 @@ def test_a_metric_that_comes_later_is_refused_but_not_in_a_run_that_goes_on(tmp_
     run(tmp_path / "run", Late())  # it was begun without that metric
     assert "late" not in rlscan.read_metrics(tmp_path / "run")
     assert len(rlscan.read_metrics(tmp_path / "run")["update"]) == 6
+
+
+def test_snapshots_are_named_by_their_update_and_go_on(tmp_path: Path):
+    class Learner(NamedTuple):
+        policy: Any
+
+    policy = rlscan.testing.Coin(jnp.zeros(()), jnp.zeros(()))
+
+    def updates() -> Iterator:
+        while True:
+            yield Learner(policy), {"number": 1.0}
+
+    for num_updates in (4, 6):
+        snapshot = rlscan.runs.Snapshot(tmp_path / "shots", interval=2)
+        settings = {"num_updates": num_updates, "callbacks": [snapshot]}
+        with Run(tmp_path / "run", Learner(policy), **settings) as one:
+            list(one.record(updates()))
+    names = {path.name for path in (tmp_path / "shots").iterdir()}
+    assert names == {"policy-2.eqx", "policy-4.eqx", "policy-6.eqx"}
+    read: Any = rlscan.load_policy(tmp_path / "shots" / "policy-6.eqx", like=policy)
+    assert read.value == 0
