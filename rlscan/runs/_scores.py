@@ -30,9 +30,12 @@ def iqm(scores: Any, axis: int = -1) -> np.ndarray:
     Source: Agarwal et al., *Deep RL at the Edge of the Statistical Precipice*, 2021,
     arXiv:2108.13264.
     """
+    scores = np.asarray(scores)
+    if scores.shape[axis] * _CUT < 1:  # nothing is cut
+        return np.asarray(scores.mean(axis))
     from scipy.stats import trim_mean
 
-    return np.asarray(trim_mean(np.asarray(scores), _CUT, axis=axis))
+    return np.asarray(trim_mean(scores, _CUT, axis=axis))
 
 
 def bootstrap_interval(
