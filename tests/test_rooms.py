@@ -139,7 +139,7 @@ def test_a_room_imports_only_those_below_it(room: str) -> None:
             },
         ),
         # The modules that the author of an agent reads.
-        ("_rollout/replay", {"_core", "nn", "random", "_rollout"}),
+        ("_rollout/replay", {"_core", "nn", "random", "_rollout", "_version"}),
         ("_rollout/next_value", {"_core", "nn", "random", "_rollout"}),
         ("_rollout/next_observation", {"_core", "_rollout/state"}),
         # Wrappers of environments, for any agent.

@@ -17,6 +17,7 @@ import jax
 from jax.core import eval_context
 from jax.extend.core import get_opaque_trace_state
 
+from .program_store import place_for
 from .tree import ArrayFunction, is_shape
 from .types import PyTree
 
@@ -33,24 +34,39 @@ class Program:
     seconds: float  # spent on tracing, and on compiling once that is done
     result: PyTree  # the result, with `jax.ShapeDtypeStruct` in the place of arrays
 
-    def __init__(self, function: Callable[..., PyTree], *arguments: PyTree):
-        """Trace a function.
+    def __init__(
+        self, function: Callable[..., PyTree], *arguments: PyTree, stored_as: str | None = None
+    ):
+        """Trace a function, unless its program is stored.
 
         **Arguments:**
 
         - `function`: takes and returns pytrees; whatever is not an array in them is static.
         - `arguments`: arrays, or `jax.ShapeDtypeStruct` in their places.
+        - `stored_as`: the name of the program within `stored_programs`. It must say what the
+            program is, because only the shapes of the arguments are compared beside it.
         """
         started = time.monotonic()
-        self._function = ArrayFunction(function, arguments, is_shape)
-        leaves, structure = jax.tree.flatten(self._function.arrays)
-        self._structure: Any = None  # of the result, set by the trace
+        self._call: Any = None  # once it is compiled
+        arrays = jax.tree.leaves(eqx.filter(arguments, is_shape))
+        self._key: Hashable = tuple(map(_kind, arrays))
+        self._place = None if stored_as is None else place_for(stored_as, self._key)
+        found = None if self._place is None else self._place.read()
+        if found is None:
+            self._trace(function, arguments)
+        else:
+            self._call, self.result = found
+        self.seconds = time.monotonic() - started
+
+    def _trace(self, function: Callable[..., PyTree], arguments: tuple[PyTree, ...]) -> None:
+        of_arrays = ArrayFunction(function, arguments, is_shape)
+        leaves, structure = jax.tree.flatten(of_arrays.arrays)
+        structures: list[Any] = []  # of the result, set by the trace
 
         # Lists of arrays, because a compiled program is called for equal structures alone.
         def flat(*leaves: Any) -> list[Any]:
-            arrays, self._structure = jax.tree.flatten(
-                self._function(*jax.tree.unflatten(structure, leaves))
-            )
+            result = of_arrays(*jax.tree.unflatten(structure, leaves))
+            arrays, structures[:] = jax.tree.leaves(result), [jax.tree.structure(result)]
             return arrays
 
         # The name that profiles and cached programs show.
@@ -58,9 +74,8 @@ class Program:
         flat.__name__ = getattr(named, "__name__", "program").removeprefix("_")
         # Unused arguments are kept, because which were dropped is not seen in the program's text.
         self._lowered: Any = jax.jit(flat, keep_unused=True).lower(*leaves)
-        self._key = (tuple(map(_kind, leaves)), tuple(map(_kind, self._lowered.out_info)))
-        self.result = self._merge(self._lowered.out_info)
-        self.seconds = time.monotonic() - started
+        self._key = self._key, tuple(map(_kind, self._lowered.out_info))
+        self.result = of_arrays.merge(jax.tree.unflatten(structures[0], self._lowered.out_info))
 
     def compile(self) -> Callable[..., PyTree]:
         """Compile the function for arrays of these shapes, unless an equal program was compiled.
@@ -69,17 +84,24 @@ class Program:
         results raises, but `jax.device_get` of some of them waits for ever (JAX 0.10).
         """
         started = time.monotonic()
-        compiled = _compile(self._lowered, self._key)
+        if self._call is None:
+            self._call = self._compiled()
         self.seconds += time.monotonic() - started
+        compiled, (shapes, rest) = self._call, eqx.partition(self.result, is_shape)
+        structure = jax.tree.structure(shapes)
 
         def call(*arguments: PyTree) -> PyTree:
             leaves = jax.tree.leaves(eqx.filter(arguments, eqx.is_array))
-            return self._merge(jax.block_until_ready(compiled(*leaves)))
+            arrays = jax.block_until_ready(compiled(*leaves))
+            return eqx.combine(jax.tree.unflatten(structure, arrays), rest)
 
         return call
 
-    def _merge(self, arrays: list[Any]) -> PyTree:
-        return self._function.merge(jax.tree.unflatten(self._structure, arrays))
+    def _compiled(self) -> Callable[..., list[Any]]:
+        text = "" if self._place is None else self._lowered.as_text()
+        if self._place is None or not _says_all(text):
+            return _compile(self._lowered, self._key)
+        return self._place.compile(self._lowered, text, self.result)
 
 
 def call_program(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:

@@ -209,7 +209,7 @@ def train(
         raise ValueError("train needs a key to start with, such as key=rlscan.key(0)")
     keys = as_keys(key)
     require_axis_of_runs(policy, keys)
-    begin = Program(partial(start, env, algorithm, mesh), policy, keys)
+    begin = Program(partial(start, env, algorithm, mesh), policy, keys, stored_as="start")
     shapes, specs = begin.result
     # The updates are traced while XLA compiles the start.
     with ThreadPoolExecutor(1) as thread:
@@ -300,7 +300,8 @@ def _program(
     shared, rest = eqx.partition(rest, eqx.is_array)
     updates = partial(several_updates, rest, axis, mesh, at_most)
     times = jax.ShapeDtypeStruct((), np.int32)
-    return algorithm, Program(updates, state, times, own, shared), (own, shared)
+    program = Program(updates, state, times, own, shared, stored_as="updates")
+    return algorithm, program, (own, shared)
 
 
 def train_scan(

@@ -39,6 +39,7 @@ from ._own_env import in_own_env
 from ._parent import describe_parent, start_from
 from ._resume import ALLOWED, LONGER, check_unchanged
 from ._run import Run, Setup
+from ._stored import store_programs
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def open_run(
         state = in_own_env(config, keys, state)
         return state if config.init_from is None else start_from(config, state)
 
-    with open_training(
+    opened = open_training(
         partial(_run_of, config, algorithm, callbacks, resume or False, setup),
         policy_factory(config, env),
         env,
@@ -101,8 +102,9 @@ def open_run(
         strict=config.strict,
         mesh=None if config.num_devices in (None, 1) else make_mesh(config.num_devices),
         **build_settings(config),
-    ) as opened:
-        yield opened
+    )
+    with store_programs(config, env), opened as run_and_training:
+        yield run_and_training
 
 
 def _run_of(
