@@ -5,9 +5,11 @@ import os
 import signal
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # Tests compile a lot and run little: without these passes the suite takes half as long.
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
@@ -50,3 +52,13 @@ def _small_layers_are_transposed_too() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlscan._rollout.layout._FEW", 1)
         yield
+
+
+@pytest.fixture
+def compile_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Switch JAX's compilation cache on, within this test; the user's cache directory is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    jax.config.update("jax_enable_compilation_cache", True)
+    yield tmp_path / "cache"
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX looks at the setting once

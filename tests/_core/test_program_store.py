@@ -34,12 +34,9 @@ class World:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def cache(compile_cache):
     allow_pickled_keys()
-    jax.config.update("jax_enable_compilation_cache", True)
-    yield tmp_path / "cache" / "rlscan" / "programs"
-    jax.config.update("jax_enable_compilation_cache", False)
+    return compile_cache / "rlscan" / "programs"
 
 
 @pytest.fixture
