@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
+from .._core.field_docs import with_field_docs
 from .._core.program import call_program
 from .._core.require import require_one_of, require_positive
 from .._core.roles import require_environment, require_policy
@@ -23,25 +24,36 @@ Action = Literal["sample", "mode"]
 Network = Literal["train", "inference", "mc-dropout"]
 
 
+@with_field_docs
 class Evaluation(eqx.Module):
     """The results of E episodes. With MC-dropout, `[K, E / K, …]`: a row for each of K masks."""
 
-    episode_return: Float[Array, "*E"]  # undiscounted
-    episode_length: Int[Array, "*E"]  # environment steps
-    finished: Bool[Array, "*E"]  # whether the episode ended within `max_steps`
-    spread: "Spread | None"  # only with MC-dropout
+    episode_return: Float[Array, "*E"]
+    """Undiscounted return of each episode."""
+    episode_length: Int[Array, "*E"]
+    """Length of each episode, in environment steps."""
+    finished: Bool[Array, "*E"]
+    """Whether the episode ended within `max_steps`."""
+    spread: "Spread | None"
+    """How far the networks of MC-dropout disagree; `None` for one network."""
 
 
+@with_field_docs
 class Spread(eqx.Module):
-    """Standard deviations over the K networks of MC-dropout, which measure their disagreement."""
+    """Standard deviations over the K networks of MC-dropout, which measure their disagreement.
 
-    # Computed at each step of an episode, then averaged over its steps. A dict with "logits"
-    # [K, E / K, A], or with "mean" and "stddev" for another distribution; for a joint one, such a
-    # dict for each part of the action.
+    Those of the distribution and of the value are computed at each step of an episode, then
+    averaged over its steps.
+    """
+
     distribution: PyTree
-    value: PyTree  # [K, E / K, …]
+    """A dict with "logits" `[K, E / K, A]`, or with "mean" and "stddev" for another distribution;
+    for a joint one, such a dict for each part of the action."""
+    value: PyTree
+    """The same for the value, `[K, E / K, …]`."""
 
-    episode_return: Float[Array, ""] | None  # computed from the networks' mean returns
+    episode_return: Float[Array, ""] | None
+    """Standard deviation of the networks' mean returns."""
 
 
 def evaluate(

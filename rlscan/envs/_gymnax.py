@@ -179,7 +179,9 @@ class GymnaxEnvironment(eqx.Module):
     """
 
     env: Any
+    """gymnax's environment."""
     params: Any
+    """Its parameters. One that is an array may be changed, traced and mapped over."""
 
     def __repr__(self) -> str:
         """The name and all parameters; Equinox leaves out those that are as gymnax has them."""

@@ -21,7 +21,9 @@ class Spaces:
     """
 
     observation: Any
+    """The space of observations."""
     action: Any
+    """The space of actions."""
 
     def observation_space(self) -> Any:
         return self.observation

@@ -55,6 +55,7 @@ class Wrapper(eqx.Module):
     """
 
     env: Environment
+    """The environment inside."""
 
     def __repr__(self) -> str:
         own = [field.name for field in dataclasses.fields(self) if field.name != "env"]
@@ -87,6 +88,7 @@ class ObserveOnly(Wrapper):
     """
 
     indices: tuple[int, ...] = eqx.field(static=True)
+    """The entries that are shown, in order."""
 
     def __init__(self, env: Environment, indices: Sequence[int]):
         """**Arguments:**
@@ -147,6 +149,7 @@ class FrameStack(Wrapper):
     """
 
     num_frames: int = eqx.field(static=True)
+    """The number of observations that are shown."""
 
     def __init__(self, env: Environment, num_frames: int):
         """**Arguments:**

@@ -87,7 +87,9 @@ class DropPath(eqx.Module):
     """
 
     p: Rate
+    """The probability of dropping the branch."""
     inference: bool
+    """Whether nothing is dropped; `eqx.nn.inference_mode` sets it."""
 
     def __init__(self, p: float | int | Array = 0.5, inference: bool = False):
         """**Arguments:**
@@ -135,7 +137,9 @@ class ChannelDropout(eqx.Module):
     """
 
     p: Rate
+    """The probability of dropping a channel."""
     inference: bool
+    """Whether nothing is dropped; `eqx.nn.inference_mode` sets it."""
 
     def __init__(self, p: float | int | Array = 0.5, inference: bool = False):
         """**Arguments:**
@@ -186,7 +190,9 @@ class GaussianDropout(eqx.Module):
     """
 
     p: Rate
+    """The rate of the dropout with the same variance."""
     inference: bool
+    """Whether there is no noise; `eqx.nn.inference_mode` sets it."""
 
     def __init__(self, p: float | int | Array = 0.5, inference: bool = False):
         """**Arguments:**
@@ -239,8 +245,11 @@ class AnnealedDropout(eqx.Module):
     """
 
     rate: NonTrainable
+    """The current rate, marked so that no gradient step changes it."""
     schedule: Schedule | None
+    """The schedule of the rate over updates; `None` if it is constant."""
     inference: bool
+    """Whether nothing is dropped; `eqx.nn.inference_mode` sets it."""
 
     def __init__(self, p: float | int | Array | Schedule, inference: bool = False):
         """**Arguments:**

@@ -28,15 +28,23 @@ class NoisyLinear(eqx.Module):
 
     # μ, named as in `eqx.nn.Linear`, so that code which initialises that one initialises this one.
     weight: Float[Array, "out_features in_features"]
+    """The means μ_ji."""
     bias: Float[Array, " out_features"] | None
+    """The means μ_j; `None` without a bias."""
     # σ, of either sign, because the noise is symmetric.
     weight_sigma: Float[Array, "out_features in_features"]
+    """The scales σ_ji, of either sign, because the noise is symmetric."""
     bias_sigma: Float[Array, " out_features"] | None
+    """The scales σ_j; `None` without a bias."""
 
     in_features: int = eqx.field(static=True)
+    """The number of inputs, p."""
     out_features: int = eqx.field(static=True)
+    """The number of outputs, q."""
     use_bias: bool = eqx.field(static=True)
+    """Whether there is a bias."""
     inference: bool
+    """Whether the means are used alone; `eqx.nn.inference_mode` sets it."""
 
     def __init__(
         self,

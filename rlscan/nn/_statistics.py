@@ -15,10 +15,12 @@ from .._core.types import Policy, PyTree
 class Steps(eqx.Module):
     """The inputs of a policy at B steps of a rollout, in no particular order."""
 
-    # Every leaf is [B, …].
     observation: PyTree
-    state: PyTree  # before the step; without leaves for a feed-forward policy
+    """What the policy saw, leaves `[B, …]`."""
+    state: PyTree
+    """The policy's state before each step; without leaves for a feed-forward policy."""
     key: Key[Array, "*B"]
+    """The key of each step."""
 
 
 @runtime_checkable
@@ -98,6 +100,7 @@ class WithStatistics(eqx.Module):
     """A module with the methods of a policy, whose `__call__` also takes and returns the state:
     `(observation, state, statistics, *, key) -> (distribution, value, state, statistics)`."""
     statistics: eqx.nn.State
+    """The running statistics of its layers, as `eqx.nn.make_with_state` makes them."""
 
     def __check_init__(self) -> None:
         for path, layer in stateful_layers(self.network):

@@ -16,6 +16,7 @@ class NonTrainable(eqx.Module):
     """
 
     value: PyTree
+    """The arrays, in any pytree."""
 
 
 def partition_trainable(policy: PyTree) -> tuple[PyTree, PyTree]:

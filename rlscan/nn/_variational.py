@@ -15,12 +15,17 @@ from ._dropout import Rate, as_rate, is_off, keep_where, rate_value, require_key
 class VariationalDropoutState(eqx.Module):
     """The state of a cell, and the dropout masks of its episode."""
 
-    cell: PyTree  # the wrapped cell's own state: h, or (h, c) of an LSTM
+    cell: PyTree
+    """The wrapped cell's own state: h, or (h, c) of an LSTM."""
 
     # Drawn by the first call of an episode, and constant until its end. `True` keeps an entry.
     input_mask: Bool[Array, "*N input_size"]
+    """The mask of the inputs x, which lasts for the episode. `True` keeps an entry."""
     hidden_mask: Bool[Array, "*N hidden_size"]
-    drawn: Bool[Array, "*N"]  # `False` before the first call, when the masks are placeholders
+    """The mask of h in the product with the recurrent weight, likewise."""
+    drawn: Bool[Array, "*N"]
+    """Whether the masks have been drawn: `False` before the first call of an episode, when they are
+    placeholders."""
 
     @property
     def output(self) -> Float[Array, "*N hidden_size"]:
@@ -65,9 +70,13 @@ class VariationalDropoutCell(eqx.Module):
     """
 
     cell: Any
+    """The wrapped cell."""
     input_dropout: Rate
+    """The rate of z_x."""
     hidden_dropout: Rate
+    """The rate of z_h."""
     inference: bool
+    """Whether nothing is dropped; `eqx.nn.inference_mode` sets it."""
 
     def __init__(
         self,

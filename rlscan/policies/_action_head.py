@@ -90,8 +90,10 @@ class ActionHead(eqx.Module):
     With `state_dependent_std` it is an output, 0.01 + softplus(output + 0.53), initially about 1.
     """
 
-    parts: PyTree  # `Part`s, in dicts and tuples as the space has them
+    parts: PyTree
+    """A part of the head for each leaf of the space, in dicts and tuples as the space has them."""
     num_outputs: int = eqx.field(static=True)
+    """The number of outputs that the network must have."""
 
     def __init__(
         self, space: Any, *, continuous: Continuous = "gaussian", state_dependent_std: bool = False

@@ -31,11 +31,17 @@ class ActorCritic(eqx.Module):
     # shared one; separate networks did better in Andrychowicz et al. (2021, arXiv:2006.05990).
     # It also makes the whole critic dead code in a rollout.
     actor_encoder: Callable[..., Any]
+    """Maps an observation to the actor's input."""
     critic_encoder: Callable[..., Any]
+    """Maps an observation to the critic's input."""
     actor: MLP
+    """The layers whose outputs the head takes."""
     critic: MLP
+    """The layers whose output is the value."""
     head: ActionHead
+    """Maps the actor's outputs to a distribution."""
     shared_masks: bool = eqx.field(static=True)
+    """Whether the critic uses the actor's masks."""
 
     def __init__(
         self,

@@ -35,13 +35,18 @@ class TanhNormal(eqx.Module):
     The mode is the Gaussian's, and thus the median of the action that is sent.
     """
 
-    # Every leaf is [*batch, *event].
     loc: Float[Array, "*event"]
+    """The mean of u, `[*batch, *event]`."""
     scale: Float[Array, "*event"]
-    noise: Float[Array, "*event"]  # standard normal, used only for the entropy
-    center: Float[Array, "*event"]  # of the box
+    """The standard deviation of u, likewise."""
+    noise: Float[Array, "*event"]
+    """A standard normal sample, used for the entropy alone."""
+    center: Float[Array, "*event"]
+    """The centre of the box."""
     half_width: Float[Array, "*event"]
+    """Half the width of the box, h."""
     event_ndim: int = eqx.field(static=True)
+    """The number of axes of one action."""
 
     def sample(self, *, seed: Any) -> Float[Array, "*event"]:
         return self.loc + self.scale * jax.random.normal(seed, self.loc.shape, self.loc.dtype)
@@ -83,12 +88,16 @@ class Beta(eqx.Module):
     Reinforcement Learning using the Beta Distribution*, ICML 2017.
     """
 
-    # Every leaf is [*batch, *event].
-    over_one: Float[Array, "*event"]  # α − 1
-    under_one: Float[Array, "*event"]  # β − 1
-    low: Float[Array, "*event"]  # of the box
+    over_one: Float[Array, "*event"]
+    """α − 1, `[*batch, *event]`."""
+    under_one: Float[Array, "*event"]
+    """β − 1, likewise."""
+    low: Float[Array, "*event"]
+    """The lower bounds of the box."""
     width: Float[Array, "*event"]
+    """The width of the box."""
     event_ndim: int = eqx.field(static=True)
+    """The number of axes of one action."""
 
     def sample(self, *, seed: Any) -> Float[Array, "*event"]:
         return _inside(self._distrax().sample(seed=seed))
@@ -127,6 +136,7 @@ class Joint(eqx.Module):
     """
 
     distributions: PyTree
+    """The distributions, in dicts and tuples."""
 
     def sample(self, *, seed: Any) -> PyTree:
         leaves, structure = jax.tree.flatten(self.distributions, is_leaf=is_distribution)

@@ -46,8 +46,11 @@ class Encoder(eqx.Module):
     """
 
     parts: tuple["Part", ...]
-    paths: tuple[Path, ...] = eqx.field(static=True)  # of each part in an observation
-    size: int = eqx.field(static=True)  # of the vector
+    """The encoder of each leaf of an observation."""
+    paths: tuple[Path, ...] = eqx.field(static=True)
+    """Where each leaf is in an observation."""
+    size: int = eqx.field(static=True)
+    """The number of entries of the vector."""
 
     def __init__(
         self,

@@ -201,6 +201,7 @@ class ExportedPolicy:
 
     # The generator of its keys, such as "mix32"; `None` if it is not stochastic.
     generator: str | None
+    """The generator of its keys, such as "mix32"; `None` if it is not stochastic."""
 
     def __repr__(self) -> str:
         """One line, with the shapes for one environment."""

@@ -50,8 +50,11 @@ class NormalizedObservations(eqx.Module):
     """
 
     policy: Policy
-    moments: NonTrainable  # a `Moments` for each leaf of an observation; `None` if not normalised
+    """The policy that sees normalised observations."""
+    moments: NonTrainable
+    """Mean and variance of each leaf of an observation; `None` for one that is not normalised."""
     clip: float = eqx.field(static=True)
+    """The largest absolute value of a normalised number."""
 
     def __init__(self, policy: Policy, env: HasSpaces, *, clip: float = 10.0):
         """**Arguments:**

@@ -46,10 +46,15 @@ class RecurrentActorCritic(eqx.Module):
     """
 
     encoder: Callable[..., Any]
+    """Maps an observation to a vector."""
     cell: eqx.nn.GRUCell | eqx.nn.LSTMCell | VariationalDropoutCell
+    """The recurrent core."""
     actor: MLP
+    """The layers from the output of the core to the outputs of the head."""
     critic: MLP
+    """The layers from the output of the core to the value."""
     head: ActionHead
+    """Maps the actor's outputs to a distribution."""
 
     def __init__(
         self,

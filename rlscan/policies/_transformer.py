@@ -63,13 +63,21 @@ class TransformerActorCritic(eqx.Module):
     """
 
     encoder: Callable[..., Any]
+    """Maps an observation to a vector."""
     embedding: eqx.nn.Linear
+    """Maps that vector to a token."""
     blocks: tuple[Block, ...]
+    """The blocks of attention and MLP."""
     norm: eqx.nn.LayerNorm
+    """The normalisation after the last block."""
     actor: eqx.nn.Linear
+    """The layer whose outputs the head takes."""
     critic: eqx.nn.Linear
+    """The layer whose output is the value."""
     head: ActionHead
+    """Maps the actor's outputs to a distribution."""
     dropout: Callable
+    """The dropout of the embedded token."""
 
     def __init__(
         self,

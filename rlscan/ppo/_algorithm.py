@@ -62,11 +62,18 @@ class PPO(eqx.Module):
     """
 
     num_updates: Count | None
+    """The length of the run, over which schedules and annealing are; `None` until `rlscan.train`
+    fills it in."""
     config: PPOConfig
+    """The settings."""
     loss: Loss
+    """The loss."""
     optimizer: Optimizer | None
+    """The optimiser; `None` for Adam with the config's settings."""
     on_batch: OnBatch | None
+    """What changes each rollout before it is learned from; `None` for nothing."""
     mesh: Mesh | None
+    """The devices that an update is split over; `None` for one."""
 
     def __init__(
         self,

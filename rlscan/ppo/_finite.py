@@ -15,8 +15,10 @@ from .._core.types import PyTree
 class Divergence(eqx.Module):
     """The first place in a run where a number was not finite, if any."""
 
-    update: Int[Array, ""]  # counted from 1; 0 while everything is finite
-    minibatch: Int[Array, ""]  # counted from 1 over all epochs; 0 if it was in the rollout
+    update: Int[Array, ""]
+    """The number of the update, counted from 1; 0 while everything is finite."""
+    minibatch: Int[Array, ""]
+    """The number of the minibatch, counted from 1 over all epochs; 0 if it was in the rollout."""
 
 
 class DivergenceError(RuntimeError):

@@ -16,8 +16,10 @@ _EPSILON = 1e-8  # added to the variance
 class RewardScaling(eqx.Module):
     """The running statistics that rewards are divided by."""
 
-    running_return: Float[Array, "*N"]  # R: Σ γᵏ r of the current episode, latest reward first
-    moments: NonTrainable  # moments of R over all steps and environments; its value is a `Moments`
+    running_return: Float[Array, "*N"]
+    """R: Σ γᵏ r of the current episode, latest reward first."""
+    moments: NonTrainable
+    """The moments of R over all steps and environments; its value is a `Moments`."""
 
 
 def init_reward_scaling(num_envs: int) -> RewardScaling:

@@ -68,8 +68,10 @@ def key(seed: Seed, *, generator: Any = GENERATORS[0]) -> PRNGKeyArray:
 class KeyData(NamedTuple):
     """Keys as plain data, for example for a file: their words and the name of their generator."""
 
-    words: np.ndarray  # uint32, [*batch, words of a key]
+    words: np.ndarray
+    """The words of the keys, uint32 `[*batch, words of a key]`."""
     generator: str
+    """The name of their generator, one of `rlscan.random.GENERATORS`."""
 
 
 def key_data(keys: Key[Array, "*batch"]) -> KeyData:

@@ -22,6 +22,7 @@ class StopAtReturn:
     metric: str = "return_mean_100"
     """The metric that must reach it."""
     interval: int = 1
+    """Updates between calls."""
 
     def on_update(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
         """See `Callback`."""
@@ -42,7 +43,9 @@ class Snapshot:
     directory: str | os.PathLike
     """Where to write; the command line gives the run directory's `snapshots`."""
     interval: int = 100
-    num_calls: int = dataclasses.field(default=0, init=False)  # at the last one of a run
+    """Updates between saves."""
+    num_calls: int = dataclasses.field(default=0, init=False)
+    """The number of saves so far."""
 
     def on_update(self, state: Any, metrics: Mapping[str, Any]) -> None:
         """See `Callback`."""

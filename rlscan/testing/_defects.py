@@ -20,10 +20,14 @@ from ._update_checks import (
 class Defect(NamedTuple):
     """An implementation with one mistake, and the check that must refuse it."""
 
-    check: Callable[[Any], None]  # `check(implementation)` raises a ConformanceError …
+    check: Callable[[Any], None]
+    """The check that must refuse it: `check(implementation)` raises a `ConformanceError`."""
     implementation: Callable
-    says: str  # … whose message matches this regular expression
-    seen_in: str = ""  # public libraries in which the mistake was found; empty if none
+    """The function with the mistake."""
+    says: str
+    """A regular expression that matches the error's message."""
+    seen_in: str = ""
+    """Public libraries in which the mistake was found; empty if none."""
 
 
 def _replay(replay_fn: Callable) -> None:

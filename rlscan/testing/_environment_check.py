@@ -24,8 +24,10 @@ _NUM_STARTS = 64
 class Seen(NamedTuple):
     """How many episodes ended in each way. Endings that did not occur were not checked."""
 
-    num_terminated: int  # including episodes that were truncated at the same step
+    num_terminated: int
+    """Episodes that terminated, those included that were truncated at the same step."""
     num_truncated: int
+    """Episodes that were truncated."""
 
 
 def check_environment(

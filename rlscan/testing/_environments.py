@@ -16,14 +16,18 @@ class Discrete(NamedTuple):
     """The integers 0 … n − 1."""
 
     n: int
+    """The number of integers."""
 
 
 class Box(NamedTuple):
     """Arrays of one shape, between two bounds."""
 
     low: Any
+    """The lower bound, or one for each entry."""
     high: Any
+    """The upper bound, likewise."""
     shape: tuple[int, ...]
+    """The shape of an array."""
 
 
 _LARGEST = float(np.finfo(np.float32).max)  # gymnax writes it for a missing bound
@@ -157,8 +161,10 @@ class Walk(eqx.Module):
     whatever its keys.
     """
 
-    is_continuous: bool = eqx.field(static=True, default=False)  # a push in ±0.5, or one of three
+    is_continuous: bool = eqx.field(static=True, default=False)
+    """Whether a push is continuous, in ±0.5, or one of three."""
     time_limit: int = eqx.field(static=True, default=_LIMIT)
+    """Steps until an episode is truncated."""
 
     def reset(self, key: Any) -> tuple:
         position = jax.random.uniform(key, (2,), minval=-_START, maxval=_START)

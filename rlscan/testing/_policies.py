@@ -21,10 +21,15 @@ class DropoutPolicy(eqx.Module):
     """
 
     hidden: eqx.nn.Linear
+    """The hidden layer."""
     dropout: eqx.nn.Dropout
+    """The dropout after it."""
     actor: eqx.nn.Linear
+    """The layer whose outputs are logits or means."""
     critic: eqx.nn.Linear
+    """The layer whose output is the value."""
     is_continuous: bool = eqx.field(static=True)
+    """Whether actions are Gaussian."""
 
     def __init__(
         self,
@@ -63,9 +68,13 @@ class RecurrentPolicy(eqx.Module):
     """
 
     cell: eqx.nn.GRUCell
+    """The recurrent core."""
     dropout: eqx.nn.Dropout
+    """The dropout of its input and of its output."""
     actor: eqx.nn.Linear
+    """The layer whose outputs are logits."""
     critic: eqx.nn.Linear
+    """The layer whose output is the value."""
 
     def __init__(
         self, num_inputs: int = 3, num_actions: int = 3, rate: float = 0.25, seed: int = 0
@@ -97,7 +106,9 @@ class Coin(eqx.Module):
     """
 
     preference: Any
+    """The number that is learned: what is added to the coin."""
     value: Any
+    """The value of every observation."""
 
     def __call__(self, observation: Any, state: Any, *, key: Any) -> tuple:
         import distrax

@@ -26,12 +26,18 @@ class Probe(eqx.Module):
     Each episode is of a random kind, +1 or −1, and counts its steps from time 0.
     """
 
-    look: Callable  # (kind, time) -> the observed number
-    move: Callable  # (kind, time, action) -> (reward, terminated, truncated)
-    known: Callable | None = None  # gamma -> {observation: V of the best policy}
-    best: Callable | None = None  # observation -> the best action, 0 or 1
+    look: Callable
+    """`(kind, time) -> the observed number`."""
+    move: Callable
+    """`(kind, time, action) -> (reward, terminated, truncated)`."""
+    known: Callable | None = None
+    """`gamma -> {observation: V of the best policy}`; `None` if values are not known."""
+    best: Callable | None = None
+    """`observation -> the best action, 0 or 1`; `None` if both are equally good."""
     time_limit: int | None = eqx.field(static=True, default=None)
-    hint: str = eqx.field(static=True, default="")  # where to look if an agent gets it wrong
+    """Steps until an episode is truncated; `None` if it has no limit."""
+    hint: str = eqx.field(static=True, default="")
+    """Where to look if an agent gets it wrong."""
 
     @property
     def observations(self) -> tuple[float, ...]:
