@@ -1,7 +1,10 @@
 """Tests that what the README and the documentation show is what happens."""
 
+import ast
+import inspect
 import json
 import re
+import subprocess
 import types
 from pathlib import Path
 
@@ -9,6 +12,9 @@ import pytest
 import yaml
 
 import rlscan
+from benchmarks.pages import render
+from benchmarks.peers import libraries as peers
+from benchmarks.peers.environments import is_built
 from rlscan.runs._parse import parse
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +39,11 @@ PYTHON = {
     for page, text in PAGES.items()
     for number, block in enumerate(blocks("python", text))
 }
+PEERS = {  # what another library's code would be; a block of ours has no title
+    page: match
+    for page, text in PAGES.items()
+    for match in re.findall(r'^```python title="(.+)"\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+}
 COMMANDS = [
     line for text in PAGES.values() for block in blocks("sh", text) for line in block.splitlines()
 ]
@@ -55,6 +66,32 @@ def test_python_blocks_run(name, capsys):
 def test_python_blocks_compile_and_are_formatted(name):
     compile(PYTHON[name], name, "exec")
     assert max(map(len, PYTHON[name].splitlines())) <= 100
+
+
+@pytest.mark.parametrize("page", PEERS)
+def test_blocks_of_other_libraries_parse_and_stand_beside_ours(page):
+    _, block = PEERS[page]
+    compile(block, page, "exec")
+    assert max(map(len, block.splitlines())) <= 100
+    assert any(name.startswith(page) for name in PYTHON)
+
+
+def test_each_library_has_a_page():
+    folder = ROOT / "docs" / "coming_from"
+    pages = {file.relative_to(ROOT).as_posix() for file in folder.glob("*.md")}
+    assert PEERS.keys() == pages - {"docs/coming_from/index.md"} and len(PEERS) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("page", PEERS)
+def test_blocks_of_other_libraries_run(page, tmp_path):
+    """Where the benchmark of the peers has built an environment for the library."""
+    title, block = PEERS[page]
+    library = peers.PEERS.get(title.lower())
+    if library is None or not is_built(library) or library.needs_checkout:
+        pytest.skip(f"{title} is not installed by `python -m benchmarks.peers build`")
+    subprocess.run([library.interpreter, "-c", block], cwd=tmp_path, check=True)
 
 
 def test_the_rollout_takes_at_most_15_lines():
@@ -112,6 +149,72 @@ def test_every_public_name_is_in_the_api(room):
     assert sorted(shown) == sorted(set(public) - rooms)
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_field_of_a_public_class_is_documented(room):
+    """The pages of the API show the string after a field, and a field without one is bare."""
+    bare = []
+    for name, value in vars(ROOMS[room]).items():
+        is_class = inspect.isclass(value) and value.__module__.startswith("rlscan")
+        if name.startswith("_") or not is_class or value.__name__ != name:
+            continue
+        source = ast.parse(inspect.getsource(inspect.getmodule(value)))  # type: ignore[arg-type]
+        (found,) = (x for x in source.body if isinstance(x, ast.ClassDef) and x.name == name)
+        for field, after in zip(found.body, [*found.body[1:], None], strict=True):
+            match field, after:
+                case ast.AnnAssign(), ast.Expr(value=ast.Constant(value=str())):
+                    pass
+                case ast.AnnAssign(target=ast.Name(id=field_name)), _ if field_name[0] != "_":
+                    bare.append(f"{name}.{field_name}")
+    assert not bare, f"write a string after each of these fields: {', '.join(bare)}"
+
+
+# A results page may name settings: sizes, seeds, rates. Whatever was measured comes from a file.
+SETTINGS = re.compile(
+    r"\b(N|T|p|γ|λ) = [\d.]+|\bn = \d+|\b2 × 64\b|\bdropout 0\.1\b|\b95 %|\b64 units\b|\bto 64\b"
+    r"|dieharder 3\.31\.1|SP 800-22|\b10[⁰-⁹]+|\bfrom (0|1000) on\b|numbered from 0|begins at 1\b"
+    r"|\b0 or 1\b|\bbelow 1\b|\binclude 1\b|\(k3\)|\bk3\b|Stable-Baselines3|mix32"
+)
+NO_TEXT = re.compile(
+    r"\A---.*?^---$|^```.*?^```$|\{\{.*?\}\}|`[^`]*`|\]\([^)]*\)", re.MULTILINE | re.DOTALL
+)
+
+
+def typed_figures(text: str) -> list[str]:
+    """The numbers that a page states by itself."""
+    left = SETTINGS.sub("", NO_TEXT.sub("", text))
+    return re.findall(r"[^\s|(\[]*\d[^\s|)\]]*", left)
+
+
+RESULTS = [page for page in PAGES if page.startswith("docs/results/")]
+
+
+@pytest.mark.parametrize("page", RESULTS)
+def test_no_figure_of_a_results_page_is_typed(page):
+    assert not typed_figures(PAGES[page]), "take figures from the results that are kept"
+
+
+def test_typed_figures_are_found():
+    text = "`python 3` at N = 4 gave {{ suite.speed(4) }}, [1.5](2.md) times as much, or 12 %"
+    assert typed_figures(text) == ["1.5", "12"]
+    assert typed_figures("| a | 0.98 |\n") == ["0.98"]
+
+
+@pytest.mark.slow  # and `.ci/run` builds the documentation, with each of these pages
+@pytest.mark.parametrize("page", [p for p in PAGES if p.startswith("docs/") and "{{" in PAGES[p]])
+def test_figures_of_a_page_are_filled_in(page):
+    pytest.importorskip("jinja2")
+    text = render(PAGES[page])
+    assert "{{" not in text and "None" not in text and not re.search(r"\bnan\b", text)
+
+
+def test_a_figure_that_is_not_kept_is_refused():
+    jinja2 = pytest.importorskip("jinja2")
+    with pytest.raises(LookupError, match="no ratio of 'rollout' over 'update'"):
+        render('{{ suite.ratio("rollout", "rollout", "update", "N = 4") }}')
+    with pytest.raises(jinja2.UndefinedError):
+        render("{{ suite.no_such_figure() }}")
+
+
 def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere():
     """`.ci/run` builds it. Links and anchors that lead nowhere are warnings, and end the build."""
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
@@ -124,7 +227,9 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere():
 
 def test_the_figures_of_the_first_page_are_those_that_are_kept():
     rows = [
-        row.split("|")[2].strip() for row in README.read_text().splitlines() if "benchmarks" in row
+        row.split("|")[2].strip()
+        for row in README.read_text().splitlines()
+        if row.startswith("|") and "benchmarks" in row
     ]
     rows = [row for row in rows if row[:1].isdigit() or row.startswith("at most")]
     read = lambda path: json.loads((ROOT / "benchmarks" / path).read_text())  # noqa: E731

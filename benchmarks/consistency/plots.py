@@ -1,5 +1,7 @@
 """One figure for each environment: scores, mismatch and learning curves of the arms."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ STYLES = {
     "consistent": ("#0072b2", "o"),
 }
 FLOOR = 1e-6  # the least k3 on the logarithmic axis, because k3 may be 0 up to rounding
+RATIO_FLOOR = 1e-8  # the same for a log ratio
 
 
 def draw(task: Task, all_found: Found, results: Path) -> None:
@@ -47,6 +50,48 @@ def draw(task: Task, all_found: Found, results: Path) -> None:
     figure.legend([handles[s] for s in shown], shown, loc="outside lower center", ncols=4)
     figure.suptitle(f"{task.env}, {task.total_steps:,} steps", fontsize=14)
     figure.savefig(results / f"{task.name}.png", dpi=80)
+    plt.close(figure)
+
+
+ROUNDING = 1e-5  # a log ratio below it is rounding, for discrete actions and a Gaussian alike
+
+
+def draw_ratio(tasks: Sequence[Task], all_found: Found, results: Path) -> None:
+    """Write `ratio.png`: the largest log ratio before any gradient step, replayed and not."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    rates = sorted({rate for task in tasks for rate in task.rates})
+    for task, marker in zip(tasks, "osD^v", strict=False):
+        for arm in ("naive", "consistent"):
+            cells = [cell for cell in cells_of(task) if cell.arm == arm and cell in all_found]
+            cells = [cell for cell in cells if math.isinf(cell.target_kl)]
+            largest = [all_found[cell]["figures"]["max_audit_log_ratio"].max() for cell in cells]
+            x = [rates.index(cell.rate) for cell in cells]
+            y = np.maximum(largest, RATIO_FLOOR)
+            ax.plot(x, y, color=STYLES[arm][0], marker=marker, markersize=5, linewidth=1)
+        ax.plot([], [], marker, color="#777777", markersize=5, label=task.env.rpartition("-")[0])
+    ax.axhspan(RATIO_FLOOR / 3, ROUNDING, color=STYLES["consistent"][0], alpha=0.1, linewidth=0)
+    for arm, place, words in (
+        ("naive", 0.03, "fresh masks in the update"),
+        ("consistent", 4e-5, "the rollout's masks, replayed: 0 up to rounding"),
+    ):
+        ax.annotate(words, (0.02, place), xycoords=("axes fraction", "data"), color=STYLES[arm][0])
+    ax.set_yscale("log")
+    ax.set_ylim(RATIO_FLOOR / 3, 1e3)
+    ticks = 10.0 ** np.arange(-8, 4, 2)
+    ax.set_yticks(ticks, ["0", *(f"{tick:g}" for tick in ticks[1:])], minor=False)
+    ax.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    ax.set_xlabel("dropout rate p")
+    ax.set_title("PPO's largest |log ratio| before the first gradient step", fontsize=11)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.savefig(results / "ratio.png", dpi=110)
     plt.close(figure)
 
 

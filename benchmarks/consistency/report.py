@@ -55,14 +55,20 @@ def write(tasks: list[Task], results: Path) -> None:
         if any(cell in found for cell in cells_of(task)):
             plots.draw(task, found, results)
             lines += [f"![{task.env}]({task.name}.png)", ""]
-        for target_kl in TARGET_KLS:
-            of_stop = [cell for cell in cells_of(task) if cell.target_kl == target_kl]
-            # By rate, so that the arms stand beside each other.
-            rows = [row(cell, found) for cell in sorted(of_stop, key=lambda cell: cell.rate)]
-            lines += [f"{stop(target_kl).capitalize()}:", "", TABLE_HEAD, *rows, ""]
-        lines += [*circumstances(task, found), ""]
+        lines += [*tables(task, found), *circumstances(task, found), ""]
+    plots.draw_ratio(tasks, found, results)
     (results / "table.md").write_text("\n".join(lines).rstrip() + "\n")
     print(f"written to {results / 'table.md'}")
+
+
+def tables(task: Task, found: Found) -> Iterator[str]:
+    """The lines of an environment's tables, one without a KL stop and one with it."""
+    for target_kl in TARGET_KLS:
+        of_stop = [cell for cell in cells_of(task) if cell.target_kl == target_kl]
+        yield from (f"{stop(target_kl).capitalize()}:", "", TABLE_HEAD)
+        # By rate, so that the arms stand beside each other.
+        yield from (row(cell, found) for cell in sorted(of_stop, key=lambda cell: cell.rate))
+        yield ""
 
 
 def row(cell: Cell, found: Found) -> str:

@@ -1,5 +1,6 @@
 """The table of returns: the kept figures of each config beside published ones."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ COLUMNS = (
 def table(folder: Path) -> str:
     """A row for each kept config, and lines about what made them."""
     kept = _results.read(folder)
-    rows = [row(name, found) for name, found in kept.items()]
     made = sorted({made_by(found) for found in kept.values()})
-    head = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    return "\n".join([HEAD, *head, *rows, "", *made, ""])
+    return "\n".join([HEAD, *rows(kept), "", *made, ""])
+
+
+def rows(kept: dict[str, Any]) -> Iterator[str]:
+    """The lines of the table alone."""
+    yield from (f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}")
+    yield from (row(name, found) for name, found in kept.items())
 
 
 def row(name: str, found: dict[str, Any]) -> str:

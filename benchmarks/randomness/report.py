@@ -20,12 +20,12 @@ def write(folder: Path) -> str:
             "## dieharder 3.31.1",
             "*Weak* is a p-value outside of 0.005 to 0.995, which one in a hundred of random "
             "numbers is as well; *failed*, one within 10⁻⁶ of 0 or 1.",
-            _table("dieharder", folder, DIEHARDER_COLUMNS, _dieharder_row),
+            dieharder_table(folder),
             "## NIST SP 800-22",
             "*Passed* is a test in which as many sequences passed at a level of 0.01 as may, to "
             "three standard deviations, and whose p-values are uniform (p ≥ 0.0001). *By chance* "
             "is how many tests of random numbers are expected to miss that.",
-            _table("nist", folder, NIST_COLUMNS, _nist_row),
+            nist_table(folder),
         )
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +35,14 @@ def write(folder: Path) -> str:
 
 DIEHARDER_COLUMNS = ("p-values", "passed", "weak", "by chance", "failed", "weak and failed ones")
 NIST_COLUMNS = ("sequences", "tests", "passed", "failed", "by chance", "failed ones")
+
+
+def dieharder_table(folder: Path) -> str:
+    return _table("dieharder", folder, DIEHARDER_COLUMNS, _dieharder_row)
+
+
+def nist_table(folder: Path) -> str:
+    return _table("nist", folder, NIST_COLUMNS, _nist_row)
 
 
 def _dieharder_row(run: Run, found: dict[str, Any]) -> Iterable[object]:
