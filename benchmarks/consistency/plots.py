@@ -84,7 +84,7 @@ def draw_ratio(tasks: Sequence[Task], all_found: Found, results: Path) -> None:
     ax.set_ylim(RATIO_FLOOR / 3, 1e3)
     ticks = 10.0 ** np.arange(-8, 4, 2)
     ax.set_yticks(ticks, ["0", *(f"{tick:g}" for tick in ticks[1:])], minor=False)
-    ax.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    ax.minorticks_off()
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     ax.set_xlabel("dropout rate p")
     ax.set_title("PPO's largest |log ratio| before the first gradient step", fontsize=11)

@@ -73,12 +73,6 @@ def _rows_of(name: str) -> Iterator[tuple[str, ...]]:
         yield f"`{name}`", entry["name"], versions or entry["reason"], speed, mean, f"{len(runs)}"
 
 
-def seconds(name: str, library: str) -> str:
-    """The median seconds of a library's runs in a contest."""
-    (entry,) = (entry for entry in _kept(name)["entries"] if entry["name"] == library)
-    return f"{statistics.median(run['seconds'] for run in entry['runs']):.1f}"
-
-
 def learning() -> str:
     """Returns after equal steps: IQM over seeds, with its interval, and the worst seed."""
     rows = []
@@ -88,7 +82,3 @@ def learning() -> str:
             iqm = f"{score['iqm']:.1f} [{low:.1f}, {high:.1f}]"
             rows.append((f"`{name}`: {_task(name)}", score["name"], iqm, f"{score['worst']:.1f}"))
     return table(("task", "library", "IQM [interval]", "worst seed"), rows)
-
-
-def repeats(name: str) -> str:
-    return str(_results.read(RESULTS)[name]["settings"]["repeats"])

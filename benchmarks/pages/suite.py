@@ -70,11 +70,6 @@ def _lines(benchmark: str, size: str) -> Iterator[tuple[str, dict[str, float]]]:
             yield line["name"], medians
 
 
-def figure(benchmark: str, contestant: str, size: str, quantity: str) -> str:
-    """The median of a quantity of one contestant, in the unit of the suite's tables."""
-    return number(dict(_lines(benchmark, size))[contestant][quantity])
-
-
 def setting(benchmark: str) -> str:
     """What a benchmark ran."""
     return _figures()[benchmark]["setting"]

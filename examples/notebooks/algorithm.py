@@ -135,13 +135,15 @@ for name, algorithm in (("penalised", Penalised()), ("PPO", ppo)):
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3), layout="constrained")
 for name in ("penalised", "PPO"):
     metrics = rlscan.runs.read_metrics(folder / name)
-    left.plot(metrics["step"], metrics["episode_return"], label=name, alpha=0.8)
-left.set(title="return", xlabel="environment steps")
+    left.plot(metrics["step"] / 1000, metrics["episode_return"], label=name, alpha=0.8)
+left.set(title="return", xlabel="environment steps, thousands")
 left.legend()
 metrics = rlscan.runs.read_metrics(folder / "penalised")
-right.plot(metrics["step"], np.maximum(metrics["last_kl"], 1e-10), label="in the last epoch")
-right.plot(metrics["step"], np.maximum(metrics["first_kl"], 1e-10), label="in the first")
-right.set(title="KL from the policy that acted", xlabel="environment steps", yscale="log")
+right.plot(metrics["step"] / 1000, np.maximum(metrics["last_kl"], 1e-10), label="in the last epoch")
+right.plot(metrics["step"] / 1000, np.maximum(metrics["first_kl"], 1e-10), label="in the first")
+right.set(
+    title="KL from the policy that acted", xlabel="environment steps, thousands", yscale="log"
+)
 right.legend()
 plt.show()
 print("largest KL before a gradient step:", np.max(metrics["first_kl"]))

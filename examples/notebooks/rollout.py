@@ -14,17 +14,27 @@ import numpy as np
 import rlscan
 
 # %% [markdown]
-# ## A rollout
+# ## A policy
 #
-# `rlscan.make` makes one environment, and the rollout steps 64 copies of it. `rlscan.rollout` is
-# traced in each call, so it is called under `eqx.filter_jit`.
+# Masks hardly matter to a policy that has learned nothing, so this one is trained for a while, with
+# dropout on. `rlscan.make` makes one environment, of which the rollout steps many copies.
 
 # %%
 env = rlscan.make("CartPole-v1")
 policy = rlscan.policies.ActorCritic(env, dropout=0.25, key=rlscan.key(0))
+config = rlscan.ppo.PPOConfig(num_envs=16, num_steps=64, learning_rate=1e-3)
+for training_state, _ in rlscan.train(policy, env, config, total_steps=100_000, key=rlscan.key(4)):
+    policy = training_state.policy
+
+# %% [markdown]
+# ## A rollout
+#
+# `rlscan.rollout` is traced in each call, so it is called under `eqx.filter_jit`.
+
+# %%
 state = rlscan.init_rollout(policy, env, num_envs=64, key=rlscan.key(1))
 rollout = eqx.filter_jit(rlscan.rollout)
-state, trajectory = rollout(policy, env, state, 128)
+state, trajectory = rollout(policy, env, state, 256)
 print(jax.tree.map(jnp.shape, (trajectory.observation, trajectory.action, trajectory.reward)))
 
 # %% [markdown]
@@ -63,7 +73,7 @@ log_prob, _, _ = replay(policy, fresh)
 with_fresh_masks = log_prob - trajectory.log_prob
 
 figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-bins = np.linspace(0.4, 1.6, 61)
+bins = np.linspace(0.39, 1.61, 62).tolist()
 for log_ratio, label in ((replayed, "replayed masks"), (with_fresh_masks, "fresh masks")):
     ax.hist(np.exp(log_ratio).ravel(), bins, alpha=0.7, label=label)
 for edge in (0.8, 1.2):
@@ -83,7 +93,8 @@ print(f"clipped before anything was learned: {outside.mean():.1%}")
 fields = rlscan.Transition.__dataclass_fields__
 steps = rlscan.Transition(**{name: getattr(trajectory, name) for name in fields})
 steps = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
-minibatch = jax.tree.map(lambda x: x[jax.random.permutation(rlscan.key(3), 8192)[:256]], steps)
+order = jax.random.permutation(rlscan.key(3), 64 * 256)
+minibatch = jax.tree.map(lambda x: x[order[:512]], steps)
 log_prob, _, _ = replay(policy, minibatch)
 print(log_prob.shape, float(abs(log_prob - minibatch.log_prob).max()))
 
