@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from jax._src import compiler
 
 from rlscan._core.compile_cache import use_compile_cache
@@ -56,6 +57,39 @@ def test_a_lock_that_another_process_holds_is_no_warning(
             warnings.warn(f"{message}'jit_f': TimeoutError: the lock", stacklevel=1)
         with pytest.raises(UserWarning, match="another"):
             warnings.warn("another", stacklevel=1)
+
+
+# Compiles a program while another process may hold the lock of the cache, for which JAX waits.
+COMPILES = """
+import functools, jax
+from jax._src import lru_cache
+from rlscan._core.compile_cache import use_compile_cache
+
+init = lru_cache.LRUCache.__init__  # it would wait for ten seconds
+lru_cache.LRUCache.__init__ = functools.partialmethod(init, lock_timeout_secs=0.05)
+use_compile_cache()
+print(jax.jit(lambda x: x + 1)(1.0))
+"""
+
+
+def test_processes_that_share_the_cache_print_no_warning(tmp_path: Path) -> None:
+    environ = {
+        **os.environ,
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "XDG_CACHE_HOME": str(tmp_path),
+        "PYTHONWARNINGS": "always",
+    }
+    kept = tmp_path / "rlscan" / "compiled"
+    kept.mkdir(parents=True)
+    run = lambda: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", COMPILES], env=environ, capture_output=True, text=True
+    )
+    with FileLock(kept / ".lockfile"):
+        found = run()
+    assert (found.stdout, found.returncode) == ("2.0\n", 0)
+    assert "persistent compilation cache" not in found.stderr
+    assert not list(kept.glob("*-cache"))  # it met the lock
+    assert run().stdout == "2.0\n" and list(kept.glob("*-cache"))
 
 
 @pytest.mark.slow
