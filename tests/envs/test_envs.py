@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from compilations import count_compilations
 from gymnax.environments.environment import Environment as Gymnax
+from gymnax.environments.spaces import Box, Discrete
 from jaxtyping import Array
 
 import rlscan
@@ -469,3 +470,50 @@ def test_on_a_mesh_each_device_resets_for_its_own_environments() -> None:
         jax.effects_barrier()
         assert len(resets) == num_resets
         np.testing.assert_array_equal(stepped, np.where(done, 0, 7))
+
+
+def test_how_often_a_rollout_computes_its_resets() -> None:
+    """Once in each step in which an episode ends: of any seed, but only of the own device."""
+    resets = []
+
+    class Periodic(eqx.Module):
+        """An episode ends after as many steps as the state says."""
+
+        def reset(self, key: Any) -> tuple:
+            return jnp.zeros(1), {"time": jnp.asarray(0), "period": jnp.asarray(1)}
+
+        def step(self, key: Any, state: Any, action: Any) -> tuple:
+            after = {**state, "time": state["time"] + 1}
+            done = after["time"] == state["period"]
+
+            def reset() -> tuple:
+                jax.debug.callback(lambda: resets.append(1))
+                return jnp.zeros(1), {**state, "time": jnp.asarray(0)}
+
+            final = jnp.ones(1)
+            observation, after = reset_where(done, reset, (final, after))
+            return observation, after, 0.0, done, False, {"final_observation": final}
+
+        def observation_space(self) -> Any:
+            return Box(0, 1, (1,))
+
+        def action_space(self) -> Any:
+            return Discrete(2)
+
+    env = Periodic()
+    policy = RandomPolicy(env)
+    state = rlscan.init_rollout(policy, env, num_envs=2, key=rlscan.key(0))
+
+    def count(periods: list, **settings: Any) -> int:
+        of = lambda x: eqx.tree_at(lambda s: s.env_state["period"], state, x)  # noqa: E731
+        play = lambda x: rlscan.rollout(policy, env, of(x), 15, **settings)[1].terminated  # noqa: E731
+        del resets[:]
+        done = (jax.vmap(play) if np.ndim(periods) == 2 else play)(jnp.asarray(periods))
+        jax.effects_barrier()
+        lengths = 15 // np.asarray(periods)
+        assert (np.asarray(done).sum(axis=-2) == lengths).all()
+        return len(resets)
+
+    assert count([3, 5]) == len({3, 6, 9, 12, 15, 5, 10})
+    assert count([[3, 5], [7, 15]]) == len({3, 6, 9, 12, 15, 5, 10, 7, 14})
+    assert count([3, 5], mesh=rlscan.make_mesh(2)) == 5 + 3
