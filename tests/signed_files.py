@@ -20,6 +20,6 @@ def resigned(
     header = json.loads(line)
     entries(header)
     to.write_bytes(
-        encode(header.pop("format"), header.pop("format_version"), header, body(content))
+        encode(header.pop("format", ""), header.pop("format_version", 0), header, body(content))
     )
     return to

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,17 @@ from .._core.require import require_extra
 from .._core.spaces import legal_action
 from .._core.tree import as_strong_arrays
 from .._core.types import HasSpaces, Policy, PyTree
-from ..random._keys import Generator, KeyData, key as make_key, key_data, keys_from_data
+from ..random._keys import (
+    Generator,
+    KeyData,
+    fingerprint,
+    key as make_key,
+    key_data,
+    keys_from_data,
+)
 
 FORMAT = "rlscan exported policy"
-FORMAT_VERSION = 2  # increased when older versions of rlscan can no longer read the files
+FORMAT_VERSION = 3  # increased when older versions of rlscan can no longer read the files
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -54,12 +61,22 @@ def export(
     **Raises:** `ModuleNotFoundError` without `flatbuffers`; `FileExistsError` if the file exists;
     `ValueError` for a policy that draws from `key` even in inference mode, unless `stochastic`.
     """
-    _require_flatbuffers()
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists already; choose another file, or remove it")
+    require_flatbuffers()
+    require_new(path)
+    content = exported_content(policy, env, stochastic, generator, platforms)
+    write_whole(Path(path), content)
+
+
+def exported_content(
+    policy: Policy,
+    env: HasSpaces,
+    stochastic: bool = False,
+    generator: str = "mix32",
+    platforms: Sequence[str] = PLATFORMS,
+) -> bytes:
+    """The content of the file that `export` writes."""
     if not stochastic:
-        policy = eqx.nn.inference_mode(policy)
-        _check_deterministic(policy, env)
+        policy = in_inference_mode(policy, env, edit="use stochastic=True")
     initial = jax.tree.leaves(as_strong_arrays(policy.initial_state()))
     program = _program(policy, env, stochastic, generator, platforms)
     state = io.BytesIO()
@@ -69,9 +86,10 @@ def export(
         "jax_version": jax.__version__,
         "stochastic": stochastic,
         "generator": generator if stochastic else None,
+        "generator_fingerprint": fingerprint(generator) if stochastic else None,
         "num_state_leaves": len(initial),
     }
-    write_whole(Path(path), encode(FORMAT, FORMAT_VERSION, header, state.getvalue() + program))
+    return encode(FORMAT, FORMAT_VERSION, header, state.getvalue() + program)
 
 
 def _program(
@@ -90,7 +108,7 @@ def _program(
         return jax.vmap(one)(observation, state)
 
     (batch,) = jax_export.symbolic_shape("batch")
-    observation, state = _inputs(policy, env)
+    observation, state = inputs_of(policy, env)
     words = key_data(make_key(0, generator=generator)).words
     arguments = (observation, state, words) if stochastic else (observation, state)
     batched_arguments = jax.tree.map(
@@ -105,15 +123,29 @@ def _program(
         ) from error
 
 
-def _decide(
+def _decide(*arguments: Any, **keys: Any) -> tuple[PyTree, Array, PyTree, list[Array]]:
+    """`(action, log_prob, value, state)` for one observation, see `decide`."""
+    return decide(*arguments, **keys)[1:]
+
+
+def decide(
     policy: Policy,
     action_space: Any,
     stochastic: bool,
     observation: PyTree,
     leaves: list[Array],
     key: PRNGKeyArray,
-) -> tuple[PyTree, Array, PyTree, list[Array]]:
-    """`(action, log_prob, value, state)` for one observation; the state is a list of arrays."""
+) -> tuple[Any, PyTree, Array, PyTree, list[Array]]:
+    """Act on one observation.
+
+    **Arguments:**
+
+    - `action_space`: the space in which the action is legal.
+    - `stochastic`: whether the action is sampled; otherwise it is the mode.
+    - `leaves`: the arrays of the policy's state.
+
+    **Returns:** `(distribution, action, log_prob, value, leaves)`.
+    """
     policy_key, action_key = jax.random.split(key)
     state = jax.tree.unflatten(jax.tree.structure(as_strong_arrays(policy.initial_state())), leaves)
     distribution: Any
@@ -121,26 +153,34 @@ def _decide(
     sample = distribution.sample(seed=action_key) if stochastic else distribution.mode()
     log_prob = distribution.log_prob(sample)
     action = legal_action(action_space, sample, distribution)
-    return action, log_prob, value, jax.tree.leaves(state)
+    return distribution, action, log_prob, value, jax.tree.leaves(state)
 
 
-def _inputs(policy: Policy, env: HasSpaces) -> tuple[PyTree, list[Any]]:
+def inputs_of(policy: Policy, env: HasSpaces) -> tuple[PyTree, list[Any]]:
     """The shapes and dtypes of one observation, and of the leaves of one state."""
     state = jax.eval_shape(lambda: as_strong_arrays(policy.initial_state()))
     return observation_shapes(env), jax.tree.leaves(state)
 
 
-def _check_deterministic(policy: Policy, env: HasSpaces) -> None:
-    """Raise `ValueError` for a policy whose action depends on its key, which will be missing."""
-    decide = partial(_decide, policy, action_space_of(env), False)
-    program = jax.make_jaxpr(decide)(*_inputs(policy, env), make_key(0))
+def require_new(path: str | os.PathLike) -> None:
+    """Raise `FileExistsError` if there is a file."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already; choose another file, or remove it")
+
+
+def in_inference_mode(policy: Policy, env: HasSpaces, *, edit: str) -> Policy:
+    """The policy without noise; `ValueError` if its action depends on its key even then."""
+    policy = eqx.nn.inference_mode(policy)
+    act = partial(_decide, policy, action_space_of(env), False)
+    program = jax.make_jaxpr(act)(*inputs_of(policy, env), make_key(0))
     *_, key = (1 << i for i in range(len(program.jaxpr.invars) + 1))  # the key's bit, not the first
     sources = [0] * (len(program.jaxpr.invars) - 1) + [key]
     if union(flow(program.jaxpr, sources, lambda origin, _: origin)) & key:
         raise ValueError(
             f"{type(policy).__name__} draws from its key in inference mode as well, and a program "
-            "without keys would repeat one draw forever; use stochastic=True"
+            f"without keys would repeat one draw forever; {edit}"
         )
+    return policy
 
 
 def load_exported(path: str | os.PathLike) -> "ExportedPolicy":
@@ -156,7 +196,7 @@ def load_exported(path: str | os.PathLike) -> "ExportedPolicy":
     policy, is damaged, or was written by a later version; `ModuleNotFoundError` without
     `flatbuffers`.
     """
-    _require_flatbuffers()
+    require_flatbuffers()
     from jax import export as jax_export
 
     file = Path(path)
@@ -174,6 +214,7 @@ def load_exported(path: str | os.PathLike) -> "ExportedPolicy":
         ) from None
     with as_written(file):
         _check_arguments(program, initial, generator)
+    _check_generator(file, header, generator)
     return ExportedPolicy(program, initial, generator)
 
 
@@ -187,6 +228,21 @@ def _check_arguments(program: Any, initial: Sequence[np.ndarray], generator: str
     keys = [] if generator is None else [key_data(make_key(0, generator=generator)).words.shape]
     if taken != keys:
         raise ValueError(f"generator must be one whose keys have the shapes {taken}, got {keys}")
+
+
+def _check_generator(file: Path, header: Mapping[str, Any], generator: str | None) -> None:
+    """Raise `ValueError` for a generator that draws other bits than that of the program.
+
+    The program holds its own generator; the name is there for the keys that it is given.
+    """
+    saved = entry(file, header, "generator_fingerprint", str | None)
+    is_known = saved is not None or header["format_version"] > 2  # earlier ones have none
+    own = None if generator is None else fingerprint(generator)
+    if is_known and saved != own:
+        raise ValueError(
+            f"{file} is not as rlscan writes it: generator_fingerprint must be {own} for the "
+            f"generator {generator}, got {saved}; export the policy again with this rlscan"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashable by identity, so `jax.jit` accepts it
@@ -265,6 +321,6 @@ def _one_line(batched: PyTree) -> str:
     return eqx.tree_pformat(one, width=10**6, struct_as_array=True)
 
 
-def _require_flatbuffers() -> None:
+def require_flatbuffers() -> None:
     # `jax.export` imports it, but JAX does not install it.
     require_extra("exported policies", "export", "flatbuffers")

@@ -1,5 +1,6 @@
 """`key`, the checks of keys, and their conversions: which generators can be replayed exactly."""
 
+import hashlib
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -103,6 +104,12 @@ def keys_from_data(data: KeyData) -> Key[Array, "*batch"]:
             f"got {words.dtype}{list(words.shape)}; pass what key_data returned"
         )
     return jax.random.wrap_key_data(jnp.asarray(words), impl=_impl(generator))
+
+
+def fingerprint(generator: str) -> str:
+    """A few characters that tell generators apart, and versions of one: a hash of what it draws."""
+    bits = jax.random.bits(jax.random.split(key(0, generator=generator))[1], (4,))
+    return hashlib.sha256(np.asarray(bits, "<u4").tobytes()).hexdigest()[:16]
 
 
 def as_threefry(key: KeyLike) -> PRNGKeyArray:

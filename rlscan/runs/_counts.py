@@ -81,10 +81,13 @@ def new_counts(num_runs: int) -> Counts:
 
 
 def check_counts(counts: Counts, num_runs: int) -> None:
-    """Raise `ValueError` for counts that are not those of so many runs."""
-    for name in ("num_updates", "row_updates", "best_update"):
-        if (found := getattr(counts, name)) < 0:
-            raise ValueError(f"counts.{name} must be 0 or more, got {found}")
+    """Raise `ValueError` for counts in a checkpoint that are not those of so many runs."""
+    done = counts.num_updates
+    if done < 1:  # a run without an update has no checkpoint, and would start again
+        raise ValueError(f"counts.num_updates must be 1 or more, got {done}")
+    for name in ("row_updates", "best_update"):
+        if not 0 <= (found := getattr(counts, name)) <= done:
+            raise ValueError(f"counts.{name} must be from 0 to {done}, got {found}")
     for name in ("row", "last_tenth", "since_checkpoint"):
         if (found := len(getattr(counts, name))) != num_runs:
             raise ValueError(f"counts.{name} must have {num_runs} entries, got {found}")

@@ -188,9 +188,14 @@ def test_foreign_counts_are_refused(counts: Any, message: str, tmp_path: Path):
 @pytest.mark.parametrize(
     "counts, message",
     [
-        (Counts(num_updates=-1), "counts.num_updates must be 0 or more, got -1"),
-        (Counts(), "counts.row must have 2 entries, got 1"),
-        (new_counts(2), "counts.ends must have the lengths of metrics.csv and metrics.jsonl"),
+        (new_counts(2), "counts.num_updates must be 1 or more, got 0"),
+        (Counts(num_updates=3, best_update=4), "counts.best_update must be from 0 to 3, got 4"),
+        (Counts(num_updates=3, row_updates=-1), "counts.row_updates must be from 0 to 3, got -1"),
+        (Counts(num_updates=1), "counts.row must have 2 entries, got 1"),
+        (
+            dataclasses.replace(new_counts(2), num_updates=1),
+            "counts.ends must have the lengths of metrics.csv and metrics.jsonl",
+        ),
     ],
 )
 def test_counts_of_another_run_are_refused(counts: Counts, message: str):
