@@ -49,6 +49,12 @@ def changed_versions(directory: Path) -> list[str]:
     return [f"{n} {before[n]} → {now[n]}" for n in now if before.get(n, now[n]) != now[n]]
 
 
+def last_session(directory: Path) -> dict[str, Any]:
+    """What `run.json` says of the last process that wrote to a run directory; empty if nothing."""
+    found = _sessions(directory)[-1:]
+    return found[0] if found and isinstance(found[0], dict) else {}
+
+
 def _read(directory: Path) -> dict[str, Any]:
     """What the file holds already."""
     try:

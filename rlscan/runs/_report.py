@@ -158,16 +158,20 @@ def interval(found: Estimate) -> str:
 
 def as_markdown(found: Comparison) -> str:
     """The tables for Markdown."""
+    parts = []
+    for table in tables(found):
+        lines = markdown_table(table.header, table.rows)
+        parts.append(f"## {table.title}\n\n{table.note}\n\n{lines}\n")
+    return "\n".join(parts)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for Markdown, without a line end after it."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_markdown(cell) for cell in cells) + " |"
 
-    parts = []
-    for table in tables(found):
-        rule = "|---" * len(table.header) + "|"
-        lines = [line(table.header), rule, *map(line, table.rows)]
-        parts.append("\n".join([f"## {table.title}", "", table.note, "", *lines, ""]))
-    return "\n".join(parts)
+    return "\n".join([line(header), "|---" * len(header) + "|", *map(line, rows)])
 
 
 def _markdown(text: str) -> str:

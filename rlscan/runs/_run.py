@@ -20,10 +20,12 @@ import yaml
 from .._core.files import as_written, entry, write_whole
 from .._core.require import require_positive
 from .._core.scan import check_same_carry
+from .._core.screen import message_of
 from .._core.tree import is_shape
 from .._core.types import Policy, PyTree
 from ..random._keys import impl_of
 from ._callbacks import Callback, Callbacks, Stop
+from ._card import Card, write_card
 from ._checkpoint import Checkpoint, checkpoint_content, keep_checkpoint, restore
 from ._config import Config
 from ._counts import Counts, check_counts, new_counts, no_episodes
@@ -64,7 +66,8 @@ class Run(Generic[State]):
     ```
 
     The directory holds `metrics.csv` and `metrics.jsonl`, `run.json` (versions, commit, command,
-    devices), `checkpoints`, and `config.yaml` and `evaluations.csv` if there are any.
+    devices), `checkpoints`, `README.md` (a model card, written at the end, unless there is one of
+    your own), and `config.yaml` and `evaluations.csv` if there are any.
 
     A state that tells how many updates it has made, in `state.num_updates`, may be ahead of the
     metrics that come with it, as `rlscan.train` hands it over. It is saved when the two meet. Any
@@ -180,6 +183,7 @@ class Run(Generic[State]):
             self._log.close()
             if self._reached.counts.num_updates > 0:
                 self._log.summarize()
+                self._write_card()
 
     def record(self, updates: Iterable[tuple[State, Metrics]]) -> Iterator[tuple[State, Metrics]]:
         """Hand over the updates of a loop, and keep what they bring.
@@ -352,6 +356,23 @@ class Run(Generic[State]):
             (self.directory / POLICY_FILE).unlink(missing_ok=True)  # it was finished, and goes on
             done = self._reached.counts.num_updates
             write_info(self.directory, self._setup.command, done, self._setup.about)
+
+    def _write_card(self) -> None:
+        """Write the model card. Nothing depends on it, so what cannot be written is only said."""
+        card = Card(
+            title=self._title,
+            num_updates=(self.num_updates_done, self.num_updates),
+            steps_per_update=self._steps_per_update,
+            config=self._config or {},
+            labels=self._labels,
+            policy_config=self._setup.policy_config,
+            has_policy=self._policy is not None,
+            is_finished=self.is_finished,
+        )
+        try:
+            write_card(self.directory, card)
+        except (OSError, ValueError) as error:
+            self.say(f"warning: no model card: {message_of(error)}")
 
     def _sizes(self) -> dict[str, int]:
         """The space that saving needs at the end, in bytes by name."""
