@@ -197,10 +197,11 @@ def _settle(
 
 def inner_jaxprs(eqn: JaxprEqn) -> list[Jaxpr]:
     """The jaxprs in an equation's parameters, such as the branches of a `cond`."""
-    return [inner.jaxpr for inner in _closed_jaxprs(eqn)]
+    return [inner.jaxpr for inner in closed_jaxprs(eqn)]
 
 
-def _closed_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
+def closed_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
+    """The same, with their constants."""
     for value in eqn.params.values():
         for inner in value if isinstance(value, tuple | list) else (value,):
             if isinstance(inner, ClosedJaxpr):
@@ -238,7 +239,7 @@ def first_difference(
 def _equations(closed: ClosedJaxpr) -> Iterator[tuple[JaxprEqn, list[Any]]]:
     """Each equation with its constant operands; those of inner jaxprs follow their equation."""
     for eqn in closed.jaxpr.eqns:
-        inner_jaxprs = list(_closed_jaxprs(eqn))
+        inner_jaxprs = list(closed_jaxprs(eqn))
         values = _constants(closed, eqn.invars)
         # Numbers that became static indices or shapes. The precision, a string or an enumeration,
         # is left out.

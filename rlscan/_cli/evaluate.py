@@ -16,7 +16,7 @@ from .._core.files import write_whole
 from .._rollout.evaluate import Action, Evaluation, Network, evaluate
 from ..runs._build import members
 from ..runs._evaluations import evaluation_key, summarize
-from ..runs._final import policy_file
+from ..runs._final import median_run_of, policy_file
 from ..runs._footprint import evaluation_bytes, require_memory
 from ..runs._load import Trained, load_config, load_trained
 from ..runs._policy_file import load_policy
@@ -24,19 +24,11 @@ from ..runs._scores import bootstrap_interval, iqm
 from .terminal import Parser, check_counts, check_new_file, command, report
 
 
-def player_parser(
-    prog: str, description: str, *, usage: str, default_run: str
-) -> tuple[Parser, Any]:
-    """A parser with the options that choose the policy, its actions and the seed.
-
-    **Returns:** the parser, and the group of options about episodes.
-    """
-    parser = Parser(
-        prog=prog,
-        usage=f"{prog} RUN_DIR {usage}",
-        description=f"{description} Whatever the seed, no episode uses random numbers that "
-        "training used.",
-    )
+def policy_parser(
+    prog: str, description: str, *, usage: str, default_run: str, verb: str
+) -> Parser:
+    """A parser with the options that choose a policy, which is there to play, or to export."""
+    parser = Parser(prog=prog, usage=f"{prog} RUN_DIR {usage}", description=description)
     policy = parser.add_argument_group("policy")
     policy.add_argument(
         "run_dir", metavar="RUN_DIR", help="Run directory, as written by `rlscan train`."
@@ -52,10 +44,24 @@ def player_parser(
         "--checkpoint",
         metavar="best|last|FILE",
         default="last",
-        help="Policy to play: the last one (default), the one before which episodes returned most, "
-        "or that of a file.",
+        help=f"Policy to {verb}: the last one (default), the one before which episodes returned "
+        "most, or that of a file.",
     )
     add_allow_option(policy)
+    return parser
+
+
+def player_parser(
+    prog: str, description: str, *, usage: str, default_run: str
+) -> tuple[Parser, Any]:
+    """A parser with the options that choose the policy, its actions and the seed.
+
+    **Returns:** the parser, and the group of options about episodes.
+    """
+    description = (
+        f"{description} Whatever the seed, no episode uses random numbers that training used."
+    )
+    parser = policy_parser(prog, description, usage=usage, default_run=default_run, verb="play")
     episodes = parser.add_argument_group("episodes")
     episodes.add_argument(
         "--action",
@@ -80,25 +86,34 @@ def add_allow_option(group: Any) -> None:
 
 
 def load_player(options: Namespace, run: int | None) -> Trained:
-    """Load a run, with the policy that the options name.
+    """Load a run for episodes, with the policy that the options name.
 
     **Arguments:**
 
     - `options`: of a `player_parser`.
     - `run`: the number of the run, if several were trained together.
 
-    **Raises:** `ValueError` for a seed out of range, and as `load_trained` and `policy_file`.
+    **Raises:** `ValueError` for a seed out of range, and as `load_chosen`.
     """
     if not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
+    trained = load_chosen(options, run)
+    if trained.config.compile_cache:
+        use_compile_cache()
+    return trained
+
+
+def load_chosen(options: Namespace, run: int | None) -> Trained:
+    """Load a run, with the policy that the options of a `policy_parser` name.
+
+    **Raises:** as `load_trained` and `policy_file`.
+    """
     trained = load_trained(options.run_dir, run=run, allow=options.allow)
     if options.checkpoint != "last":
         file = policy_file(options.run_dir, options.checkpoint)
         trained = trained._replace(
             policy=load_policy(file, run=run, inference=False, allow=options.allow)
         )
-    if trained.config.compile_cache:
-        use_compile_cache()
     return trained
 
 
@@ -106,6 +121,18 @@ def runs_in(options: Namespace) -> list[dict[str, Any]]:
     """The number, seed and swept settings of each run in the directory that the options name."""
     runs = members(load_config(options.run_dir))
     return [{"run": i, "seed": one.seed, **one.swept} for i, one in enumerate(runs)]
+
+
+def choose_run(options: Namespace) -> tuple[int | None, str]:
+    """The number of the run to draw or to export, and what to say of it."""
+    runs = runs_in(options)
+    if len(runs) == 1 or options.run is not None:
+        return options.run, ""
+    try:
+        chosen = median_run_of(options.run_dir)
+    except ValueError as error:
+        raise ValueError(f"{error}; choose one of the {len(runs)} runs: --run 0") from None
+    return chosen, f"run {chosen}, of seed {runs[chosen]['seed']} and median return, "
 
 
 @command

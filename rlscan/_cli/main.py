@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from .._version import __version__
 from .configs import configs_main
 from .evaluate import evaluate_main
+from .export import export_main
 from .plot import plot_main
 from .render import render_main
 from .report import report_main
@@ -19,6 +20,7 @@ COMMANDS = {
     "plot": (plot_main, "draw the learning curves of runs"),
     "report": (report_main, "compare algorithms over environments and seeds"),
     "render": (render_main, "draw an episode of a run's policy"),
+    "export": (export_main, "write the policy of a run for ONNX, or as a program of JAX"),
 }
 
 

@@ -11,9 +11,8 @@ from .._core.files import write_whole
 from .._plots.animation import FORMATS, require_format
 from .._plots.play import play
 from .._plots.render import MOST_FRAMES, render
-from ..runs._final import median_run_of
 from ..runs._footprint import evaluation_bytes, require_memory
-from .evaluate import load_player, player_parser, runs_in
+from .evaluate import choose_run, load_player, player_parser
 from .terminal import Parser, check_counts, check_new_file, command, report
 
 
@@ -72,7 +71,7 @@ def _render(options: Namespace) -> None:
     check_new_file(options.output, FORMATS, overwrite=options.overwrite)
     require_format(Path(options.output).suffix.lower())
     check_counts(options, "masks", "max_frames")
-    run, which = _choose(options)
+    run, which = choose_run(options)
     trained = load_player(options, run)
     num_masks = options.masks if options.uncertainty else 0
     needed = evaluation_bytes(trained.policy, trained.env, 1, num_masks=num_masks)
@@ -98,15 +97,3 @@ def _render(options: Namespace) -> None:
     length, total = int(episode.length), float(episode.reward[: int(episode.length)].sum())
     shown = "" if num_steps == length else f" (the first {num_steps:,} are drawn)"
     print(f"{options.output}: {which}{length:,} steps{shown}, return {total:.4g}")
-
-
-def _choose(options: Namespace) -> tuple[int | None, str]:
-    """The number of the run to draw, and what to say of it."""
-    runs = runs_in(options)
-    if len(runs) == 1 or options.run is not None:
-        return options.run, ""
-    try:
-        chosen = median_run_of(options.run_dir)
-    except ValueError as error:
-        raise ValueError(f"{error}; choose one of the {len(runs)} runs: --run 0") from None
-    return chosen, f"run {chosen}, of seed {runs[chosen]['seed']} and median return, "

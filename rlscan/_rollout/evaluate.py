@@ -222,15 +222,15 @@ def _disagreement(
     policy: Policy, masks: Array, observation: PyTree, states: PyTree
 ) -> tuple["Spread", PyTree]:
     """The spread of the K networks for one observation, and their new states."""
-    parameters, value, states = ask_networks(_parameters, policy, masks, observation, states)
+    parameters, value, states = ask_networks(parameters_of, policy, masks, observation, states)
     deviation = partial(jax.tree.map, lambda x: jnp.std(x, axis=0))
     return Spread(deviation(parameters), deviation(value), None), states
 
 
-def _parameters(distribution: Any) -> PyTree:
+def parameters_of(distribution: Any) -> PyTree:
     """The parameters of a distribution: its logits, or its mean and standard deviation."""
     if hasattr(distribution, "distributions"):  # rlscan's or distrax's Joint
-        return jax.tree.map(_parameters, distribution.distributions, is_leaf=is_distribution)
+        return jax.tree.map(parameters_of, distribution.distributions, is_leaf=is_distribution)
     base = getattr(distribution, "distribution", distribution)  # within distrax.Independent
     if getattr(base, "logits", None) is not None:
         return {"logits": base.logits}

@@ -11,6 +11,7 @@ from ._export import (
     load_exported as load_exported,
 )
 from ._normalized import NormalizedObservations as NormalizedObservations
+from ._onnx import export_onnx as export_onnx
 from ._recurrent import RecurrentActorCritic as RecurrentActorCritic
 from ._transformer import TransformerActorCritic as TransformerActorCritic
 
@@ -26,6 +27,7 @@ __all__ = [
     "export",
     "load_exported",
     "NormalizedObservations",
+    "export_onnx",
     "RecurrentActorCritic",
     "TransformerActorCritic",
 ]

@@ -18,8 +18,8 @@ import pytest
 import run_dirs
 
 import rlscan
+from rlscan._cli.evaluate import choose_run
 from rlscan._cli.main import main
-from rlscan._cli.render import _choose
 from rlscan.runs._evaluations import EvaluationsFile, evaluation_key, make_evaluator, summarize
 from rlscan.runs._final import final_returns, median_run, policy_file
 
@@ -129,7 +129,7 @@ def test_all_seeds_are_evaluated_on_the_same_episodes(seeds: Path, tmp_path: Pat
 
 def test_the_run_with_the_median_return_is_drawn(seeds: Path):
     for run, chosen in ((None, 2), (1, 1)):
-        assert _choose(argparse.Namespace(run_dir=str(seeds), run=run))[0] == chosen
+        assert choose_run(argparse.Namespace(run_dir=str(seeds), run=run))[0] == chosen
     assert [median_run(x) for x in ([1.0], [3.0, 1.0], [np.nan, 5.0, 4.0, 9.0])] == [0, 1, 1]
     with pytest.raises(ValueError, match="no run has ended an episode"):
         median_run([np.nan])
