@@ -29,7 +29,8 @@ CARD_FILE, PICTURE_FILE = "README.md", "learning_curve.png"
 _MARK = "<!-- Written by rlscan. Remove this line to keep the file as it is. -->"
 _METADATA = "---\nlibrary_name: rlscan\npipeline_tag: reinforcement-learning\n---"  # for a hub
 _RETURN = "episode_return"
-_MOST_ROWS = 10  # of a curve in a table; one with more points is drawn
+_MOST_ROWS = 10  # of a curve in a table; one with more points may be drawn
+_LEAST_SECONDS = 60.0  # of a run whose curve is drawn, since that takes a second
 
 
 class Card(NamedTuple):
@@ -43,12 +44,14 @@ class Card(NamedTuple):
     policy_config: Config | None  # from which `load_policy` builds the policy
     has_policy: bool  # whether one is saved
     is_finished: bool
+    seconds: float  # of training
 
 
 def write_card(directory: Path, card: Card) -> None:
     """Write the model card of a run, unless the user has put a file of the same name there.
 
-    The learning curve is a picture in a file of its own if matplotlib is installed, else a table.
+    The learning curve of a long run is a picture in a file of its own, if matplotlib is installed;
+    else it is a table.
 
     **Raises:** `OSError` if a file cannot be written; `ValueError` if the metrics cannot be read.
     """
@@ -57,8 +60,9 @@ def write_card(directory: Path, card: Card) -> None:
     table = with_run_and_seed(read_table(directory, METRICS_FILES[0]), lambda: card.config)
     has_returns = _RETURN in table and len(table[_RETURN]) > 0
     groups = _groups(directory, table, card.labels) if has_returns else []
+    may_draw = card.is_finished and card.seconds >= _LEAST_SECONDS
     parts = [_METADATA, _MARK, f"# {' '.join(card.title.split())}", _progress(card)]
-    parts += [*_returns(directory, groups), *_learning_curve(directory, groups, card.is_finished)]
+    parts += [*_returns(directory, groups), *_learning_curve(directory, groups, may_draw)]
     parts += [*_loading(card), *_settings(card.config), *_versions(directory)]
     write_whole(directory / CARD_FILE, "\n\n".join(parts).encode() + b"\n")
 

@@ -368,6 +368,7 @@ class Run(Generic[State]):
             policy_config=self._setup.policy_config,
             has_policy=self._policy is not None,
             is_finished=self.is_finished,
+            seconds=self._reached.counts.seconds,
         )
         try:
             write_card(self.directory, card)

@@ -70,9 +70,12 @@ def test_each_setting_of_a_sweep_has_its_own_row(tmp_path: Path):
     assert "return: dropout 0.5 (2 seeds)" in section(card, "Learning curve")
 
 
-def test_a_long_curve_is_a_picture_if_there_is_matplotlib(
+def test_the_curve_of_a_long_run_is_a_picture_if_there_is_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    record(tmp_path / "short", np.arange(40.0))
+    assert not (tmp_path / "short" / PICTURE_FILE).exists()
+    monkeypatch.setattr("rlscan.runs._card._LEAST_SECONDS", 0.0)
     card = record(tmp_path / "run", np.arange(40.0))
     assert f"]({PICTURE_FILE})" in section(card, "Learning curve")
     assert (tmp_path / "run" / PICTURE_FILE).read_bytes().startswith(b"\x89PNG")
@@ -119,7 +122,7 @@ def test_its_code_loads_the_policy(num_seeds: int, tmp_path: Path, monkeypatch: 
     add_metrics(directory, rows)
     (directory / "evaluations.csv").write_text("update,step,episode_return\n1,10,3\n2,20,7\n")
     tree = to_dict(CONFIG)
-    write_card(directory, Card("CartPole-v1", (1, 1), 10, tree, labels, CONFIG, True, True))
+    write_card(directory, Card("CartPole-v1", (1, 1), 10, tree, labels, CONFIG, True, True, 9.0))
     card, names = (directory / "README.md").read_text(), dict[str, Any]()
     if num_seeds == 1:
         assert "| last evaluation | 7 | 7 |" in section(card, "Return")
