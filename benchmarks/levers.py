@@ -56,7 +56,7 @@ UNDONE: dict[str, tuple[str, Any, str]] = {
         "a reset of each environment drawn in every step",
     ),
     "a slot per step": (
-        "rlscan._rollout.rollout._block_length",
+        "rlscan._rollout.slots._block_length",
         lambda env, num_steps: 1,
         "final observations kept for every step, not for every time limit",
     ),

@@ -64,6 +64,7 @@ UPDATE = (
 TESTS = {
     "rlscan/_rollout/replay.py": REPLAY,
     "rlscan/_rollout/rollout.py": ROLLOUT,
+    "rlscan/_rollout/slots.py": ROLLOUT,
     "rlscan/_rollout/gae.py": ("tests/_rollout/test_gae.py",),
     "rlscan/_rollout/next_observation.py": ("tests/_rollout/test_next_observation.py",),
     "rlscan/_rollout/next_value.py": ("tests/_rollout/test_next_value.py",),

@@ -115,12 +115,17 @@ def _arrays(tree: PyTree) -> list[Any]:
 
 
 def _check_time_limit(env: Any) -> None:
-    limit = getattr(env, "time_limit", None)
-    if not (limit is None or is_positive_integer(limit)):
-        raise ValueError(
-            f"{type(env).__name__}.time_limit must be a positive integer, a number of steps, "
-            f"got {limit!r}; leave it out if episodes may be truncated at any step"
-        )
+    counts = {
+        "time_limit": "a number of steps",
+        "final_slots": "a number of truncations in one rollout",
+    }
+    for name, what in counts.items():
+        count = getattr(env, name, None)
+        if not (count is None or is_positive_integer(count)):
+            raise ValueError(
+                f"{type(env).__name__}.{name} must be a positive integer, {what}, "
+                f"got {count!r}; leave it out if episodes may be truncated at any step"
+            )
 
 
 def check_state(policy: Any, env: Any, state: Any) -> None:

@@ -123,7 +123,10 @@ class Environment(Protocol):
     JAX can map over environments, such as `jax.debug.print`.
 
     An attribute `time_limit: int` is optional. It promises that no episode is truncated before it
-    has lasted that many steps, which saves memory (see `rlscan.Trajectory`).
+    has lasted that many steps, which saves memory (see `rlscan.Trajectory`). If there is no such
+    limit, an attribute `final_slots: int` saves memory in its place: it promises that no
+    environment is truncated more often than that in one rollout. A flag `keeps_state` says that an
+    environment runs outside of JAX and keeps a state there, so that no step can be repeated.
     """
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:

@@ -31,7 +31,8 @@ def next_observation(state: RolloutState, trajectory: Trajectory) -> PyTree:
     - `trajectory`: from the same `rollout`, whole in time.
 
     **Returns:** `[T, N, …]`, in the structure and the dtypes of `trajectory.observation`. If an
-    environment was truncated twice within its declared `time_limit`, a final observation is lost.
+    environment was truncated twice within its declared `time_limit`, or more often than its
+    declared `final_slots`, a final observation is lost.
     Its floating-point entries are NaN (−∞ under `jax_debug_nans`), its others 0.
 
     **Raises:** `ValueError` for a trajectory without its final observations.

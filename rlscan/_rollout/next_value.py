@@ -37,8 +37,8 @@ def next_value(
     - `value`: `[T, N, …]`, from `replay(policy, trajectory)`.
 
     **Returns:** `[T, N, …]`. NaN (−∞ under `jax_debug_nans`), rather than a wrong value, if an
-    environment was truncated twice within its declared `time_limit`, because then a final
-    observation is lost.
+    environment was truncated twice within its declared `time_limit`, or more often than its
+    declared `final_slots`, because then a final observation is lost.
 
     Source: Pardo et al., *Time Limits in Reinforcement Learning*, 2018, arXiv:1712.00378.
     """

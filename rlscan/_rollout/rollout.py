@@ -1,14 +1,11 @@
 """The rollout: a policy acts in N copies of an environment for T steps, in one scan."""
 
-import dataclasses
-import math
 from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
@@ -20,10 +17,11 @@ from .._core.require import require_one_of, require_positive
 from .._core.roles import require_environment, require_policy
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
-from .._core.tree import as_strong_arrays, cast_like, clone_keys, map_arrays, tree_bytes, where
+from .._core.tree import as_strong_arrays, cast_like, map_arrays, tree_bytes, where
 from .._core.types import Environment, Policy, PyTree
 from ..random._keys import KeyLike, as_key, key as make_key
 from .layout import stored_input_major
+from .slots import empty_slots, keep_truncated
 from .state import (
     KEY_SCHEDULES,
     FinalObservations,
@@ -165,7 +163,6 @@ def _rollout(
     policy: Policy,
     state: RolloutState,
 ) -> tuple[RolloutState, Trajectory]:
-    block_length = _block_length(env, num_steps)
     load_policy = stored_input_major(policy)
 
     def step(carry: tuple, t: Int[Array, ""]) -> tuple[tuple, Transition]:
@@ -179,10 +176,10 @@ def _rollout(
         )
         state, transition, last_seen = eqx.filter_vmap(one_step)(state)
         truncated = transition.truncated & ~transition.terminated
-        slots = _keep_truncated(slots, t, block_length, truncated, last_seen)
+        slots = keep_truncated(env, num_steps, slots, t, truncated, last_seen)
         return (state, slots), transition
 
-    slots = _empty_slots(state, num_steps, block_length)
+    slots = empty_slots(env, state, num_steps)
     try:
         (after, final), transitions = filter_scan(
             step, (state, slots), jnp.arange(num_steps), unroll=unroll
@@ -271,42 +268,6 @@ def _next_keys(state: RolloutState, is_new: bool | Bool[Array, ""]) -> tuple[Arr
     if is_new is True:
         return noise_key, policy_key
     return where(jnp.asarray(is_new), (noise_key, policy_key), (state.noise_key, state.policy_key))
-
-
-def _block_length(env: Environment, num_steps: int) -> int:
-    """The number of steps in which an environment is truncated at most once."""
-    time_limit = getattr(env, "time_limit", None)
-    if time_limit is None:
-        return 1  # any step may truncate
-    return int(min(time_limit, num_steps))
-
-
-def _empty_slots(state: RolloutState, num_steps: int, block_length: int) -> FinalObservations:
-    unused = FinalObservations(
-        step=jnp.full(state.key.shape, num_steps),
-        observation=state.observation,
-        policy_state=state.policy_state,
-        policy_key=state.policy_key,
-    )
-    num_slots = math.ceil(num_steps / block_length)
-    return map_arrays(lambda leaf: jnp.broadcast_to(leaf, (num_slots, *leaf.shape)), unused)
-
-
-def _keep_truncated(
-    slots: FinalObservations,
-    t: Int[Array, ""],
-    block_length: int,
-    truncated: Bool[Array, " N"],
-    last_seen: FinalObservations,
-) -> FinalObservations:
-    """Store the last observations of the environments that step t truncated."""
-    k = t // block_length
-    last_seen = dataclasses.replace(last_seen, step=jnp.full(truncated.shape, t))
-    before = map_arrays(
-        lambda slot: lax.dynamic_index_in_dim(slot, k, keepdims=False), clone_keys(slots)
-    )
-    after = where(truncated, last_seen, before)
-    return map_arrays(lambda s, x: lax.dynamic_update_index_in_dim(s, x, k, 0), slots, after)
 
 
 def transition_bytes(

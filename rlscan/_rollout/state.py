@@ -47,7 +47,7 @@ class FinalObservations(eqx.Module):
 
     An episode truncated by its time limit L has lasted L steps. An environment is therefore
     truncated at most once in each block of L steps, and K = ⌈T / L⌉ slots are enough: step t uses
-    slot ⌊t / L⌋.
+    slot ⌊t / L⌋. If an environment declares K itself, as `final_slots`, they are filled in order.
     """
 
     # Every leaf is [K, N, …].
@@ -106,7 +106,8 @@ class Trajectory(Transition):
     for an observation (o), an action (a), a key (k: 8 for `mix32` and `threefry2x32`) and, for a
     recurrent policy only, its value (v) and state (s). The 18 bytes are log_prob, reward and the
     episode's return and length, 4 each, and two flags. L is the environment's time limit, or 1 if
-    it declares none. Dropout masks and other noise take no memory, however large the network is.
+    it declares none; K = min(T, `final_slots`) if it declares those. Dropout masks and other noise
+    take no memory, however large the network is.
     """
 
     initial_policy_state: PyTree

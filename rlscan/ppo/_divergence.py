@@ -89,7 +89,8 @@ def _in_rollout(batch: Minibatch) -> str | None:
         if steps.truncated[t, n] and not steps.terminated[t, n]:
             found += (
                 "; it was truncated there: if the environment declares a time_limit, none of its "
-                "episodes may be truncated earlier"
+                "episodes may be truncated earlier, and if it declares final_slots, none may be "
+                "truncated more often in one rollout"
             )
         return found
     return "the value target overflows" if len(_not_finite(batch.target)) else None

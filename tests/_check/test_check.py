@@ -415,11 +415,16 @@ def test_a_step_that_breaks_the_contract_is_refused(outputs: dict, told: str) ->
 
 
 @pytest.mark.parametrize("limit", [0, -1, 2.5, "500", True])
-def test_an_invalid_time_limit_is_refused(limit: Any) -> None:
+@pytest.mark.parametrize(
+    "name, what",
+    [("time_limit", "a number of steps"), ("final_slots", "a number of truncations")],
+)
+def test_an_invalid_time_limit_is_refused(name: str, what: str, limit: Any) -> None:
     env: Any = Env()
-    env.time_limit = limit
+    setattr(env, name, limit)
     message = refusal(ValueError, policy(), env)
-    assert f"Env.time_limit must be a positive integer, a number of steps, got {limit!r}" in message
+    assert f"Env.{name} must be a positive integer, {what}" in message
+    assert f"got {limit!r}" in message
 
 
 @pytest.mark.parametrize("limit", [None, 5, np.int64(5)])

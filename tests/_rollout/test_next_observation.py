@@ -24,6 +24,7 @@ class Counted(eqx.Module):
     """
 
     time_limit: int | None = eqx.field(static=True, default=3)
+    final_slots: int | None = eqx.field(static=True, default=None)
     both: bool = eqx.field(static=True, default=False)  # whether a termination truncates too
 
     def reset(self, key: Any) -> tuple:
@@ -78,7 +79,15 @@ def by_hand(env: Any, first: Any, trajectory: Any) -> tuple:
     return tuple(jax.tree.map(lambda *rows: np.stack(rows), *steps) for steps in (last, seen))
 
 
-@pytest.mark.parametrize("env", [Counted(), Counted(time_limit=None, both=True)], ids=str)
+@pytest.mark.parametrize(
+    "env",
+    [
+        Counted(),
+        Counted(time_limit=None, both=True),
+        Counted(time_limit=None, final_slots=T // 3),
+    ],
+    ids=str,
+)
 def test_next_observations_against_environments_stepped_by_hand(env: Counted) -> None:
     first, _, trajectory, following = roll(env)
     last, seen = by_hand(env, first, trajectory)
@@ -92,9 +101,12 @@ def test_next_observations_against_environments_stepped_by_hand(env: Counted) ->
         np.testing.assert_array_equal(rows[terminated], seen[name][terminated])
 
 
-def test_a_lost_final_observation_is_no_other_one() -> None:
-    """Episodes are cut after 3 steps, although 6 are declared: 7 ends share 4 slots."""
-    _, _, trajectory, following = roll(Counted(time_limit=6))
+@pytest.mark.parametrize(
+    "env", [Counted(time_limit=6), Counted(time_limit=None, final_slots=4)], ids=str
+)
+def test_a_lost_final_observation_is_no_other_one(env: Counted) -> None:
+    """Episodes are cut after 3 steps, although 6 are declared: up to 7 ends share 4 slots."""
+    _, _, trajectory, following = roll(env)
     kept = np.zeros((T, N), bool)
     kept[np.minimum(trajectory.final.step, T - 1), np.arange(N)] = True
     lost = np.asarray(trajectory.truncated) & ~np.asarray(trajectory.terminated) & ~kept

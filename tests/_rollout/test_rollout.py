@@ -366,6 +366,23 @@ def test_without_a_time_limit_there_is_a_slot_per_step():
     np.testing.assert_array_equal(trajectory.final.step, np.transpose([expected, expected]))
 
 
+@pytest.mark.parametrize("declared, used", [(1, [4]), (3, [4, 9, 12]), (99, [4, 9] + [12] * 10)])
+def test_declared_slots_are_filled_in_order(declared, used):
+    """A rollout of 12 steps is truncated after steps 4 and 9."""
+
+    class Declared(rlscan.envs.Wrapper):
+        @property
+        def final_slots(self):
+            return declared
+
+    env = Declared(probe_with(None))
+    policy, _, after, trajectory = roll_probe(env)
+    np.testing.assert_array_equal(trajectory.final.step, np.transpose([used, used]))
+    following = rlscan.next_value(policy, after, trajectory, jnp.ones((12, 2)))
+    is_lost = np.argwhere(np.isnan(following[:, 0]))[:, 0].tolist()
+    assert is_lost == ([9] if declared == 1 else [])
+
+
 def test_a_lost_truncation_is_nan_and_never_a_wrong_value():
     """The declared limit is 6 steps, but episodes are cut at 5, so finally two share a slot."""
     policy, _, after, trajectory = roll_probe(probe_with(6), 30)
