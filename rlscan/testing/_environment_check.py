@@ -53,6 +53,9 @@ def check_environment(
     - the same state, action and key give the same step, again and with and without `vmap`, and
       no attribute of the environment changes.
 
+    What needs a step to be repeated is not checked of an environment with `keeps_state`, such as
+    one of Gymnasium.
+
     A check that takes longer than ten seconds says so on stderr, and what it is doing.
 
     **Arguments:**
@@ -77,18 +80,20 @@ def check_environment(
     draw = sample_action or partial(sample, env.action_space())
     with Progress("check_environment") as progress:
         progress.stage = "tracing reset and step"
-        _check_types(env, draw, play_key)
+        like = _check_types(env, draw, play_key)
         before = attributes(env)
-        player = Player(env, draw, num_envs)
+        player = Player(env, draw, num_envs, like)
         progress.stage = f"compiling step and playing {num_steps} steps"
         steps = player.play(play_key, num_steps)
         progress.stage = "repeating steps"
-        _check_repeats(env, player, steps, before)
+        if not getattr(env, "keeps_state", False):
+            _check_repeats(env, player, steps, before)
         _check_rewards(steps)
         _check_observations(env, steps)
         _check_final(steps, final_differs)
         _check_time_limit(env, steps)
-        _check_same_step(player, steps)
+        if not getattr(env, "keeps_state", False):
+            _check_same_step(player, steps)
         progress.stage = "comparing the starts of episodes"
         _check_starts(env, player, steps, start_key, starts_differ)
     terminated = np.asarray(steps.terminated)
@@ -110,8 +115,11 @@ def _check_methods(env: Any) -> None:
         require(is_there, required, f"a {type(env).__name__} without it", edit)
 
 
-def _check_types(env: Any, draw: Callable, key: Any) -> None:
-    """Check the number of values, and their structures, shapes and dtypes, by tracing alone."""
+def _check_types(env: Any, draw: Callable, key: Any) -> tuple[Any, Any]:
+    """Check the number of values, and their structures, shapes and dtypes, by tracing alone.
+
+    **Returns:** the shapes and dtypes of the observation and the state after a step.
+    """
     start = eqx.filter_eval_shape(env.reset, key)
     is_pair = isinstance(start, tuple) and len(start) == 2
     require(is_pair, "reset must return (observation, state)", type(start).__name__, "Return both")
@@ -137,13 +145,29 @@ def _check_types(env: Any, draw: Callable, key: Any) -> None:
     has_final = isinstance(info, dict) and "final_observation" in info
     edit = "Put the observation before any reset there, at every step"
     require(has_final, "info must have 'final_observation'", f"{info}", edit)
-    again = eqx.filter_eval_shape(env.step, key, state, action)
+    # A trace from the state that led to this one would be the same, and long traces take seconds.
+    is_same = _types(start) == _types((observation, state))
+    again = result if is_same else eqx.filter_eval_shape(env.step, key, state, action)
     _require_same("the observation of step", observation, "reset's", start[0])
     _require_same("the state of step", state, "reset's", start[1])
     _require_same("the second step's observation", again[0], "the first's", observation)
     _require_same("the second step's state", again[1], "the first's", state)
     final = info["final_observation"]
     _require_same("info['final_observation']", final, "the observation's", observation)
+    return jax.tree.map(_as_array, (observation, state))
+
+
+def _as_array(leaf: Any) -> Any:
+    """A number's shape and dtype as an array."""
+    is_number = isinstance(leaf, bool | int | float)
+    return jax.eval_shape(jnp.asarray, leaf) if is_number else leaf
+
+
+def _types(tree: Any) -> Any:
+    """The structure of a tree, and the type of each leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    kinds = [(getattr(x, "dtype", type(x)), getattr(x, "weak_type", None)) for x in leaves]
+    return structure, kinds, [getattr(x, "shape", ()) for x in leaves]
 
 
 def _require_same(name: str, got: Any, other: str, wanted: Any) -> None:
@@ -282,7 +306,8 @@ def _check_starts(
         return
     after = jax.device_get(at(plain((flat.observation, flat.state_after)), done))
     _check_resets_after_ends(starts, after, varies, len(done))
-    _check_forgets(player, at(flat, done[:_NUM_STARTS]), step_key)
+    if not getattr(env, "keeps_state", False):
+        _check_forgets(player, at(flat, done[:_NUM_STARTS]), step_key)
 
 
 def _check_resets_after_ends(starts: Any, after: Any, varies: bool, num_ends: int) -> None:

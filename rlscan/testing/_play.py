@@ -48,7 +48,8 @@ class Player:
 
     num_envs: int
 
-    def __init__(self, env: Any, draw: Callable, num_envs: int):
+    def __init__(self, env: Any, draw: Callable, num_envs: int, like: tuple[Any, Any]):
+        """`like` are the shapes and dtypes of the observation and the state after a step."""
         self.num_envs, self._draw = num_envs, draw
 
         def take(key: Any, state: Any, action: Any) -> tuple:
@@ -60,9 +61,7 @@ class Player:
             return observation, _in_dtypes(state, after), *rest
 
         def start(key: Any) -> tuple:
-            observation, state = env.reset(jax.random.clone(key))
-            action = jax.eval_shape(draw, key)
-            return _in_dtypes(jax.eval_shape(take, key, state, action)[:2], (observation, state))
+            return _in_dtypes(like, env.reset(jax.random.clone(key)))
 
         self.step_one, self._plain_step = jax.jit(step), step
         self._reset, self._step = jax.jit(jax.vmap(start)), jax.jit(jax.vmap(step))
