@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from .configs import configs_main
+from .envs import envs_main
 from .evaluate import evaluate_main
 from .export import export_main
 from .plot import plot_main
@@ -16,6 +17,7 @@ from .train import train_main
 COMMANDS = {
     "train": (train_main, "train a policy from a config"),
     "configs": (configs_main, "list the configs that come with rlscan"),
+    "envs": (envs_main, "list the suites of environments, and what is in them"),
     "evaluate": (evaluate_main, "play episodes with the policy of a run, and print its return"),
     "plot": (plot_main, "draw the learning curves of runs"),
     "report": (report_main, "compare algorithms over environments and seeds"),

@@ -37,8 +37,8 @@ def _refuse_gymnasium(env: Any) -> None:
     if _binds(env, "reset", seed=0) and _binds(env, "step", None):
         raise TypeError(
             f"{kind} is a Gymnasium environment, which Python steps outside of JAX, and a rollout "
-            "is one compiled program; use rlscan.make, which has gymnax's environments in JAX, or "
-            "write reset and step in JAX as rlscan.Environment describes them"
+            "is one compiled program; use rlscan.make('gymnasium:NAME'), or write reset and step "
+            "in JAX as rlscan.Environment describes them"
         )
     name = is_attribute[0]
     is_property = isinstance(inspect.getattr_static(type(env), name, None), property)

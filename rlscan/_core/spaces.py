@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +36,37 @@ Path = tuple[str | int, ...]  # an index into a NamedTuple is a `Field`
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A space of arrays between two bounds, each a number or an array of the same shape."""
+    """A space of arrays of one shape and dtype, between two bounds.
+
+    **Arguments:**
+
+    - `low`, `high`: the bounds, each a number or an array of the shape. ±∞ is no bound.
+    - `shape`: the shape of an element.
+    - `dtype`: the dtype of an element. One of `uint8` or `bool` takes a byte in a trajectory.
+    """
 
     low: Any
     high: Any
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
     dtype: Any = jnp.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """The n integers from `start` on.
+
+    **Arguments:**
+
+    - `n`: the number of integers.
+    - `start`: the first one.
+    - `dtype`: the dtype of an element.
+    """
+
+    n: int
+    start: int = 0
+    dtype: Any = jnp.int32
+
+    shape: ClassVar[tuple[int, ...]] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from .._core.program import is_outermost
 from .._core.require import as_plain, did_you_mean
 from .._core.tree import is_key, map_arrays
 from .._core.types import Environment, PyTree
+from ._eager import jitted
 from ._import_gymnax import import_gymnax
 from ._reset import reset_where
 
@@ -55,20 +55,7 @@ BOOLEAN_ENVIRONMENTS = tuple(name for name in ENVIRONMENTS if name.endswith("-Mi
 
 
 def make(name: str, **params: Any) -> Environment:
-    """Make an environment by its name.
-
-    **Arguments:**
-
-    - `name`: one of `rlscan.envs.ENVIRONMENTS`.
-    - `params`: physical parameters of the environment (`gravity=3.7`, `max_steps_in_episode=200`)
-        or arguments of its constructor (`num_bits=2`), by gymnax's names.
-
-    **Returns:** an `rlscan.Environment`. Its observations have the dtype that their space declares,
-    its rewards are float32, and MinAtar's pixels are booleans.
-
-    **Raises:** `ValueError`, with the nearest names, if there is no such environment or parameter,
-    or if the environment rejects a value.
-    """
+    """Make one of gymnax's environments, as `rlscan.make` describes it."""
     check_name(name)
     # JAX's arrays stay, because they may be traced or mapped over.
     params = {n: x if isinstance(x, jax.Array) else as_plain(x) for n, x in params.items()}
@@ -190,14 +177,14 @@ class GymnaxEnvironment(eqx.Module):
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         with jax.enable_x64(False):
-            return _jitted(GymnaxEnvironment._reset, self, key)
+            return jitted(GymnaxEnvironment._reset, self, key)
 
     def step(
         self, key: PRNGKeyArray, state: Any, action: Any
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
         with jax.enable_x64(False):
             state, action = _in_32_bits((state, action))
-            return _jitted(GymnaxEnvironment._step, self, key, state, action)
+            return jitted(GymnaxEnvironment._step, self, key, state, action)
 
     def _reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         observation, state = self.env.reset(key, self.params)
@@ -272,21 +259,6 @@ class GymnaxEnvironment(eqx.Module):
         """Cast an observation to its space's dtype; FourRooms declares floats, returns integers."""
         space = self.observation_space()
         return jnp.asarray(observation, space.dtype) if hasattr(space, "dtype") else observation
-
-
-def _jitted(method: Callable[..., PyTree], env: GymnaxEnvironment, *arguments: PyTree) -> PyTree:
-    """Call a method, jitted unless a caller compiles it."""
-    if not is_outermost():
-        return method(env, *arguments)
-    arrays, rest = eqx.partition(env, eqx.is_array)
-    return _call(method, rest, arrays, *arguments)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _call(
-    method: Callable[..., PyTree], rest: GymnaxEnvironment, arrays: PyTree, *arguments: PyTree
-) -> PyTree:
-    return method(eqx.combine(arrays, rest), *arguments)
 
 
 def _in_32_bits(tree: PyTree) -> PyTree:

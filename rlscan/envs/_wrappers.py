@@ -79,6 +79,16 @@ class Wrapper(eqx.Module):
         """The inner environment's time limit in steps; `None` if it has none."""
         return getattr(self.env, "time_limit", None)
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the inner environment keeps a state outside of the one that it returns."""
+        return getattr(self.env, "keeps_state", False)
+
+    @property
+    def final_slots(self) -> int | None:
+        """The inner environment's number of slots for last observations; `None` if it has none."""
+        return getattr(self.env, "final_slots", None)
+
 
 class ObserveOnly(Wrapper):
     """An environment that shows only some entries of its observation `[d]`.
@@ -270,7 +280,7 @@ class LastActionReward(Wrapper):
         return Nested(_add(parts if isinstance(parts, dict) else space, entries))
 
     def _first_entries(self) -> dict[str, PyTree]:
-        action = map_space(_first_action, action_space_of(self.env))
+        action = map_space(first_action, action_space_of(self.env))
         return {"last_action": action, "last_reward": jnp.zeros(())}
 
 
@@ -283,7 +293,7 @@ def _add(observation: PyTree, entries: dict[str, PyTree]) -> dict[str, PyTree]:
     return {**parts, **entries}
 
 
-def _first_action(_: Path, space: Any) -> Array:
+def first_action(_: Path, space: Any) -> Array:
     dtype = jnp.int32 if is_discrete(space) else space_dtype(space)
     start = 0 if is_box(space) else getattr(space, "start", 0)
     return jnp.broadcast_to(jnp.asarray(start, dtype), getattr(space, "shape", ()))

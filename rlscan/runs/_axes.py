@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .._core.require import did_you_mean
-from ..envs._gymnax import float_params
+from ..envs._make import float_params
 from ._arguments import arguments_of
 from ._component import find, is_own
 from ._sweep import SWEEPABLE, split_entry

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from .._check.policy import check_policy
 from .._core.screen import message_of
 from .._core.types import Environment, Policy
-from ..envs._gymnax import make
+from ..envs._make import check_exists, make
 from ..envs._wrappers import FrameStack, LastActionReward, ObserveOnly
 from ..nn._dropout import Schedule
 from ..policies._normalized import NormalizedObservations
@@ -54,6 +54,8 @@ def _bare_env(config: Config, run: int | None) -> Environment:
             for key, number in swept.items()
             if key.startswith(PARAMS)
         }
+        with _named("env.name"):
+            check_exists(str(config.env.name))
         with _named("env.params"):
             return make(str(config.env.name), **{**config.env.params, **params})
     component = config.env.component

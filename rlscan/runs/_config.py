@@ -14,7 +14,7 @@ import yaml
 
 from .._core.require import require_positive
 from .._core.schema import require_plain, structured
-from ..envs._gymnax import check_name
+from ..envs._make import check_name
 from ..envs._wrappers import check_indices
 from ..ppo._algorithm import count_updates
 from ..ppo._config import SCHEDULED, PPOConfig, check_config
@@ -42,9 +42,10 @@ class EnvConfig:
     """
 
     name: str | None = "CartPole-v1"
-    """Name of the environment, one of rlscan.envs.ENVIRONMENTS."""
+    """Name of the environment: one of rlscan.envs.ENVIRONMENTS, or of another suite, such as
+    brax:ant; `rlscan envs` lists them."""
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Parameters of the environment, under gymnax's names: {max_steps_in_episode: 200}."""
+    """Parameters of the environment, under the suite's names: {max_steps_in_episode: 200}."""
     class_path: str | None = None
     """Class of the environment, in place of a name, called as Reach(**init_args): my_module.Reach.
     --env is short for it."""

@@ -10,6 +10,7 @@ import yaml
 
 from .._core.require import did_you_mean
 from .._core.tree import flatten_keys
+from ..envs._make import is_name
 from ..ppo._config import SCHEDULED
 from ._arguments import as_text
 from ._component import ANYTHING
@@ -224,10 +225,10 @@ def _override(
 
 
 def _with_name(setting: Setting) -> Setting:
-    """`env: CartPole-v1` as the name of an environment; a class has a module."""
+    """`env: CartPole-v1` as the name of an environment; a class has a module, which is no suite."""
     value = setting.value
-    is_name = setting.key == "env" and isinstance(value, str) and not set(".:{") & set(value)
-    return setting._replace(key="env.name") if is_name else setting
+    named = setting.key == "env" and isinstance(value, str) and is_name(value)
+    return setting._replace(key="env.name") if named else setting
 
 
 def _is_mapping(value: Any) -> bool:

@@ -1,0 +1,203 @@
+"""`HostEnvironment`: environments that Python steps outside of JAX, as one `rlscan.Environment`."""
+
+import secrets
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+from jax.experimental import io_callback
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from .._core.spaces import space_shapes
+from .._core.types import PyTree, StepResult
+
+_MOST_POOLS = 4
+
+
+class Stepped(NamedTuple):
+    """What a step of N environments gives, in NumPy; every array is `[N, …]`."""
+
+    observation: PyTree  # of the next episode, where one has ended
+    reward: Any
+    terminated: Any
+    truncated: Any
+    final_observation: PyTree  # of the episode that has ended; otherwise `observation`
+
+
+class Pool(Protocol):
+    """N environments on the host, which reset themselves in the step that ends an episode."""
+
+    def reset(self) -> PyTree:
+        """Start all episodes, and return the observations, `[N, …]`."""
+        ...
+
+    def step(self, actions: PyTree) -> Stepped:
+        """Step all environments."""
+        ...
+
+    def close(self) -> None:
+        """Give back what they hold."""
+        ...
+
+
+class HostEnvironment:
+    """Environments on the host, N of which are stepped by one callback from the rollout.
+
+    Each `rlscan.init_rollout`, and so each evaluation, makes N environments of its own, each with a
+    seed from its key. They cannot be copied, so a state that is stepped twice gives two different
+    results, and a process that goes on with a saved state makes them again: their episodes are cut,
+    with what was observed last, and a warning says so.
+    """
+
+    def __init__(
+        self,
+        make_pool: Callable[[list[int]], Pool],
+        observation_space: Any,
+        action_space: Any,
+        *,
+        name: str,
+        time_limit: int | None = None,
+    ):
+        """**Arguments:**
+
+        - `make_pool`: makes the environments for a list of N seeds.
+        - `observation_space`, `action_space`: the spaces of one environment.
+        - `name`: what to call it in messages.
+        - `time_limit`: the number of steps until truncation, if no episode is truncated earlier.
+        """
+        self.name, self.time_limit = name, time_limit
+        self._make_pool, self._spaces = make_pool, (observation_space, action_space)
+        self._pools: OrderedDict[int, tuple[Pool, int]] = OrderedDict()
+        self._shape = space_shapes(observation_space)
+        self._open = _batched(self._open_on_host, self._shape_of_start)
+        self._step = _batched(self._step_on_host, self._shape_of_step)
+
+    keeps_state = True
+    """Whether it keeps a state of its own, so that a step cannot be repeated."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def observation_space(self) -> Any:
+        return self._spaces[0]
+
+    def action_space(self) -> Any:
+        return self._spaces[1]
+
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, "HostState"]:
+        pool, index, observation = self._open(_seed(key))
+        return observation, HostState(pool, index, observation)
+
+    def step(self, key: PRNGKeyArray, state: "HostState", action: PyTree) -> StepResult:
+        pool, index, (observation, reward, terminated, truncated, final) = self._step(
+            state, action, _seed(key)
+        )
+        after = HostState(pool, index, observation)
+        return observation, after, reward, terminated, truncated, {"final_observation": final}
+
+    # On the host.
+
+    def _open_on_host(self, seeds: np.ndarray) -> tuple:
+        identity, observations = self._new_pool(seeds)
+        num_envs = len(seeds)
+        return (
+            np.full(num_envs, identity, np.int32),
+            np.arange(num_envs, dtype=np.int32),
+            observations,
+        )
+
+    def _new_pool(self, seeds: np.ndarray) -> tuple[int, PyTree]:
+        while len(self._pools) >= _MOST_POOLS:
+            self._pools.popitem(last=False)[1][0].close()  # the least recently used
+        pool = self._make_pool([int(seed) for seed in seeds])
+        identity = secrets.randbits(31)  # another one in another process
+        self._pools[identity] = pool, len(seeds)
+        return identity, pool.reset()
+
+    def _step_on_host(self, state: "HostState", actions: PyTree, seeds: np.ndarray) -> tuple:
+        identity, num_envs = int(state.pool[0]), len(seeds)
+        if identity not in self._pools:
+            return self._cut(state, seeds)
+        pool, size = self._pools[identity]
+        if size != num_envs or (state.index != np.arange(num_envs)).any():
+            raise ValueError(
+                f"{self.name} runs outside of JAX, so its {size} environments must be stepped "
+                f"together and in order, got {num_envs} of them; init_rollout makes others"
+            )
+        self._pools.move_to_end(identity)
+        return state.pool, state.index, pool.step(actions)
+
+    def _cut(self, state: "HostState", seeds: np.ndarray) -> tuple:
+        """Go on with new environments: every episode is truncated where it was."""
+        warnings.warn(
+            f"the {len(seeds)} environments of {self.name} are gone with the process that ran "
+            "them; their episodes are cut, and others start",
+            stacklevel=2,
+        )
+        identity, observations = self._new_pool(seeds)
+        no, yes = np.zeros(len(seeds), bool), np.ones(len(seeds), bool)
+        cut = Stepped(observations, np.zeros(len(seeds), np.float32), no, yes, state.observation)
+        return np.full(len(seeds), identity, np.int32), state.index, cut
+
+    # What the host returns for N environments.
+
+    def _shape_of_start(self, num_envs: int) -> tuple:
+        whole = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
+        return whole, whole, _rows(num_envs, self._shape)
+
+    def _shape_of_step(self, num_envs: int) -> tuple:
+        whole = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
+        flag = jax.ShapeDtypeStruct((num_envs,), jnp.bool_)
+        reward = jax.ShapeDtypeStruct((num_envs,), jnp.float32)
+        seen = _rows(num_envs, self._shape)
+        return whole, whole, Stepped(seen, reward, flag, flag, seen)
+
+
+class HostState(eqx.Module):
+    """Where an environment is on the host, and what it showed last."""
+
+    pool: Int[Array, "*N"]
+    index: Int[Array, "*N"]  # in the pool
+    observation: PyTree
+
+
+def _seed(key: PRNGKeyArray) -> Array:
+    return jax.random.bits(key, (), jnp.uint32)
+
+
+def _rows(num_envs: int, shape: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_envs, *x.shape), x.dtype), shape)
+
+
+def _batched(on_host: Callable, shape_for: Callable[[int], PyTree]) -> Callable:
+    """A function of one environment which calls the host once for all that it is mapped over."""
+
+    def call(num_envs: int, *arguments: PyTree) -> PyTree:
+        shapes = shape_for(num_envs)
+
+        def run(*arguments: PyTree) -> PyTree:
+            result = on_host(*jax.tree.map(np.asarray, arguments))
+            return jax.tree.map(lambda x, like: np.asarray(x, like.dtype), result, shapes)
+
+        return io_callback(run, shapes, *arguments)
+
+    @custom_vmap
+    def one(*arguments: PyTree) -> PyTree:
+        rows = jax.tree.map(lambda x: jnp.asarray(x)[None], arguments)
+        return jax.tree.map(lambda x: x[0], call(1, *rows))
+
+    @one.def_vmap
+    def many(num_envs: int, is_batched: Any, *arguments: PyTree) -> tuple[PyTree, PyTree]:
+        def rows(x: Any, is_batched: bool) -> Any:
+            return x if is_batched else jnp.broadcast_to(x, (num_envs, *jnp.shape(x)))
+
+        results = call(num_envs, *jax.tree.map(rows, arguments, tuple(is_batched)))
+        return results, jax.tree.map(lambda _: True, results)
+
+    return one
