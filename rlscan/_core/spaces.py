@@ -36,37 +36,31 @@ Path = tuple[str | int, ...]  # an index into a NamedTuple is a `Field`
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A space of arrays of one shape and dtype, between two bounds.
-
-    **Arguments:**
-
-    - `low`, `high`: the bounds, each a number or an array of the shape. ±∞ is no bound.
-    - `shape`: the shape of an element.
-    - `dtype`: the dtype of an element. One of `uint8` or `bool` takes a byte in a trajectory.
-    """
+    """A space of arrays of one shape and dtype, between two bounds."""
 
     low: Any
+    """The lower bound, a number or an array of the shape; −∞ is none."""
     high: Any
+    """The upper bound, likewise; ∞ is none."""
     shape: tuple[int, ...] = ()
+    """The shape of an element."""
     dtype: Any = jnp.float32
+    """The dtype of an element. A `uint8` or a `bool` takes a byte in a trajectory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The n integers from `start` on.
-
-    **Arguments:**
-
-    - `n`: the number of integers.
-    - `start`: the first one.
-    - `dtype`: the dtype of an element.
-    """
+    """The n integers from `start` on."""
 
     n: int
+    """The number of integers."""
     start: int = 0
+    """The first one."""
     dtype: Any = jnp.int32
+    """The dtype of an element."""
 
     shape: ClassVar[tuple[int, ...]] = ()
+    """The shape of an element: it is one number."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ class ActionRepeat(Wrapper):
     """
 
     num_repeats: int = eqx.field(static=True)
+    """The number of steps for each action."""
 
     def __init__(self, env: Environment, num_repeats: int):
         """**Arguments:**
@@ -66,6 +67,7 @@ class StickyActions(Wrapper):
     """
 
     probability: float = eqx.field(static=True)
+    """The probability of a repetition."""
 
     def __init__(self, env: Environment, probability: float = 0.25):
         """**Arguments:**

@@ -75,7 +75,9 @@ class AutoReset(eqx.Module):
     """
 
     env: RawEnvironment
+    """The environment that never resets itself."""
     final_slots: int | None = eqx.field(static=True)
+    """The number of last observations that a rollout keeps for each environment, if declared."""
     _limit: int | None = eqx.field(static=True)
 
     def __init__(

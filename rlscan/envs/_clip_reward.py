@@ -18,7 +18,9 @@ class ClipReward(Wrapper):
     """
 
     low: float = eqx.field(static=True)
+    """The least reward."""
     high: float = eqx.field(static=True)
+    """The largest reward."""
 
     def __init__(self, env: Environment, low: float | int = -1.0, high: float | int = 1.0):
         """**Arguments:**

@@ -34,7 +34,9 @@ class RandomizedParams(Wrapper):
     """
 
     ranges: tuple[tuple[str, float, float], ...] = eqx.field(static=True)
+    """The name and the bounds of each parameter that is drawn uniformly."""
     randomize: Randomize | None = eqx.field(static=True)
+    """The function that draws the environment in their place."""
 
     def __init__(self, env: Environment, params: Mapping[str, Any] | Randomize):
         """**Arguments:**

@@ -20,7 +20,9 @@ class TimeLimit(Wrapper):
     """
 
     num_steps: int = eqx.field(static=True)
+    """The number of steps after which an episode is truncated."""
     never_truncated: bool = eqx.field(static=True)
+    """Whether the inner environment truncates no episode itself."""
 
     def __init__(self, env: Environment, num_steps: int, *, never_truncated: bool = False):
         """**Arguments:**
