@@ -168,6 +168,28 @@ def test_every_field_of_a_public_class_is_documented(room):
     assert not bare, f"write a string after each of these fields: {', '.join(bare)}"
 
 
+def test_the_api_shows_the_default_of_a_field():
+    griffe = pytest.importorskip("griffe")
+    from docs.field_defaults import FieldDefaults
+
+    code = """
+class A:
+    a: int = _shape(4)
+    b: float = eqx.field(default=0.5, converter=_number)
+    c: bool = eqx.field(static=True)
+    d: list = dataclasses.field(default_factory=list)
+    e: int = 3
+    f: B
+
+    def __init__(self, f):
+        self.f = B(f)
+"""
+    extensions = griffe.load_extensions(FieldDefaults())
+    with griffe.temporary_visited_module(code, extensions=extensions) as module:
+        shown = {name: field.value for name, field in module["A"].attributes.items()}
+    assert shown == {"a": "4", "b": "0.5", "c": None, "d": "list()", "e": "3", "f": None}
+
+
 # A results page may name settings: sizes, seeds, rates. Whatever was measured comes from a file.
 SETTINGS = re.compile(
     r"\b(N|T|p|γ|λ) = [\d.]+|\bn = \d+|\b2 × 64\b|\bdropout 0\.1\b|\b95 %|\b64 units\b|\bto 64\b"
