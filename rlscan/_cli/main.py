@@ -13,6 +13,7 @@ from .render import render_main
 from .report import report_main
 from .terminal import Parser, command
 from .train import train_main
+from .verify import verify_main
 
 COMMANDS = {
     "train": (train_main, "train a policy from a config"),
@@ -23,6 +24,7 @@ COMMANDS = {
     "report": (report_main, "compare algorithms over environments and seeds"),
     "render": (render_main, "draw an episode of a run's policy"),
     "export": (export_main, "write the policy of a run for ONNX, or as a program of JAX"),
+    "verify": (verify_main, "compute updates of a run again, and compare every number"),
 }
 
 

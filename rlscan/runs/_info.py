@@ -30,14 +30,40 @@ def write_info(
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "after_update": after_update,
         "command": list(command),
+        **_here(),
+    }
+    info = {**_read(directory), **about, "sessions": [*_sessions(directory), session]}
+    write_whole(directory / INFO_FILE, json.dumps(info, indent=2).encode() + b"\n")
+
+
+def _here() -> dict[str, Any]:
+    """The software and the machine of this process."""
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
     }
-    info = {**_read(directory), **about, "sessions": [*_sessions(directory), session]}
-    write_whole(directory / INFO_FILE, json.dumps(info, indent=2).encode() + b"\n")
+
+
+def differences_from_now(directory: Path) -> list[str]:
+    """List in what this process differs from the last session of a run: versions, machine, commit.
+
+    A commit counts only if both are known.
+    """
+    sessions = _sessions(directory)
+    before = _flat(sessions[-1]) if sessions else {}
+    now = _flat(_here())
+    changed = [n for n, x in now.items() if n in before and before[n] not in (x, None) and x]
+    return [f"{name} {before[name]} → {now[name]}" for name in changed]
+
+
+def _flat(session: Any) -> dict[str, Any]:
+    session = session if isinstance(session, dict) else {}
+    versions = session.get("versions")
+    alone = {name: session.get(name) for name in ("python", "platform", "git_commit", "devices")}
+    return {**alone, **(versions if isinstance(versions, dict) else {})}
 
 
 def changed_versions(directory: Path) -> list[str]:

@@ -49,6 +49,7 @@ def open_run(
     *,
     command: Sequence[str] = (),
     signals: Sequence[int] = (),
+    is_logged: bool = True,
 ) -> Iterator[tuple[Run[TrainState], Training]]:
     """Build what a run needs, then open its directory: nothing is written before all is checked.
 
@@ -59,6 +60,7 @@ def open_run(
         a new run.
     - `command`: the command line, for `run.json`.
     - `signals`: a list in which signals are noted that ask the run to stop.
+    - `is_logged`: whether the loggers of the config get the metrics.
 
     **Returns:** a context, of the run and its updates, which are not compiled yet. If the run is
     new and has no results at the end of the context, its directory is removed again.
@@ -90,7 +92,7 @@ def open_run(
         return state if config.init_from is None else start_from(config, state)
 
     opened = open_training(
-        partial(_run_of, config, algorithm, callbacks, resume or False, setup),
+        partial(_run_of, config, algorithm, callbacks, resume or False, setup, is_logged),
         policy_factory(config, env),
         env,
         algorithm,
@@ -113,6 +115,7 @@ def _run_of(
     callbacks: Sequence[Callback],
     resume: bool | str,
     setup: Setup,
+    is_logged: bool,
     *,
     state: TrainState,
 ) -> Run[TrainState]:
@@ -125,7 +128,7 @@ def _run_of(
         config=tree,
         labels=labels if len(labels) > 1 else ({},),
         log_interval=config.log_interval,
-        loggers=build_loggers(config),
+        loggers=build_loggers(config) if is_logged else (),
         callbacks=callbacks,
         checkpoint_interval=config.checkpoint_interval,
         keep_checkpoints=config.keep_checkpoints,
