@@ -19,6 +19,7 @@ from .._core.scan import filter_scan
 from .._core.spaces import legal_action
 from .._core.tree import as_strong_arrays, cast_like, map_arrays, tree_bytes, where
 from .._core.types import Environment, Policy, PyTree
+from .._core.versions import warn_if_untested
 from ..random._keys import KeyLike, as_key, key as make_key
 from .layout import stored_input_major
 from .slots import empty_slots, keep_truncated
@@ -141,6 +142,7 @@ def rollout(
     `rlscan.policies.ActorCritic`), or let λ go to 1. Per-episode masks explore coherently (Xie et
     al., *NADPEx*, 2018, arXiv:1812.09028).
     """
+    warn_if_untested()
     require_policy(policy)
     require_environment(env)
     num_steps = require_positive("num_steps", num_steps)

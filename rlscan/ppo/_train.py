@@ -16,6 +16,7 @@ from .._core.program import Program
 from .._core.require import require_positive
 from .._core.scan import filter_scan
 from .._core.types import AnyPolicy, Environment, Policy, PyTree
+from .._core.versions import warn_if_untested
 from ..random._keys import KeyLike, as_key, as_keys
 from ._algorithm import PPO, Algorithm, State, count_updates, require_algorithm
 from ._config import PPOConfig
@@ -172,6 +173,7 @@ def train(
     `rlscan.AuditError` if `strict`, after the failing update was handed over;
     `rlscan.ppo.DivergenceError` if `debug`, at the end.
     """
+    warn_if_untested()
     algorithm = _algorithm(
         config,
         total_steps,
