@@ -48,8 +48,7 @@ class Program:
         """
         started = time.monotonic()
         self._call: Any = None  # once it is compiled
-        arrays = jax.tree.leaves(eqx.filter(arguments, is_shape))
-        self._key: Hashable = tuple(map(_kind, arrays))
+        self._key: Hashable = _kinds(arguments)
         self._place = None if stored_as is None else place_for(stored_as, self._key)
         found = None if self._place is None else self._place.read()
         if found is None:
@@ -115,6 +114,15 @@ def call_program(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     return Program(function, *arguments).compile()(*arguments)
 
 
+def stored_result(stored_as: str, *arguments: PyTree) -> PyTree:
+    """The result of a `Program`, with shapes in the place of arrays, if the program is stored.
+
+    **Returns:** `None` if it is not.
+    """
+    place = place_for(stored_as, _kinds(arguments))
+    return None if place is None else place.read_result()
+
+
 def is_outermost() -> bool:
     """Whether no function is being traced, mapped or differentiated."""
     with eval_context():
@@ -173,6 +181,10 @@ def _says_all(text: str) -> bool:
 
 def _setting(name: str) -> Any:
     return getattr(jax.config, name, None)
+
+
+def _kinds(arguments: tuple[PyTree, ...]) -> Hashable:
+    return tuple(map(_kind, jax.tree.leaves(eqx.filter(arguments, is_shape))))
 
 
 def _kind(x: Any) -> Hashable:

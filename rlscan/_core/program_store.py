@@ -92,14 +92,24 @@ class Place:
         **Returns:** the compiled function of a flat list of arrays, and its result with
         `jax.ShapeDtypeStruct` in the place of arrays; `None` if there is none.
         """
+        found = self._described()
+        compiled = None if found is None else _load(self._store.directory / found[0])
+        return None if found is None or compiled is None else (compiled, found[1])
+
+    def read_result(self) -> PyTree:
+        """The result that `read` returns, without the program; `None` if there is none."""
+        found = self._described()
+        return None if found is None else found[1]
+
+    def _described(self) -> tuple[str, PyTree] | None:
+        """The name of the program's file, and its result."""
         content = _read(self._file)
         if content is None:
             return None
         with contextlib.suppress(Exception):  # a class that is no longer there
             digest, stamps, result = loads(content, self._store.live)
             if all(_stamp(file) == was for file, was in stamps.items()):
-                compiled = _load(self._store.directory / digest)
-                return None if compiled is None else (compiled, result)
+                return digest, result
         return None
 
     def compile(self, lowered: Any, text: str, result: PyTree) -> Callable[..., list[Any]]:

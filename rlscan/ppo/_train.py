@@ -15,6 +15,7 @@ from .._core.mesh import place
 from .._core.program import Program
 from .._core.require import require_positive
 from .._core.scan import filter_scan
+from .._core.tree import map_arrays
 from .._core.types import AnyPolicy, Environment, Policy, PyTree
 from .._core.versions import warn_if_untested
 from ..random._keys import KeyLike, as_key, as_keys
@@ -27,6 +28,9 @@ from ._optimizer import Optimizer
 from ._start import axis_of, first_state as first_state, placed, require_axis_of_runs, start
 from ._training import MOST_UPDATES, Training, several_updates
 from ._update import TrainState
+
+START = "start"
+"""The name of the program that makes the first state, in `stored_programs`."""
 
 
 class Settings(TypedDict, total=False):
@@ -205,13 +209,14 @@ def train(
     if state is not None:
         axis = axis_of(state, key)
         state = placed(state, env, algorithm, axis, mesh)
-        algorithm, program, numbers = _program(algorithm, axis, mesh, at_most, state)
+        shapes = map_arrays(partial(_shape, has_place=mesh is not None), state)
+        algorithm, program, numbers = _program(algorithm, axis, mesh, at_most, shapes)
         return Training(state, algorithm=algorithm, program=program, numbers=numbers, **settings)
     if key is None:
         raise ValueError("train needs a key to start with, such as key=rlscan.key(0)")
     keys = as_keys(key)
     require_axis_of_runs(policy, keys)
-    begin = Program(partial(start, env, algorithm, mesh), policy, keys, stored_as="start")
+    begin = Program(partial(start, env, algorithm, mesh), policy, keys, stored_as=START)
     shapes, specs = begin.result
     # The updates are traced while XLA compiles the start.
     with ThreadPoolExecutor(1) as thread:
@@ -220,6 +225,12 @@ def train(
         algorithm, program, numbers = _program(algorithm, keys.shape, mesh, at_most, shapes)
         first = place(made.result(), mesh, specs)
     return Training(first, algorithm=algorithm, program=program, numbers=numbers, **settings)
+
+
+def _shape(x: Any, has_place: bool) -> jax.ShapeDtypeStruct:
+    """The shape of an array as a new run has it, which is traced before its state is made."""
+    is_weak, sharding = jax.typeof(x).weak_type, x.sharding if has_place else None
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=is_weak, sharding=sharding)
 
 
 def _algorithm(

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from .._core.files import entry
+from .._core.program import stored_result
 from .._core.require import require_positive
 from .._core.types import Environment, Policy
 from ..ppo._algorithm import PPO, Algorithm, count_updates, steps_per_update
@@ -24,7 +25,7 @@ from ..ppo._hook import OnBatch
 from ..ppo._losses import Loss, ppo_loss
 from ..ppo._optimizer import Optimizer
 from ..ppo._schedule import Schedule, is_schedule
-from ..ppo._train import first_state, train
+from ..ppo._train import START, first_state, train
 from ..ppo._training import Training
 from ..ppo._update import TrainState
 from ..ppo._verdicts import check_divergences
@@ -213,7 +214,11 @@ def open_training(
     if isinstance(config, PPOConfig):
         own: dict[str, Any] = {name: settings.get(name) for name in ("optimizer", "on_batch")}
         algorithm = PPO(config, **own)
-    shapes = eqx.filter_eval_shape(lambda: first_state(policy, env, algorithm, keys))
+    stored = stored_result(START, policy, keys)
+    if stored is not None:
+        shapes, _ = stored
+    else:
+        shapes = eqx.filter_eval_shape(lambda: first_state(policy, env, algorithm, keys))
     with run_of(state=shapes) as run:
         is_new = run.num_updates_done == 0  # it was stopped before its first checkpoint
         if not is_new:

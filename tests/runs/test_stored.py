@@ -39,7 +39,10 @@ def test_a_second_start_loads_its_programs(case, tmp_path):
 
     def train(name: str, *more: str) -> tuple[str, str]:
         args = ["--env", "CartPole-v1", "--total-steps", "2048", "--ppo.num-steps", "32"]
-        args += [*_CASES[case], *more, "--output", str(tmp_path / name)]
+        args += ["--checkpoint-interval", "0", "--keep-checkpoints", "99", *_CASES[case]]
+        return run(name, *args, *more, "--output", str(tmp_path / name))
+
+    def run(name: str, *args: str) -> tuple[str, str]:
         done = subprocess.run(
             [sys.executable, "-c", _TRAIN, *args],
             env=environ,
@@ -56,6 +59,8 @@ def test_a_second_start_loads_its_programs(case, tmp_path):
     again, rows = train("again")
     assert (first, again) == ("traced", "loaded")
     assert rows == expected
+    early = min((tmp_path / "again" / "checkpoints").glob("update-*"))
+    assert run("again", "--resume", str(early)) == ("loaded", expected)
     other, others = train("other", "--seed", "5")  # the seed is an argument of the programs
     assert other == "loaded"
     assert others != expected
