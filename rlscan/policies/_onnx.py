@@ -74,7 +74,7 @@ def onnx_content(policy: Policy, env: HasSpaces) -> bytes:
         *inputs_of(policy, env)
     )
     given = dict(zip(("observation", "state"), inputs_of(policy, env), strict=True))
-    inputs = {name: Value(x.shape, x.dtype) for name, x in _named(given).items()}
+    inputs = {name: Value(x.shape, x.dtype, varies=True) for name, x in _named(given).items()}
     steps, results = steps_of(program, list(inputs.values()))
     outputs = dict(zip(_named(shape), results, strict=True))
     graph = Graph(inputs)

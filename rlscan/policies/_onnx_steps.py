@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from .._check.dataflow import closed_jaxprs
 
@@ -22,6 +22,7 @@ class Value:
     dtype: Any
     step: "Step | None" = None  # that computes it; none computes inputs and constants
     constant: Any = None  # its elements, if they are known
+    varies: bool = False  # whether it depends on the inputs of the program
 
     @property
     def is_known(self) -> bool:
@@ -88,16 +89,19 @@ def _write_out(
 
     for eqn in jaxpr.eqns:
         name, ins = eqn.primitive.name, [read(atom) for atom in eqn.invars]
-        if name in _COMPOSED:
-            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in ins]
-            inner = jax.make_jaxpr(_COMPOSED[name](eqn.params))(*shapes)
+        if (composed := _composition(eqn, ins)) is not None:
+            inner = jax.make_jaxpr(composed)(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in ins))
             outs = _write_out(inner.jaxpr, inner.consts, ins, steps)
         elif name in _CALLS:
             (inner,) = closed_jaxprs(eqn)
             outs = _write_out(inner.jaxpr, inner.consts, ins, steps)
         else:
             step = Step(eqn.primitive, eqn.params, ins, [])
-            step.outputs = [Value(v.aval.shape, v.aval.dtype, step) for v in eqn.outvars]  # pyright: ignore
+            varies = any(x.varies for x in ins)
+            step.outputs = [
+                Value(v.aval.shape, v.aval.dtype, step, varies=varies)  # pyright: ignore
+                for v in eqn.outvars
+            ]
             outs = step.outputs
             steps.append(step)
         known |= zip(eqn.outvars, outs, strict=True)
@@ -112,10 +116,57 @@ def _constant(x: Any) -> Value:
     return Value(tuple(x.shape), x.dtype, constant=x)
 
 
+def _composition(eqn: JaxprEqn, inputs: Sequence[Value]) -> Callable | None:
+    """A function of other primitives that computes an equation, if there is a need for one."""
+    name, params = eqn.primitive.name, eqn.params
+    if name in ("gather", "scatter"):  # ONNX moves elements by constant indices
+        moves = {"gather": _take, "scatter": _put}[name]
+        return moves(params, inputs) if inputs[1].varies else None
+    return _COMPOSED[name](params) if name in _COMPOSED else None
+
+
 _CALLS = {
     *("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"),
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call"),
 }
+
+
+def _take(params: dict[str, Any], inputs: Sequence[Value]) -> Callable | None:
+    """`x[:, indices]`, or at another axis, as a choice among all; `None` for another `gather`."""
+    numbers, sizes = params["dimension_numbers"], list(params["slice_sizes"])
+    (axis, *others), shape = numbers.start_index_map, list(inputs[0].shape)
+    whole = [*shape[:axis], 1, *shape[axis + 1 :]]
+    if others or numbers.collapsed_slice_dims != (axis,) or sizes != whole:
+        return None
+
+    def take(x: Any, indices: Any) -> Any:
+        index = jnp.clip(indices[..., 0], 0, shape[axis] - 1)  # rlscan's are inside
+        is_it = index[..., None] == jnp.arange(shape[axis])
+        rest = x.ndim - 1
+        is_it = is_it.reshape(*is_it.shape, *[1] * rest)
+        found = jnp.where(is_it, jnp.moveaxis(x, axis, 0), jnp.zeros_like(x, shape=())).sum(
+            axis=index.ndim, dtype=x.dtype
+        )
+        return jnp.moveaxis(found, range(index.ndim, found.ndim), numbers.offset_dims)
+
+    return take
+
+
+def _put(params: dict[str, Any], inputs: Sequence[Value]) -> Callable | None:
+    """`x.at[:, index].set(y)`, or at another axis, as a choice; `None` for another `scatter`."""
+    numbers, shape = params["dimension_numbers"], inputs[0].shape
+    (axis, *others) = numbers.scatter_dims_to_operand_dims
+    window = tuple(range(len(shape) - 1))
+    is_one = inputs[1].shape == (1,) and numbers.update_window_dims == window
+    if others or numbers.inserted_window_dims != (axis,) or not is_one:
+        return None
+
+    def put(x: Any, index: Any, y: Any) -> Any:
+        is_it = jnp.arange(shape[axis]) == index
+        is_it = is_it.reshape(-1, *[1] * (x.ndim - axis - 1))
+        return jnp.where(is_it, jnp.expand_dims(y, axis), x)
+
+    return put
 
 
 def _lgamma(x: Any) -> Any:
