@@ -84,6 +84,11 @@ def test_each_library_has_a_page():
     assert PEERS.keys() == pages - {"docs/coming_from/index.md"} and len(PEERS) == 5
 
 
+def test_each_extension_point_links_to_an_example():
+    bullets = re.split(r"^- ", PAGES["docs/extending.md"].partition("\n## ")[0], flags=re.MULTILINE)
+    assert len(bullets) > 20 and all("](" in bullet for bullet in bullets[1:])
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("page", PEERS)
