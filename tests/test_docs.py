@@ -137,7 +137,6 @@ def test_files_that_a_page_names_exist(page):
     here = (ROOT / page).parent
     links = re.findall(r"\]\((?!https:|#)([^)#]+)(?:#[^)]*)?\)", PAGES[page])
     names = re.findall(r"`((?:rlscan|scripts|configs|benchmarks|examples)/[\w/.]+)", PAGES[page])
-    names += re.findall(r'^--8<-- "(.+)"$', PAGES[page], re.MULTILINE)
     assert [link for link in links if not (here / link).is_file()] == []
     assert [file for file in names if not (ROOT / file).exists()] == []
 
