@@ -45,8 +45,8 @@ class Library:
         return HERE / "scripts" / f"{self.name.replace('-', '_')}_script.py"
 
 
-# Not among them: memorax 1.0.1, which trains transformers. It admits gymnax 1.0.1, and fails there for
-# the same reason as rejax; with gymnax 0.0.9 it runs.
+# Not among them: memorax 1.0.1, which trains transformers. It admits gymnax 1.0.1, and fails there
+# for the same reason as rejax; with gymnax 0.0.9 it runs.
 PEERS = {
     library.name: library
     for library in (
