@@ -7,6 +7,8 @@ from typing import Any
 
 from .._core.program_store import stored_programs
 from .._core.types import Environment
+from ..envs._make import split_name
+from ..envs._suites._table import SUITES
 from ..random._pickle import allow_pickled_keys
 from ._component import is_own
 from ._config import Config, to_dict
@@ -19,11 +21,12 @@ _OUTSIDE += ("checkpoint_interval", "keep_checkpoints", "compile_cache")
 def store_programs(config: Config, env: Environment) -> contextlib.AbstractContextManager[None]:
     """Keep the programs that a run makes within this context, so that the next start is quick.
 
-    A run of other classes than rlscan's and optax's keeps none: what such a class reads when it is
-    made, such as a file, is not known here.
+    A run of other classes than rlscan's and optax's, or of a suite of environments that another
+    package brings, keeps none: what these read when they are made, such as a file, is not known.
     """
     tree = {name: value for name, value in to_dict(config).items() if name not in _OUTSIDE}
     are_known = all(is_own(path) or path.startswith("optax.") for path in _paths(tree))
+    are_known &= split_name(str(config.env.name))[0] in {"gymnax", *SUITES}
     if not (config.compile_cache and are_known):
         return contextlib.nullcontext()
     allow_pickled_keys()

@@ -11,7 +11,7 @@ import pytest
 import rlscan
 from rlscan._core.program_store import place_for
 from rlscan.runs import read_metrics
-from rlscan.runs._config import from_dict
+from rlscan.runs._config import Config, EnvConfig, from_dict
 from rlscan.runs._stored import store_programs
 
 # distrax is imported when a policy is traced, and by nothing else.
@@ -83,3 +83,9 @@ def test_programs_of_unknown_code_are_not_stored(tree, are_stored, compile_cache
     with store_programs(config, rlscan.make("CartPole-v1")):
         assert (place_for("start", ()) is not None) == are_stored
     assert compile_cache.exists() == are_stored
+
+
+def test_programs_of_another_packages_suite_are_not_stored(compile_cache):
+    config = Config(env=EnvConfig("another:thing"))
+    with store_programs(config, rlscan.make("CartPole-v1")):
+        assert place_for("start", ()) is None
