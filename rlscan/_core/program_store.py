@@ -16,6 +16,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
@@ -51,11 +52,14 @@ def stored_programs(made_from: Hashable, *live: Any) -> Iterator[None]:
     - `live`: objects that results refer to and that exist in each process, such as environments.
     """
     directory = _private_directory() if _is_possible() else None
-    token = _current.set(directory and _Store(directory, made_from, live))
+    store = directory and _Store(directory, made_from, live)
+    token = _current.set(store)
     try:
         yield
     finally:
         _current.reset(token)
+        if store is not None:
+            store.writer.shutdown()
 
 
 def place_for(name: str, kinds: Hashable) -> "Place | None":
@@ -76,6 +80,7 @@ class _Store:
     def __init__(self, directory: Path, made_from: Hashable, live: tuple[Any, ...]):
         self.directory, self.made_from, self.live = directory, made_from, live
         self.machine = repr(_machine())
+        self.writer = ThreadPoolExecutor(1)
 
 
 class Place:
@@ -130,15 +135,22 @@ class Place:
         is_new = compiled is None
         if is_new:
             compiled = _compile(lowered)
+        kept = compiled if is_new else None
+        with contextlib.suppress(RuntimeError):  # the context has ended
+            # In a thread, because the run can go on meanwhile.
+            self._store.writer.submit(self._keep, program, kept, targets, result)
+        return compiled
+
+    def _keep(self, program: Path, compiled: Any, targets: set[str], result: PyTree) -> None:
+        """Write the program, if it is new, and where it is found."""
         with contextlib.suppress(Exception):  # a lambda, which cannot be pickled; a full disk
-            if is_new:
+            if compiled is not None:
                 devices = [device.id for device in compiled.runtime_executable().local_devices()]
                 executable = serialize_executable.serialize(compiled)
                 _write(program, dumps((bool(targets), devices, executable)))
             stamps = {file: _stamp(file) for file in _loaded_files()}
-            _write(self._file, dumps((digest, stamps, result), self._store.live))
+            _write(self._file, dumps((program.name, stamps, result), self._store.live))
             _prune(self._store.directory)
-        return compiled
 
 
 def _load(file: Path) -> Any:
