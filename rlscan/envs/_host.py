@@ -15,6 +15,7 @@ from jax.experimental import io_callback
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._core.spaces import space_shapes
+from .._core.tree import where
 from .._core.types import PyTree, StepResult
 
 _MOST_POOLS = 4
@@ -91,84 +92,71 @@ class HostEnvironment:
         return self._spaces[1]
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, "HostState"]:
-        pool, index, observation = self._open(_seed(key))
-        return observation, HostState(pool, index, observation)
+        place, observation = self._open(jax.random.bits(key, (), jnp.uint32))
+        return observation, HostState(place, observation)
 
     def step(self, key: PRNGKeyArray, state: "HostState", action: PyTree) -> StepResult:
-        pool, index, (observation, reward, terminated, truncated, final) = self._step(
-            state, action, _seed(key)
-        )
-        after = HostState(pool, index, observation)
-        return observation, after, reward, terminated, truncated, {"final_observation": final}
+        place, observation, final, outcome = self._step(state.place, action)
+        reward, terminated, truncated, is_cut = outcome
+        final = where(is_cut > 0, state.observation, final)
+        after, ends = HostState(place, observation), (terminated > 0, truncated > 0)
+        return observation, after, reward, *ends, {"final_observation": final}
 
-    # On the host.
+    # On the host. Few arrays go there and back, because each costs more than what is in it.
 
     def _open_on_host(self, seeds: np.ndarray) -> tuple:
-        identity, observations = self._new_pool(seeds)
-        num_envs = len(seeds)
-        return (
-            np.full(num_envs, identity, np.int32),
-            np.arange(num_envs, dtype=np.int32),
-            observations,
-        )
+        return self._new_pool([int(seed) for seed in seeds])
 
-    def _new_pool(self, seeds: np.ndarray) -> tuple[int, PyTree]:
+    def _new_pool(self, seeds: list[int]) -> tuple[np.ndarray, PyTree]:
         while len(self._pools) >= _MOST_POOLS:
             self._pools.popitem(last=False)[1][0].close()  # the least recently used
-        pool = self._make_pool([int(seed) for seed in seeds])
         identity = secrets.randbits(31)  # another one in another process
-        self._pools[identity] = pool, len(seeds)
-        return identity, pool.reset()
+        pool, num_envs = self._make_pool(seeds), len(seeds)
+        self._pools[identity] = pool, num_envs
+        place = np.stack([np.full(num_envs, identity), np.arange(num_envs)], axis=1)
+        return place, pool.reset()
 
-    def _step_on_host(self, state: "HostState", actions: PyTree, seeds: np.ndarray) -> tuple:
-        identity, num_envs = int(state.pool[0]), len(seeds)
+    def _step_on_host(self, place: np.ndarray, actions: PyTree) -> tuple:
+        identity, num_envs = int(place[0, 0]), len(place)
         if identity not in self._pools:
-            return self._cut(state, seeds)
+            return self._cut(num_envs)
         pool, size = self._pools[identity]
-        if size != num_envs or (state.index != np.arange(num_envs)).any():
+        if size != num_envs or (place[:, 1] != np.arange(num_envs)).any():
             raise ValueError(
                 f"{self.name} runs outside of JAX, so its {size} environments must be stepped "
                 f"together and in order, got {num_envs} of them; init_rollout makes others"
             )
         self._pools.move_to_end(identity)
-        return state.pool, state.index, pool.step(actions)
+        seen, reward, terminated, truncated, final = pool.step(actions)
+        outcome = np.stack([reward, terminated, truncated, np.zeros(num_envs)], axis=1)
+        return place, seen, final, outcome
 
-    def _cut(self, state: "HostState", seeds: np.ndarray) -> tuple:
+    def _cut(self, num_envs: int) -> tuple:
         """Go on with new environments: every episode is truncated where it was."""
         warnings.warn(
-            f"the {len(seeds)} environments of {self.name} are gone with the process that ran "
-            "them; their episodes are cut, and others start",
+            f"the {num_envs} environments of {self.name} are gone with the process that ran them; "
+            "their episodes are cut, and others start",
             stacklevel=2,
         )
-        identity, observations = self._new_pool(seeds)
-        no, yes = np.zeros(len(seeds), bool), np.ones(len(seeds), bool)
-        cut = Stepped(observations, np.zeros(len(seeds), np.float32), no, yes, state.observation)
-        return np.full(len(seeds), identity, np.int32), state.index, cut
+        place, seen = self._new_pool([secrets.randbits(31) for _ in range(num_envs)])
+        return place, seen, seen, np.tile([0, 0, 1, 1], (num_envs, 1))
 
     # What the host returns for N environments.
 
     def _shape_of_start(self, num_envs: int) -> tuple:
-        whole = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
-        return whole, whole, _rows(num_envs, self._shape)
+        place = jax.ShapeDtypeStruct((num_envs, 2), jnp.int32)
+        return place, _rows(num_envs, self._shape)
 
     def _shape_of_step(self, num_envs: int) -> tuple:
-        whole = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
-        flag = jax.ShapeDtypeStruct((num_envs,), jnp.bool_)
-        reward = jax.ShapeDtypeStruct((num_envs,), jnp.float32)
-        seen = _rows(num_envs, self._shape)
-        return whole, whole, Stepped(seen, reward, flag, flag, seen)
+        place, seen = self._shape_of_start(num_envs)
+        return place, seen, seen, jax.ShapeDtypeStruct((num_envs, 4), jnp.float32)
 
 
 class HostState(eqx.Module):
     """Where an environment is on the host, and what it showed last."""
 
-    pool: Int[Array, "*N"]
-    index: Int[Array, "*N"]  # in the pool
+    place: Int[Array, "*N 2"]  # the pool, and the index in it
     observation: PyTree
-
-
-def _seed(key: PRNGKeyArray) -> Array:
-    return jax.random.bits(key, (), jnp.uint32)
 
 
 def _rows(num_envs: int, shape: PyTree) -> PyTree:

@@ -59,12 +59,12 @@ def test_every_suite_has_a_case() -> None:
 
 @pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("name", cases())
-def test_it_follows_the_contract_within_a_minute(name: str) -> None:
+def test_it_follows_the_contract_in_a_minute_of_one_core(name: str) -> None:
     params, ends = CASES[name]
     env: Any = rlscan.make(name, **params)
-    started = time.monotonic()
+    started = time.process_time()
     seen = check_environment(env, num_steps=64)
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
     assert bool(seen.num_truncated) == ("truncated" in ends)
     assert bool(seen.num_terminated) >= ("terminated" in ends)
 
