@@ -58,6 +58,17 @@ def _binds(thing: Any, name: str, *args: Any, **kwargs: Any) -> bool:
     return True
 
 
+def require_one_program(env: Any, *, num_runs: int = 1, num_devices: int = 1) -> None:
+    """Raise `ValueError` if an environment on the host is to be split, or mapped over runs."""
+    for what, number in (("runs", num_runs), ("devices", num_devices)):
+        if number > 1 and getattr(env, "keeps_state", False):
+            raise ValueError(
+                f"{env!r} runs outside of JAX, so one program must step it on one device, got "
+                f"{number} {what}; "
+                + ("train one after the other" if what == "runs" else "use one")
+            )
+
+
 def require_policy(policy: Any) -> None:
     """Raise `TypeError` unless `policy` has the methods of an `rlscan.Policy`."""
     _require_methods(policy, "policy", _POLICY, "environment", _ENVIRONMENT)

@@ -14,7 +14,7 @@ from .._core.environment import action_space_of, reset_env, step_env
 from .._core.mesh import FIRST, SECOND, WHOLE, require_divisible, sharded
 from .._core.program import call_program
 from .._core.require import require_one_of, require_positive
-from .._core.roles import require_environment, require_policy
+from .._core.roles import require_environment, require_one_program, require_policy
 from .._core.scan import filter_scan
 from .._core.spaces import legal_action
 from .._core.tree import as_strong_arrays, cast_like, map_arrays, tree_bytes, where
@@ -147,6 +147,7 @@ def rollout(
     require_environment(env)
     num_steps = require_positive("num_steps", num_steps)
     require_one_of("key_schedule", key_schedule, KEY_SCHEDULES)
+    require_one_program(env, num_devices=1 if mesh is None else mesh.size)
     if mesh is not None:  # each device runs this same function for its own environments
         require_divisible(mesh, "the number of environments", state.episode_length.shape[0])
         settings = {"num_steps": num_steps, "key_schedule": key_schedule, "unroll": unroll}

@@ -50,6 +50,10 @@ class Pool(Protocol):
 class HostEnvironment:
     """Environments on the host, N of which are stepped by one callback from the rollout.
 
+    A callback rather than a loop on the host between jitted calls of the policy: training,
+    evaluation and replay are then the same programs as for other environments, and the speed is
+    about the same.
+
     Each `rlscan.init_rollout`, and so each evaluation, makes N environments of its own, each with a
     seed from its key. They cannot be copied, so a state that is stepped twice gives two different
     results, and a process that goes on with a saved state makes them again: their episodes are cut,
@@ -134,8 +138,8 @@ class HostEnvironment:
     def _cut(self, num_envs: int) -> tuple:
         """Go on with new environments: every episode is truncated where it was."""
         warnings.warn(
-            f"the {num_envs} environments of {self.name} are gone with the process that ran them; "
-            "their episodes are cut, and others start",
+            f"the {num_envs} environments of {self.name} are gone: another process ran them, or "
+            f"{_MOST_POOLS} others were made since; their episodes are cut, and new ones start",
             stacklevel=2,
         )
         place, seen = self._new_pool([secrets.randbits(31) for _ in range(num_envs)])

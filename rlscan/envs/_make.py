@@ -108,6 +108,12 @@ def is_name(text: str) -> bool:
     return suite in suites() if colon else not set(".{") & set(text)
 
 
+def keeps_state(name: str | None) -> bool:
+    """Whether an environment of that name runs on the host, see `rlscan.Environment`."""
+    suite, _ = split_name(name or "")
+    return suite in SUITES and SUITES[suite].keeps_state
+
+
 def float_params(name: str) -> frozenset[str]:
     """The parameters of an environment that a program has as arrays; none but of gymnax's."""
     suite, rest = split_name(name)

@@ -1,6 +1,7 @@
 """Training: an iterator over updates, or the whole run as one pure function."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from .._core.mesh import place
 from .._core.program import Program
 from .._core.require import require_positive
+from .._core.roles import require_one_program
 from .._core.scan import filter_scan
 from .._core.tree import map_arrays
 from .._core.types import AnyPolicy, Environment, Policy, PyTree
@@ -216,6 +218,8 @@ def train(
         raise ValueError("train needs a key to start with, such as key=rlscan.key(0)")
     keys = as_keys(key)
     require_axis_of_runs(policy, keys)
+    num_runs, num_devices = math.prod(keys.shape), 1 if mesh is None else mesh.size
+    require_one_program(env, num_runs=num_runs, num_devices=num_devices)
     begin = Program(partial(start, env, algorithm, mesh), policy, keys, stored_as=START)
     shapes, specs = begin.result
     # The updates are traced while XLA compiles the start.

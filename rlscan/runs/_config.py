@@ -14,7 +14,7 @@ import yaml
 
 from .._core.require import require_positive
 from .._core.schema import require_plain, structured
-from ..envs._make import check_name
+from ..envs._make import check_name, keeps_state
 from ..envs._wrappers import check_indices
 from ..ppo._algorithm import count_updates
 from ..ppo._config import SCHEDULED, PPOConfig, check_config
@@ -333,6 +333,12 @@ def _check_members(config: Config) -> None:
         raise ValueError(
             "eval_interval evaluates all runs in one environment, but env.params is swept; leave "
             "it out, and use `rlscan evaluate` afterwards"
+        )
+    if keeps_state(config.env.name) and max(num_runs, num_devices) > 1:
+        raise ValueError(
+            f"{config.env.name} runs outside of JAX, so one program must step it on one device, "
+            f"got {num_runs} runs on {num_devices} devices; start a run for each seed or setting, with "
+            "num_devices=1"
         )
     if num_runs > 1 and num_runs % num_devices:
         raise ValueError(

@@ -7,6 +7,7 @@ import jax
 from .._core.compile_cache import use_compile_cache
 from .._core.cpu import configure_cpu, num_cores, splitting_pays
 from .._core.mesh import are_divided
+from ..envs._make import keeps_state
 from ._build import members
 from ._component import is_own
 from ._config import Config
@@ -33,11 +34,12 @@ def best_num_devices(available: int, config: Config) -> int:
 
     Several runs are split over devices as they are, since they exchange nothing. Environments are
     split if each device gets at least 32 of them and 512 steps of each minibatch (`python -m
-    benchmarks --only devices`; smaller parts were not tried). One device for a policy or an
-    algorithm of one's own, of which it is not known whether they can be split.
+    benchmarks --only devices`; smaller parts were not tried). One device for an environment on the
+    host, and for a policy or an algorithm of one's own, of which it is not known whether they can
+    be split.
     """
     num_runs, ppo = len(members(config)), config.ppo
-    if config.algorithm is not None:
+    if config.algorithm is not None or keeps_state(config.env.name):
         return 1
     if num_runs > 1:
         return max(d for d in range(1, available + 1) if num_runs % d == 0)

@@ -91,7 +91,7 @@ def test_a_config_names_an_environment_of_a_suite(fake: None) -> None:
 def test_the_command_lists_suites_and_environments(
     fake: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    absent = Suite("absent", "absent-package", "no_such_module", ("1.0",))
+    absent = Suite("absent", "absent-package", "no_such_module", ("1.0", "1.0"))
     monkeypatch.setitem(SUITES, "absent", absent)
     assert main(["envs"]) == 0
     listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -111,7 +111,7 @@ def test_the_command_lists_suites_and_environments(
 
 
 def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = Suite("absent", "absent-package", "no_such_module", ("1.0",))
+    absent = Suite("absent", "absent-package", "no_such_module", ("1.0", "1.0"))
     monkeypatch.setitem(SUITES, "absent", absent)
     check_name("absent:Walk")  # a config may be read without it
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'rlscan\[absent\]'"):

@@ -6,6 +6,7 @@ import importlib.metadata
 from typing import Any
 
 from ..._core.require import did_you_mean, require_extra
+from ..._core.versions import warn_if_untested
 
 GROUP = "rlscan.environments"
 """The group of entry points by which a package brings a suite of its own."""
@@ -18,20 +19,20 @@ class Suite:
     name: str  # before the colon, of the extra, and of the file in this folder
     package: str  # on PyPI
     module: str  # to import
-    tested: tuple[str, ...]  # versions of the package
+    tested: tuple[str, str]  # the oldest and the newest version of the package
     keeps_state: bool = False  # outside of the states that it returns, as a simulator on the host
 
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        Suite("gymnasium", "gymnasium", "gymnasium", ("1.3.0",), keeps_state=True),
-        Suite("playground", "playground", "mujoco_playground", ("0.2.0",)),
-        Suite("brax", "brax", "brax", ("0.14.2",)),
-        Suite("jumanji", "jumanji", "jumanji", ("1.1.2",)),
-        Suite("craftax", "craftax", "craftax", ("1.6.1",)),
-        Suite("xland", "xminigrid", "xminigrid", ("0.9.3",)),
-        Suite("pgx", "pgx", "pgx", ("2.6.0",)),
+        Suite("gymnasium", "gymnasium", "gymnasium", ("1.3.0", "1.3.0"), keeps_state=True),
+        Suite("playground", "playground", "mujoco_playground", ("0.2.0", "0.2.0")),
+        Suite("brax", "brax", "brax", ("0.14.2", "0.14.2")),
+        Suite("jumanji", "jumanji", "jumanji", ("1.1.2", "1.1.2")),
+        Suite("craftax", "craftax", "craftax", ("1.6.1", "1.6.1")),
+        Suite("xland", "xminigrid", "xminigrid", ("0.9.3", "0.9.3")),
+        Suite("pgx", "pgx", "pgx", ("2.6.0", "2.6.0")),
     )
 }
 
@@ -82,6 +83,7 @@ def load(name: str) -> Any:
     check_suite(name)
     _require_installed(name)
     if name in SUITES:
+        warn_if_untested({SUITES[name].package: SUITES[name].tested})
         return importlib.import_module(f"{__package__}._{name}")
     point = _entry_points()[name]
     try:
