@@ -50,6 +50,7 @@ def test_a_config_of_an_example_is_built(path: Path):
     assert {"episode_return", "entropy"} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_the_environment_of_an_example_keeps_the_contract():
     from examples.reach import Reach
 

@@ -312,6 +312,7 @@ def test_actions_of_another_structure_are_refused() -> None:
     assert "takes integers of shape (3,) (MultiDiscrete), but" in message
 
 
+@pytest.mark.slow
 def test_a_policy_of_another_environment_is_refused() -> None:
     cartpole, pendulum = rlscan.make("CartPole-v1"), rlscan.make("Pendulum-v1")
     message = refusal(
@@ -811,6 +812,7 @@ def test_noise_that_only_decides_how_long_is_accepted() -> None:
     check_policy(Acts(eqx.nn.Dropout(0.5), act), Env())
 
 
+@pytest.mark.slow
 def test_dropout_in_one_network_or_in_none_is_accepted() -> None:
     env = rlscan.make("CartPole-v1")
     for actor, critic in ((0.0, 0.5), (0.5, 0.0), (0.0, 0.0)):

@@ -129,6 +129,7 @@ def test_a_directory_that_is_not_writable(tmp_path: Path, capsys: pytest.Capture
     assert "is not writable" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_together_one_gets_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -377,6 +378,7 @@ def test_without_output_a_run_goes_to_runs(tmp_path: Path, monkeypatch: pytest.M
     assert run.name.startswith("mine-5-20")
 
 
+@pytest.mark.slow
 def test_the_saved_policy_is_that_of_the_last_update(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(_algorithm, "update", fake_update)
     argv = [*FOUR_UPDATES, "--output", str(tmp_path / "run")]
@@ -388,6 +390,7 @@ def test_the_saved_policy_is_that_of_the_last_update(tmp_path: Path, monkeypatch
     assert eqx.tree_equal(rlscan.load_policy(tmp_path / "run", inference=False), expected)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -409,6 +412,7 @@ def test_a_full_disk_ends_the_run_in_one_line(
     rlscan.load_policy(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_space_for_the_policy_is_reserved_on_a_full_disk(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -471,6 +475,7 @@ def fill(disk: Path) -> Path:
     return disk / "filler"
 
 
+@pytest.mark.slow
 def test_a_full_stdout_is_named_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
     terminal = sys.stdout
     try:
@@ -554,6 +559,7 @@ def test_a_signal_before_the_first_update_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_garbage_collection_is_rare_before_a_run_and_absent_at_exit(
     tmp_path: Path,
@@ -593,6 +599,7 @@ time.sleep(5)
     assert (result.returncode, result.stderr) == (130, b"error: interrupted\n")
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

@@ -45,6 +45,7 @@ def test_a_name_means_that_config_unless_there_is_such_a_file(
         parse(["--config", "acrobott"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_wheel_carries_the_configs(tmp_path: Path):
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]

@@ -46,6 +46,7 @@ def evaluated(run: Path, tmp_path: Path, *options: str) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_script_prints_what_it_found(run: Path, tmp_path: Path):
     script = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), str(run)]
@@ -63,6 +64,7 @@ def test_the_script_prints_what_it_found(run: Path, tmp_path: Path):
     assert f"IQM   {figures['episode_return_iqm']:.4g} [{low:.4g}, {high:.4g}]" in result.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_options_select_action_and_network(run: Path, tmp_path: Path):
     """The results equal those of `rlscan.evaluate` with the documented key."""

@@ -81,6 +81,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.slow
 def test_tables_are_printed_or_written(two: Path, capsys: pytest.CaptureFixture):
     assert main(["report", "fast", "slow"]) == 0
     printed = capsys.readouterr().out
@@ -94,6 +95,7 @@ def test_tables_are_printed_or_written(two: Path, capsys: pytest.CaptureFixture)
     assert r"\toprule" in (two / "a.tex").read_text()
 
 
+@pytest.mark.slow
 def test_a_page_loads_nothing_and_runs_nothing(two: Path):
     options = ["--label", f"fast={NAME}", "--output", "a.html", "--no-episodes"]
     assert main(["report", "fast", "slow", *options]) == 0
@@ -110,6 +112,7 @@ def test_a_page_loads_nothing_and_runs_nothing(two: Path):
     assert "Episodes" not in shown
 
 
+@pytest.mark.slow
 def test_foreign_runs_have_a_page_too_and_execute_nothing(two: Path):
     """A user's own loop has other metrics, and no policy that rlscan builds."""
     (own := two / "own").mkdir()

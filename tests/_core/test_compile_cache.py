@@ -102,6 +102,7 @@ def test_a_second_run_compiles_nothing(tmp_path: Path) -> None:
     assert "PERSISTENT COMPILATION CACHE MISS" not in logged.upper()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_it_can_be_switched_off(tmp_path: Path) -> None:
     end(start(tmp_path / "cache", tmp_path / "run", "--compile-cache", "false"))

@@ -116,6 +116,7 @@ def test_an_update_uses_the_mean_gradient_and_reports_mean_metrics() -> None:
     assert metrics["audit_error"] <= 1e-5
 
 
+@pytest.mark.slow
 def test_an_update_on_devices_makes_a_state_like_the_one_it_takes() -> None:
     env, config = probes.Wander(), CONFIG.as_arrays()
     start = partial(rlscan.ppo.init_train, probes.dropout_policy(), env, config)
@@ -171,6 +172,7 @@ def test_mapped_leaves_are_split() -> None:
     assert doubled.sharding.num_devices == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_strict_run_on_two_devices_stops_with_its_cause() -> None:
     def fresh(policy: Any, minibatch: Any, config: Any) -> Any:
@@ -198,6 +200,7 @@ def test_too_many_devices_are_refused() -> None:
             rlscan.make_mesh(number)
 
 
+@pytest.mark.slow
 def test_sizes_not_divisible_by_the_devices_are_refused() -> None:
     policy, env = probes.dropout_policy(), probes.Wander()
     state = rlscan.init_rollout(policy, env, num_envs=3, key=rlscan.key(1))
@@ -218,6 +221,7 @@ def test_minibatches_of_a_recurrent_policy_are_divided_over_the_devices() -> Non
         check_mesh(MESH, probes.Recurrent(), config)
 
 
+@pytest.mark.slow
 def test_statistics_are_refused() -> None:
     policy = statistics_policy()
     with pytest.raises(ValueError, match="WithStatistics move by a whole rollout.*mesh=None"):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import probes
+import pytest
 
 import rlscan
 from rlscan._core.nan import nan_or
@@ -20,6 +21,7 @@ def test_nan_or():
         assert (nan_or(0.0), nan_or(-math.inf)) == (0.0, -math.inf)
 
 
+@pytest.mark.slow
 def test_an_update_without_episodes_or_variance_passes_debug_nans():
     env, policy = (
         probes.Wander(limit=99, time_limit=None, end_above=math.inf),

@@ -87,6 +87,7 @@ def test_dropout_in_the_carry_fails_in_lax_scan_and_runs_here() -> None:
     assert 0 < masks.sum() < masks.size and not (masks == masks[0]).all()
 
 
+@pytest.mark.slow
 def test_module_as_the_carry() -> None:
     """The failure of equinox#630."""
     mlp = eqx.filter_jit(eqx.nn.MLP)(2, 2, 4, 1, key=jax.random.key(0))
@@ -128,6 +129,7 @@ def test_functions_made_again_in_each_step_are_refused() -> None:
     assert "eqx.tree_at" in message and message.count("<lambda>") == 2
 
 
+@pytest.mark.slow
 def test_modules_in_xs_are_modules_at_each_step() -> None:
     keys = jax.random.split(jax.random.key(0), 3)
     layers = eqx.filter_jit(eqx.filter_vmap(lambda k: eqx.nn.MLP(2, 2, 4, 1, key=k)))(keys)
@@ -379,6 +381,7 @@ def test_transposes() -> None:
     np.testing.assert_allclose(transposed, power.T @ np.ones(2))
 
 
+@pytest.mark.slow
 def test_vmaps_over_modules_and_streams() -> None:
     keys = jax.random.split(jax.random.key(4), 8).reshape(2, 4)
     modules = eqx.filter_vmap(lambda t: eqx.tree_at(lambda m: m.total, Noisy(), t))(jnp.arange(2.0))

@@ -110,6 +110,7 @@ def test_a_seed_that_was_run_again_to_debug_it_is_of_the_same_curve(tmp_path: Pa
     assert labels(read_groups(runs)) == ["CartPole-v1 (2 seeds)"]
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_seed_are_one_curve(tmp_path: Path):
     runs = [[1.0, 5.0], [2.0, 6.0], [3.0, 70.0], [40.0, 80.0]]
     group = a_group(tmp_path, *map(rows, runs))
@@ -125,6 +126,7 @@ def test_a_metric_may_have_the_name_of_a_setting(tmp_path: Path):
     assert len(a_group(tmp_path, *(rows([1.0], loss=[x]) for x in (0.5, 0.75))).runs) == 2
 
 
+@pytest.mark.slow
 def test_of_the_audit_it_is_the_worst_run(tmp_path: Path):
     audits = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 0.0]]
     group = a_group(tmp_path, *(rows([0.0, 0.0], audit_log_ratio=a) for a in audits))
@@ -157,6 +159,7 @@ def test_many_rows_become_few_points_and_no_episode_counts_twice(tmp_path: Path)
     np.testing.assert_array_equal(curve(group, "audit_log_ratio").middle[:3], [0, 1, 0])
 
 
+@pytest.mark.slow
 def test_settings_that_differ_are_the_names(tmp_path: Path):
     directories = [
         run_dirs.with_metrics(tmp_path / f"{i}{seed}", rows([1.0]), ppo=ppo, seed=seed)
@@ -199,6 +202,7 @@ def test_smoothing_averages_over_the_episodes_of_the_last_steps(tmp_path: Path):
     np.testing.assert_array_equal(curve(group, "episode_return", smoothing=10).middle, raw)
 
 
+@pytest.mark.slow
 def test_named_runs_are_a_group_whatever_their_settings(tmp_path: Path):
     directories = [
         run_dirs.with_metrics(tmp_path / f"{i}", rows([1.0]), ppo=ppo, seed=i)
@@ -212,6 +216,7 @@ def test_named_runs_are_a_group_whatever_their_settings(tmp_path: Path):
     assert labels(read_groups(directories, names=names)) == ["mine (3 seeds)"]
 
 
+@pytest.mark.slow
 def test_a_pdf_and_the_audit_on_a_page_of_its_own(tmp_path: Path, monkeypatch: Any, capsys: Any):
     monkeypatch.chdir(tmp_path)
     run_dirs.with_metrics(tmp_path / "run", rows([1.0, 2.0]))
@@ -227,6 +232,7 @@ def test_a_pdf_and_the_audit_on_a_page_of_its_own(tmp_path: Path, monkeypatch: A
     assert "<!-- mine (1 seed) -->" in audit and "return" not in audit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["policy.dropout", "arm"])
 def test_each_swept_value_is_a_group(key: str, tmp_path: Path):
     """In the file `policy.dropout` is an argument of a class; `arm` is a label of a user's loop."""
@@ -240,6 +246,7 @@ def test_each_swept_value_is_a_group(key: str, tmp_path: Path):
         assert len(read_groups([tmp_path / "sweep", alone])[1].runs) == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_pictures(tmp_path: Path):
     """Two runs of two settings, drawn by the script as PNG and by the command as SVG."""

@@ -114,6 +114,7 @@ def test_drawings_of_different_steps_differ(name: str):
     )
 
 
+@pytest.mark.slow
 def test_under_a_wrapper_the_environment_inside_is_drawn():
     env = rlscan.envs.FrameStack(rlscan.make("CartPole-v1"), num_frames=2)
     policy = rlscan.policies.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
@@ -195,6 +196,7 @@ class NearGoal(rlscan.envs.Wrapper):
         return observation, state.replace(**angles)
 
 
+@pytest.mark.slow
 def test_the_step_that_reaches_the_goal_is_drawn():
     env = NearGoal(rlscan.make("Acrobot-v1"))
     policy = rlscan.policies.ActorCritic(env, hidden_sizes=(4,), key=rlscan.key(0))
@@ -266,6 +268,7 @@ def shades(env: Any) -> list[int]:
     return [int(scene(t)[0].get_array()[0, 0, 0]) for t in range(int(episode.num_frames))]
 
 
+@pytest.mark.slow
 def test_an_environment_draws_itself_up_to_its_last_state():
     assert shades(Drawn()) == [0, 50, 100, 150]
     assert shades(Drawn(final_state=False)) == [0, 50, 100]  # a reset hides the last one
@@ -360,6 +363,7 @@ def test_a_long_episode_may_be_thinned_instead():
     assert (image.n_frames, num_steps) == (4, 9)  # after 0, 3, 6 and 9 steps
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_script_draws_an_episode_with_its_uncertainty(run: Path, tmp_path: Path):
     script = [sys.executable, str(REPOSITORY / "scripts" / "render.py"), str(run)]
@@ -405,6 +409,7 @@ def test_bad_input_ends_in_one_line(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old.gif", "plain", "run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["matplotlib", "PIL"])
 def test_without_the_extra_its_name_is_the_error(
     module: str, run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any

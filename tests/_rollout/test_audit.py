@@ -59,6 +59,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow(cases="all")
 @pytest.mark.parametrize("cause", FAULTS)
 def test_a_faulty_loss_stops_the_run_with_its_cause(cause):
@@ -87,6 +88,7 @@ class LateFault(eqx.Module):
         return ppo_loss(policy, with_trajectory(minibatch, policy_key=keys), config)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_fault_among_several_updates_of_one_call():
     policy, env = probes.dropout_policy(), probes.Wander()
@@ -211,6 +213,7 @@ class Half(eqx.Module):
         return ()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_policy_in_16_bits_trains_within_its_documented_tolerance():
     policy, env = Half(probes.dropout_policy()), probes.Wander()

@@ -7,6 +7,7 @@ import pytest
 from rlscan._rollout.blocks import over_steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batch, blocks",
     [((12,), " length=3"), ((2, 5), " length=5"), ((3, 3), " length=3"), ((11,), None)],

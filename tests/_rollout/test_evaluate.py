@@ -52,6 +52,7 @@ def test_a_cut_episode_is_not_finished():
     np.testing.assert_array_equal(result.finished | (result.episode_length == 2), True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network, matters", [("train", True), ("inference", False)])
 def test_the_noise_key_matters_only_with_noise(network, matters):
     policy = probes.dropout_policy()
@@ -87,6 +88,7 @@ def test_a_policy_in_either_mode_is_evaluated_as_asked():
 # Monte Carlo dropout.
 
 
+@pytest.mark.slow
 def test_the_spread_measures_k_networks():
     """In episodes of one step, it equals the spread of K masks computed by hand."""
     policy, num_masks = probes.dropout_policy(num_inputs=1, num_actions=2), 4
@@ -133,6 +135,7 @@ def test_each_row_holds_the_episodes_of_one_network():
     np.testing.assert_array_equal(returns, np.stack([bits, bits], axis=1))
 
 
+@pytest.mark.slow
 def test_networks_without_noise_agree():
     result = played(probes.dropout_policy(rate=0.0), network="mc-dropout", num_masks=4)
     assert (result.spread.value == 0).all()
@@ -168,6 +171,7 @@ def test_each_memory_is_carried_from_step_to_step():
     np.testing.assert_allclose(result.spread.value, np.full((3, 1), expected), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_spread_of_a_gaussian():
     policy, env = probes.gaussian_dropout_policy(), probes.Wander(is_continuous=True)
     spread = played(policy, env, network="mc-dropout", num_masks=2, action="mode").spread
@@ -184,6 +188,7 @@ def count_draws(policy, env) -> int:
     return str(program).count("random_bits")
 
 
+@pytest.mark.slow
 def test_the_rollouts_program_draws_nothing_for_dropout_in_inference_mode():
     env = probes.Wander()
     policy = probes.dropout_policy()

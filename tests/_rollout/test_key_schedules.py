@@ -164,6 +164,7 @@ def test_an_unknown_schedule_is_refused():
         check_config(config)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_training_follows_the_schedule():
     """If there is one key per rollout, all steps of an update share a mask and the ratio is 1."""

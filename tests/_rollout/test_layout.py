@@ -50,6 +50,7 @@ def loss(policy, trajectory):
     return (jnp.arange(log_prob.size).reshape(log_prob.shape) * (log_prob + value) + entropy).sum()
 
 
+@pytest.mark.slow
 def test_transposing_twice_changes_nothing():
     policy = make_policy()
     once = _layout._transposed(policy)
@@ -100,6 +101,7 @@ def test_only_wide_linear_layers_are_transposed(layer):
 of_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads a CPU program")
 
 
+@pytest.mark.slow
 @of_cpu
 @pytest.mark.skipif(
     not version("jaxlib").startswith("0.10."),
@@ -116,6 +118,7 @@ def test_a_rollout_multiplies_by_input_major_weights(recorded):
     assert set(found) == {(("4", "32"), "10"), (("4", "48"), "10"), (("4", "2"), "11")}
 
 
+@pytest.mark.slow
 def test_a_rollout_is_the_same_in_either_layout(recorded, monkeypatch):
     policy, state, trajectory = recorded
     monkeypatch.setattr(_rollout, "stored_input_major", lambda policy: lambda: policy)
@@ -124,6 +127,7 @@ def test_a_rollout_is_the_same_in_either_layout(recorded, monkeypatch):
     np.testing.assert_allclose(plain.log_prob, trajectory.log_prob, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_the_same_in_either_layout(recorded, monkeypatch):
     policy, _, trajectory = recorded
     ours = eqx.filter_jit(eqx.filter_grad(loss))(policy, trajectory)

@@ -79,6 +79,7 @@ def by_hand(env: Any, first: Any, trajectory: Any) -> tuple:
     return tuple(jax.tree.map(lambda *rows: np.stack(rows), *steps) for steps in (last, seen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env",
     [
@@ -101,6 +102,7 @@ def test_next_observations_against_environments_stepped_by_hand(env: Counted) ->
         np.testing.assert_array_equal(rows[terminated], seen[name][terminated])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env", [Counted(time_limit=6), Counted(time_limit=None, final_slots=4)], ids=str
 )

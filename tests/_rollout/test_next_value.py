@@ -94,6 +94,7 @@ def num_evaluated(limit: int) -> int:
     return len(calls) - N
 
 
+@pytest.mark.slow
 def test_only_truncated_steps_are_evaluated():
     """Each batch takes two slots per environment, because there are 21 and at most 16 batches."""
     _, _, trajectory = roll(Sum(jnp.ones(())), unlimited(SELDOM))
@@ -113,6 +114,7 @@ def expected(policy: Any, after: Any, trajectory: Any) -> np.ndarray:
     return float(policy.scale) * following
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [SELDOM, EVERY_STEP, NEVER])
 def test_any_number_of_truncations(limit):
     policy = Sum(jnp.asarray(2.0))
@@ -190,6 +192,7 @@ def test_it_has_a_reverse_mode_gradient():
     np.testing.assert_allclose(of_value, np.concatenate([np.zeros((1, N)), kept]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [SELDOM, NEVER])
 def test_a_value_may_be_any_pytree(limit):
     class Several(Sum):
@@ -206,6 +209,7 @@ def test_a_value_may_be_any_pytree(limit):
     assert following["none"] is None
 
 
+@pytest.mark.slow
 def test_a_policy_without_values_has_none():
     class Actor(Sum):
         def __call__(self, observation: Any, state: Any, *, key: Any) -> Any:

@@ -137,6 +137,7 @@ def test_the_ratio_of_a_recurrent_policy_is_1():
 # Any shape, any order, any transform.
 
 
+@pytest.mark.slow
 def test_whole_environments_of_a_recurrent_policy():
     policy, _, trajectory = roll("recurrent")
     some = jnp.array([3, 1])
@@ -157,6 +158,7 @@ class Counts(eqx.Module):
         return {"steps": 0}
 
 
+@pytest.mark.slow
 def test_a_state_of_python_numbers():
     policy, env = Counts(jnp.asarray(0.3)), probes.Wander()
     _, trajectory = start_and_roll(policy, env, rlscan.key(0))
@@ -218,6 +220,7 @@ class TinyNet(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_value_and_gradient_against_a_float64_network():
     rng = np.random.default_rng(0)
     hidden, output = rng.normal(size=(8, 4)), rng.normal(size=(3, 8))
@@ -343,6 +346,7 @@ def test_many_steps_are_replayed_in_blocks(block, monkeypatch):
     np.testing.assert_allclose(at_once[0], trajectory.log_prob, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [probes.dropout_policy(), probes.conv_policy()])
 def test_a_gradient_is_not_taken_through_blocks(policy, monkeypatch):
     """Through blocks it would be slower and store more, but be the same."""

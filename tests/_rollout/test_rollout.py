@@ -175,6 +175,7 @@ def roll():
     return eqx.filter_jit(eqx.debug.assert_max_traces(rollout, max_traces=1))
 
 
+@pytest.mark.slow
 def test_two_rollouts_equal_one_of_twice_the_length(roll):
     """The second rollout does not retrace."""
     policy, env = CASES["recurrent"]
@@ -189,6 +190,7 @@ def test_two_rollouts_equal_one_of_twice_the_length(roll):
     assert_equal_trees((end, joined), (after, whole), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_an_environment_does_not_depend_on_how_many_there_are():
     policy, env = CASES["dropout"]
     _, _, few = start_and_roll(policy, env, rlscan.key(0))
@@ -270,6 +272,7 @@ class CriticOfWidth37(eqx.Module):
         return jnp.zeros(()) if self.is_recurrent else ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_recurrent", [False, True])
 def test_the_critic_of_a_feedforward_policy_is_dead_code(is_recurrent):
     keys = jax.random.split(jax.random.key(0), 3)
@@ -383,6 +386,7 @@ def test_declared_slots_are_filled_in_order(declared, used):
     assert is_lost == ([9] if declared == 1 else [])
 
 
+@pytest.mark.slow
 def test_a_lost_truncation_is_nan_and_never_a_wrong_value():
     """The declared limit is 6 steps, but episodes are cut at 5, so finally two share a slot."""
     policy, _, after, trajectory = roll_probe(probe_with(6), 30)
@@ -394,6 +398,7 @@ def test_a_lost_truncation_is_nan_and_never_a_wrong_value():
     assert (np.delete(following, 24, axis=0) == 1).all()
 
 
+@pytest.mark.slow
 def test_termination_wins_if_both_flags_are_set():
     policy, _, after, trajectory = roll_probe(probes.both_flags)
     assert (trajectory.terminated[1::2] & trajectory.truncated[1::2]).all()

@@ -110,6 +110,7 @@ def test_each_is_compiled_with_its_own_options():
     assert devices.OPTIONS.keys() <= devices.MEANINGS.keys()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", levers.UNDONE)
 def test_without_a_lever_it_is_another_program_and_learns_the_same(name, monkeypatch):
@@ -196,6 +197,7 @@ def unswitched(env, *, key):
     return Unswitched(eqx.nn.Linear(4, 2, key=key))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_policy_that_has_no_switch_is_not_compared_with_itself(capsys, monkeypatch):
     def untimed(contestants, *, repeats, options=None):
@@ -492,6 +494,7 @@ def test_compare_refuses_figures_that_are_none(values, capsys, monkeypatch, tmp_
 # The library
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_python_blocks_of_the_readme_run(capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", (FOLDER / "README.md").read_text(), re.M | re.S)

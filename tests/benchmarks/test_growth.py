@@ -219,6 +219,7 @@ def test_a_report_of_some_axes_is_refused(tmp_path, capsys) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_report_tells_what_is_there(tmp_path) -> None:
     points = AXES["num_envs"][:3]
     for point, speed in zip(points, (1e6, 3e6, 4e6), strict=True):

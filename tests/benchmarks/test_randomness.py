@@ -202,6 +202,7 @@ def test_the_bad_generator_fails_and_the_good_one_passes(tmp_path: Path) -> None
     assert {"spectrum", "serial 1", "approximate entropy"} <= set(failed["weyl"])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     nist.run(COUNTER_NIST, tmp_path / "in parts", num_sequences=2, num_bits=2**12)
     parts = nist.run(COUNTER_NIST, tmp_path / "in parts", num_sequences=5, num_bits=2**12)

@@ -85,6 +85,7 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert _results.read(tmp_path) == CELLS
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     with ProcessPoolExecutor(3, get_context("spawn")) as processes:

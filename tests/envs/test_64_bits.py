@@ -19,6 +19,7 @@ MIXED = (
 )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*MIXED, *(n for n in rlscan.envs.ENVIRONMENTS if n not in MIXED)])
 def test_an_environment_is_rolled_out(name):
@@ -34,6 +35,7 @@ def test_an_environment_is_rolled_out(name):
     assert trajectory.reward.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_step_takes_an_action_and_a_state_of_64_bits():
     with jax.enable_x64(True):
         env = rlscan.make("Catch-bsuite")

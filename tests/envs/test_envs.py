@@ -35,6 +35,7 @@ QUICK = [
 ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ENVIRONMENTS]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_gymnax_is_imported_without_plotting_and_can_plot() -> None:
     code = """
@@ -154,6 +155,7 @@ def test_constructor_arguments_reach_the_environment() -> None:
     assert both.params.chain_length == 5 and both.reset(rlscan.key(0))[0].shape == (7,)
 
 
+@pytest.mark.slow
 def test_parameters_can_be_traced_and_mapped_over() -> None:
     def pull(gravity: Any) -> Any:
         env = make("Pendulum-v1", g=gravity)
@@ -164,6 +166,7 @@ def test_parameters_can_be_traced_and_mapped_over() -> None:
     np.testing.assert_allclose(speeds, [0, 0.75 * np.sin(1), 1.5 * np.sin(1)], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_array_changes_without_another_trace() -> None:
     """A curriculum sets `env.params` between calls of one compiled rollout."""
     env: Any = make("CartPole-v1", gravity=jnp.asarray(9.8))
@@ -398,6 +401,7 @@ def truncated_lengths(name: str, limit: int, num_steps: int) -> np.ndarray:
     return np.asarray(trajectory.episode_length)[np.asarray(trajectory.truncated)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
 def test_no_episode_is_truncated_before_its_time_limit(name: str) -> None:
     """Episodes are truncated at the limit and not before, which the K slots rely on."""
@@ -405,6 +409,7 @@ def test_no_episode_is_truncated_before_its_time_limit(name: str) -> None:
     assert len(lengths) > 0 and (lengths == 3).all()
 
 
+@pytest.mark.slow
 def test_time_limits() -> None:
     assert make("CartPole-v1").time_limit == 500  # pyright: ignore
     limit: Any = make("CartPole-v1", max_steps_in_episode=7)

@@ -247,6 +247,7 @@ class Sent(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_the_observed_action_is_the_one_that_was_sent() -> None:
     env: Any = rlscan.envs.LastActionReward(probes.Wander(is_continuous=True, end_above=1e9))
     state = rlscan.init_rollout(Sent(), env, num_envs=2, key=rlscan.key(0))
@@ -280,6 +281,7 @@ def test_an_episode_begins_with_the_first_action(space: Any, first_action: Any) 
 # Selected entries.
 
 
+@pytest.mark.slow
 def test_a_part_is_observed() -> None:
     inner, last, _ = follow(probes.Wander(), one_action)
     wrapper = rlscan.envs.ObserveOnly(probes.Wander(), [3, 0])
@@ -386,6 +388,7 @@ def test_indices_that_the_environment_does_not_have_are_refused_when_it_is_built
         build_env(config)
 
 
+@pytest.mark.slow
 def test_a_policy_of_a_config_fits_a_stack_and_is_read_back_from_a_file(tmp_path: Any) -> None:
     config = Config(env=EnvConfig(observe=(0, 2), frame_stack=2))
     env = build_env(config)
@@ -430,6 +433,7 @@ class Named(rlscan.envs.Wrapper):
         return Seen(self.env.observation_space(), Box(0, 1, (3,)))
 
 
+@pytest.mark.slow
 def test_the_mask_of_a_named_tuple_is_obeyed() -> None:
     env = rlscan.envs.LastActionReward(rlscan.envs.FrameStack(Named(probes.Wander()), 2))
     policy = rlscan.policies.ActorCritic(env, hidden_sizes=[4], key=rlscan.key(0))
@@ -466,6 +470,7 @@ class ScaledReward(rlscan.envs.Wrapper):
         return observation, state, reward / self.scale, *rest
 
 
+@pytest.mark.slow
 def test_a_wrapper_changes_only_what_it_overrides() -> None:
     inner = probes.Wander()
     wrapper = ScaledReward(inner, scale=4.0)
@@ -494,6 +499,7 @@ def test_an_environment_without_a_time_limit_stays_without_one() -> None:
     assert rlscan.envs.Wrapper(Endless()).time_limit is None
 
 
+@pytest.mark.slow
 def test_a_users_own_wrapper_is_rolled_out_and_replayed() -> None:
     env = ScaledReward(rlscan.envs.FrameStack(probes.Wander(), 2))
     policy = probes.dropout_policy(num_inputs=8)

@@ -47,6 +47,7 @@ def test_a_rate_can_be_mapped_over():
     np.testing.assert_allclose(kept(rates), 1 - rates, atol=0.02)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_training_follows_the_schedule_in_one_program():
     config = rlscan.ppo.PPOConfig(num_envs=4, num_steps=8, num_minibatches=2, learning_rate=0.01)
@@ -78,6 +79,7 @@ def test_neither_gradient_nor_weight_decay_reaches_the_rate():
     assert (moved.critic.weight != policy.critic.weight).all()
 
 
+@pytest.mark.slow
 def test_a_rate_that_only_looks_trainable_gets_no_gradient():
     """Users filter by `eqx.is_inexact_array`, as is usual with Equinox."""
 

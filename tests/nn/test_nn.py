@@ -312,6 +312,7 @@ def test_noisy_linear_against_a_float64_network(use_bias):
     np.testing.assert_allclose(layer(x, inference=True), mean, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_noise_of_noisy_linear():
     """The noise matrix has rank 1 and the moments of factorised noise."""
     p, q, num_keys = 4, 3, 2**16
@@ -531,6 +532,7 @@ def test_keys_of_any_generator(impl):
             assert any((a != b).any() for a, b in zip(y, other, strict=True)), name
 
 
+@pytest.mark.slow
 def test_layers_train_in_a_scan_over_a_batch():
     """All layers are in the carry of one `filter_scan`, under vmap, grad and jit."""
     model = tuple(layer for layer, _, _ in CALLS.values())

@@ -152,6 +152,7 @@ def test_dropout_is_on_while_statistics_are_frozen():
     assert len(set(map(float, values))) == 1
 
 
+@pytest.mark.slow
 def test_a_policy_without_statistics_is_returned_as_it_is():
     policy = probes.dropout_policy()
     assert move_statistics(policy, small_trajectory()) is policy
@@ -191,6 +192,7 @@ class Outer(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_statistics_inside_of_a_policy_move_as_they_do_alone():
     inner, trajectory = make_policy(), small_trajectory()
     alone: Any = move_statistics(inner, trajectory)
@@ -204,6 +206,7 @@ def test_a_batch_norm_without_statistics_at_first_is_refused():
         make_policy(mode="ema")
 
 
+@pytest.mark.slow
 def test_layers_must_use_one_name_for_the_batch():
     class Two(eqx.Module):
         a: Any

@@ -223,6 +223,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum())
 
 
+@pytest.mark.slow
 def test_multi_discrete_is_a_categorical_for_each_integer() -> None:
     head = ActionHead(SPACES["multi-discrete"])
     outputs = np.linspace(-1, 2, 9)
@@ -363,6 +364,7 @@ class Masked(eqx.Module):
         return self.space
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, is_flat",
@@ -402,6 +404,7 @@ def test_masks_are_honoured(name: str, is_flat: bool) -> None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(played))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_policy_learns_under_masks() -> None:
     """The highest legal action is best, and only the mask shows which ones are legal."""

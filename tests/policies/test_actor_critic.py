@@ -67,6 +67,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 # Shapes and initialisation.
 
 
+@pytest.mark.slow
 def test_shapes() -> None:
     def shapes(**settings: Any) -> list[list[tuple[int, ...]]]:
         policy = eqx.filter_eval_shape(lambda: build(**settings))
@@ -108,6 +109,7 @@ def test_weights_are_orthogonal_with_their_gains(sizes: tuple[int, ...]) -> None
         assert all(layer.use_bias for layer in net.layers)
 
 
+@pytest.mark.slow
 def test_each_layer_and_each_key_has_its_own_weights() -> None:
     first, second = build(hidden_sizes=(4, 4)), build(hidden_sizes=(4, 4), seed=1)
     hidden = [w for p in (first, second) for ws in weights(p).values() for w in ws[:2]]
@@ -117,6 +119,7 @@ def test_each_layer_and_each_key_has_its_own_weights() -> None:
     assert not eqx.tree_equal(first, second)
 
 
+@pytest.mark.slow
 def test_policies_for_one_environment_have_one_structure() -> None:
     """Loading checkpoints and stacking populations depend on it."""
     for name in ("CartPole-v1", "Pendulum-v1", "FrozenLake-misc"):
@@ -210,6 +213,7 @@ def test_discrete_observations_are_one_hot() -> None:
 # Images and masks.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_images_go_through_convolutions_of_actor_and_critic() -> None:
     env = rlscan.make("Breakout-MinAtar")
@@ -236,6 +240,7 @@ def test_images_go_through_convolutions_of_actor_and_critic() -> None:
     np.testing.assert_allclose(log_prob, trajectory.log_prob, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mask_is_of_the_actions_and_no_input() -> None:
     parts = Space(spaces={"x": box(-1, 1, (2,)), "action_mask": box(0, 1, (3,))})
     policy = build(Env(parts, Space(n=3)))
@@ -269,6 +274,7 @@ def outputs(policy: ActorCritic, num_keys: int = 64) -> tuple[np.ndarray, np.nda
     return np.asarray(actor), np.asarray(critic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
 def test_dropout_only_where_asked(rates: tuple[float, float]) -> None:
     policy = build(dropout=rates[0], critic_dropout=rates[1])
@@ -282,6 +288,7 @@ def test_dropout_only_where_asked(rates: tuple[float, float]) -> None:
         np.testing.assert_allclose(values, quiet, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_dropout_drops_at_its_rate() -> None:
     """All units are 1, so the output counts the units that were kept."""
     policy = build(hidden_sizes=(32, 32), dropout=0.25, activation=lambda x: 0 * x + 1)
@@ -297,6 +304,7 @@ def test_dropout_drops_at_its_rate() -> None:
     assert abs(kept.std() - 2.45) < 0.25
 
 
+@pytest.mark.slow
 def test_the_layers_have_masks_of_their_own() -> None:
     seen = []
 
@@ -370,6 +378,7 @@ def test_keys_that_are_none_are_refused() -> None:
 # A population.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_construction_vmaps_over_keys_again_and_again() -> None:
     """Runs in a subprocess, because batched QR decompositions used to deadlock."""

@@ -101,6 +101,7 @@ def test_its_entropy_and_the_gradient_are_right_on_average() -> None:
     assert np.asarray(gradient[0])[:, 0].mean() < -0.3
 
 
+@pytest.mark.slow
 def test_the_recorded_action_would_give_the_entropy_no_gradient() -> None:
     """Shows why the entropy needs its own, reparameterised sample."""
 
@@ -145,6 +146,7 @@ def test_a_squashed_gaussian_is_finite_wherever_it_is() -> None:
 # The Beta.
 
 
+@pytest.mark.slow
 def test_density_and_entropy_of_a_beta() -> None:
     over, under = np.asarray([0.7, 4.0]), np.asarray([2.5, 0.3])
     d = beta(over, under)
@@ -200,6 +202,7 @@ def joint(logits: Any, loc: Any) -> Joint:
     return Joint({"b": (distrax.Categorical(logits=logits), one), "a": one})
 
 
+@pytest.mark.slow
 def test_a_joint_is_of_independent_parts() -> None:
     d = joint(jnp.asarray([0.3, -1.0, 0.0]), [0.5, -0.5])
     category, one = d.distributions["b"]
@@ -216,6 +219,7 @@ def test_a_joint_is_of_independent_parts() -> None:
     assert legal["b"][0] == action["b"][0]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_distributions_go_through_every_transformation() -> None:
     logits = jax.random.normal(rlscan.key(0), (5, 3))
@@ -277,6 +281,7 @@ def test_a_mask_leaves_the_legal_ones_as_they_were(largest: float) -> None:
         assert mask[samples].all()
 
 
+@pytest.mark.slow
 def test_gradients_under_a_mask_depend_only_on_legal_actions() -> None:
     logits, mask = jnp.asarray([0.3, 2.0, -1.0, 5.0]), jnp.asarray([True, False, True, False])
 

@@ -79,6 +79,7 @@ def call(policy: Any, key: Any) -> tuple:
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "transformer")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", *SLOW])
 def test_masks_do_not_depend_on_what_holds_the_rate(kind: str) -> None:
     keys = jax.random.split(rlscan.key(1), 16)
@@ -89,6 +90,7 @@ def test_masks_do_not_depend_on_what_holds_the_rate(kind: str) -> None:
         assert min(abs(got[0] - wanted).max(), abs(got[2] - wanted).max()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [
@@ -108,6 +110,7 @@ def test_noise_of_an_array_rate_is_that_of_the_number(layer: Any) -> None:
     assert narrow.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_episode_masks_of_an_array_rate_are_those_of_the_number() -> None:
     cell = eqx.nn.GRUCell(32, 32, key=jax.random.key(0))
 
@@ -130,6 +133,7 @@ def roll(rate: Any) -> tuple:
     return trajectory.log_prob, rlscan.replay(policy, trajectory)[0]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_rates_is_one_program() -> None:
     one, many = eqx.filter_jit(roll), eqx.filter_jit(eqx.filter_vmap(roll))
     rates = jnp.asarray(RATES)
@@ -143,6 +147,7 @@ def test_a_sweep_over_rates_is_one_program() -> None:
     assert abs(acted[0] - acted[2]).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
 def test_the_optimiser_does_not_see_a_rate(kind: str) -> None:
     policy = KINDS[kind](jnp.asarray(0.25))

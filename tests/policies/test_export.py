@@ -84,6 +84,7 @@ def test_it_decides_as_the_policy_does(env: Any, continuous: Any, stochastic: bo
         assert not np.allclose(found[1], others[1])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_recurrent_policy_in_a_process_without_its_class(tmp_path: Path):
     """The state is passed in and out, and one program runs on all platforms."""

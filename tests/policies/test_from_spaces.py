@@ -33,6 +33,7 @@ KINDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_spaces_do_for_an_environment(kind: str) -> None:
     policy = KINDS[kind](ALONE)
@@ -66,6 +67,7 @@ def test_floats_of_a_space_of_dicts_are_normalised_and_nothing_else() -> None:
     assert jax.eval_shape(logits, observation).shape == (2,)
 
 
+@pytest.mark.slow
 def test_a_policy_is_exported_with_its_spaces_alone(tmp_path: Any) -> None:
     for name, env in (("alone", ALONE), ("env", ENV)):
         export(KINDS["gru"](env), env, tmp_path / name, platforms=["cpu"])

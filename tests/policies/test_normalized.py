@@ -124,6 +124,7 @@ def test_the_ratio_is_1_in_every_update_while_all_moves(run: Any) -> None:
         assert (moved.mean.value != moments.mean.value).all()
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_all_raw_observations(run: Any) -> None:
     states, _ = run
     seen = seen_until(states[:-1]).astype(np.float64).reshape(-1, 4)
@@ -133,6 +134,7 @@ def test_statistics_are_those_of_all_raw_observations(run: Any) -> None:
     np.testing.assert_allclose(moments.variance, seen.var(axis=0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_policy_inside_sees_them_normalised_and_clipped(run: Any) -> None:
     states, _ = run
     policy, trajectory = states[2].policy, rolled_out(states[2])[1]
@@ -182,6 +184,7 @@ def early(policy: Any, minibatch: Any, config: Any) -> Any:
     return rlscan.ppo.ppo_loss(policy.move_statistics(steps, None), minibatch, config)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_statistics_that_move_before_the_epochs_are_found() -> None:
     state = rlscan.ppo.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(0))
@@ -225,6 +228,7 @@ class OfParts(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_floats_of_a_pytree_are_normalised_and_nothing_else() -> None:
     env = Around(parts)
     policy = rlscan.policies.NormalizedObservations(OfParts(probes.dropout_policy()), env)
@@ -268,6 +272,7 @@ def test_an_evaluation_uses_those_that_were_learned(run: Any) -> None:
     assert not np.allclose(played.episode_return, raw.episode_return, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_policy_in_a_file_has_them(tmp_path: Any) -> None:
     config = Config(policy=policy_config(normalize_observations=True, hidden_sizes=(8,)))
     env = build_env(config)
@@ -312,6 +317,7 @@ def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow  # `test_moments` has a quick version
 def test_a_mesh_moves_them_as_one_device_does() -> None:
     state: Any = rlscan.ppo.init_train(make_policy(), ENV, CONFIG, key=rlscan.key(2))
@@ -383,6 +389,7 @@ class Network(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_statistics_that_would_never_move_are_refused() -> None:
     state = rlscan.init_rollout(make_policy(), ENV, num_envs=1, key=rlscan.key(0))
     _, trajectory = jit_rollout(make_policy(), ENV, state, 2)
@@ -394,6 +401,7 @@ def test_statistics_that_would_never_move_are_refused() -> None:
         rlscan.move_statistics(inside, trajectory)
 
 
+@pytest.mark.slow
 def test_layers_with_statistics_inside_are_refused_on_a_mesh() -> None:
     policy = rlscan.policies.NormalizedObservations(statistics_policy(), probes.Wander())
     with pytest.raises(ValueError, match="WithStatistics move by a whole rollout.*mesh=None"):
@@ -425,6 +433,7 @@ class Constant(eqx.Module):
         return ()
 
 
+@pytest.mark.slow
 def test_a_number_that_never_varies_is_0() -> None:
     env = Around(lambda x: x.at[3].set(5.0))
     policy: Any = rlscan.policies.NormalizedObservations(Constant(), env)

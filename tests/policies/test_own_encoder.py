@@ -88,6 +88,7 @@ def encoders(policy: Any) -> list[Any]:
     return [getattr(policy, name) for name in names if hasattr(policy, name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_rlscans_own_encoder_given_by_hand_changes_no_number(kind: str) -> None:
     """It is called once for each network, with the keys that the default takes."""
@@ -126,6 +127,7 @@ def roll(policy: Any) -> tuple:
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "transformer")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", *SLOW])
 def test_noise_in_an_encoder_is_replayed(kind: str) -> None:
     policy = lively(build(kind, Noisy))
@@ -135,6 +137,7 @@ def test_noise_in_an_encoder_is_replayed(kind: str) -> None:
     assert abs(other - trajectory.log_prob).max() > 0.01
 
 
+@pytest.mark.slow
 def test_an_encoder_without_noise_takes_nothing_from_the_others() -> None:
     """The key of its noise is derived, so all other masks are as they are without it."""
 

@@ -286,6 +286,7 @@ def says(policy: Any, key: Any, state: Any = None) -> Any:
     return distribution.logits, value, state
 
 
+@pytest.mark.slow
 def test_the_actor_is_noisy_and_the_value_and_the_memory_are_not():
     policy = make("lstm")
     one, other = (says(policy, rlscan.key(i)) for i in range(2))

@@ -176,7 +176,6 @@ def test_the_ratio_is_1():
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
 def test_unrolled_is_step_by_step():
     sequences.assert_unrolled(make(gated=True), ENV, atol=2e-5, gradient_tolerance=1e-3)
 
@@ -276,6 +275,7 @@ def test_positions(num_steps):
     np.testing.assert_array_equal(_positions(jnp.asarray(num_steps), done), expected)
 
 
+@pytest.mark.slow
 def test_no_step_is_too_late():
     """The output does not depend on the position in the episode once the window is full."""
     policy = make()
@@ -323,6 +323,7 @@ def test_layers_see_as_much_of_few_numbers_as_of_many(gated):
         np.testing.assert_allclose(np.square(weight).sum(axis=1).mean(), 1 / 3, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_gates_start_near_the_identity(gated):
     """Each gate passes σ(2) = 0.88 of the stream, whatever the sublayer's output."""
     gate = gated.blocks[0].gates[0]

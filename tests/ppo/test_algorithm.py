@@ -306,6 +306,7 @@ def test_a_state_of_another_shape_is_refused(paid: Any):
             _like(paid, eqx.tree_at(lambda s: s.env.amount, paid, wrong))
 
 
+@pytest.mark.slow
 def test_ppo_is_one_of_the_algorithms(paid: Any):
     """`update` by hand with `PPO`, and `update` with an environment of its own."""
     assert PAY.steps_per_update == 8 and PAY.num_updates == 8

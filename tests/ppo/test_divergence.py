@@ -147,6 +147,7 @@ def test_a_seed_is_frozen_and_the_others_are_bitwise_as_without_it(target_kl):
     assert np.isnan(metrics["learning_rate"][3:, 1]).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow(cases="all")
 @pytest.mark.parametrize(
     "what, at, number, update, named",
@@ -263,6 +264,7 @@ def watched_and_unwatched(patch: pytest.MonkeyPatch) -> Any:
     return watched, run()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_watching_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     for a, b in zip(*map(leaves, watched_and_unwatched(monkeypatch)), strict=True):
@@ -286,6 +288,7 @@ with pytest.MonkeyPatch.context() as patch:
 # Statistics.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_statistics_that_overflow():
     """A batch norm saturates at a large observation, but the running variance has its square."""
@@ -334,6 +337,7 @@ def off_in_one(policy: Any, minibatch: Any, config: Any) -> Any:
     return loss + jnp.where(is_far, jnp.nan, 0.0), rest
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_devices_agree():
     """Both devices react to what only one of them has seen."""
@@ -364,6 +368,7 @@ def test_devices_agree():
 # The audit.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_failed_audit_is_reported_first():
     """If other masks make a run diverge, they are the cause to report."""
@@ -447,6 +452,7 @@ def rollout_of(observation: Any, **others: Any) -> Any:
     return SimpleNamespace(trajectory=trajectory, value=zeros, advantage=zeros, target=zeros)
 
 
+@pytest.mark.slow
 def test_the_entry_of_an_observation_is_named_with_its_step_and_environments():
     speed, image = jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5, 5))
     observation = {"image": image, "speed": speed.at[1, 1:, 2].set(jnp.inf)}
@@ -467,6 +473,7 @@ def test_the_entry_of_an_observation_is_named_with_its_step_and_environments():
     assert inspect.unwrap(_in_rollout)(rollout_of(speed)) is None
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_an_infinite_observation_that_harms_a_gradient_is_named_first():
     """A saturated tanh is finite, but its gradient is 0 · ∞."""

@@ -74,6 +74,7 @@ def curious() -> tuple[list, list]:
     return states, rows
 
 
+@pytest.mark.slow
 def test_a_hook_changes_rewards_and_trains_what_it_keeps(curious: tuple):
     """Against a loop by hand over the same rollouts, with the bonus before the predictor's step."""
     states, rows = curious

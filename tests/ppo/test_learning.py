@@ -20,6 +20,7 @@ def test_an_update_without_an_episode_counts_for_nothing():
     assert last_tenth(episode_return, num_episodes) == pytest.approx([4.0])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_stored_results_are_a_row_beside_published_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learning, "RESULTS", tmp_path)

@@ -44,6 +44,7 @@ def test_a_walk_ends_at_the_first_number_inside(outside: list[int]) -> None:
     assert _walk(jnp.array([4, 2, 3, 0]), jnp.array(outside)).tolist() == [1, 2, 3, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [4, 7])  # 2 × 2 cells, and 3 × 3 of which two are too many
 def test_in_a_small_grid_each_number_is_at_each_place_equally_often(length: int) -> None:
     n = 20_000

@@ -146,6 +146,7 @@ def test_an_optimiser_that_would_keep_its_first_rate_is_refused():
         start(lambda rate: optax.inject_hyperparams(optax.adam)(learning_rate=rate))
 
 
+@pytest.mark.slow
 def test_complex_and_small_parameters_are_seen_as_wide_real_ones():
     class Numbers(eqx.Module):
         z: Any

@@ -117,6 +117,7 @@ def test_nothing_moves_at_a_learning_rate_of_0(jit_update):
     assert (metrics["num_gradient_steps"] == 4).all()
 
 
+@pytest.mark.slow
 def test_one_program_for_all_numbers(jit_update):
     run(jit_update, CONFIG.as_arrays(), 2)
     num_traces = eqx.debug.get_num_traces(counted_update)
@@ -387,6 +388,7 @@ class Noting(eqx.Module):
         return (policy.preference - 3.0) ** 2, (log_ratio, {"mine": jnp.asarray(7.0)})
 
 
+@pytest.mark.slow
 def test_every_sample_is_used_once_per_epoch_by_a_custom_loss():
     """Samples are identified by their keys."""
     config = dataclasses.replace(CONFIG, num_steps=8, num_epochs=3, num_minibatches=4)

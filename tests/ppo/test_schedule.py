@@ -129,6 +129,7 @@ def test_a_loss_sees_the_numbers_of_its_update(rows: list[dict]):
     np.testing.assert_allclose([r["learning_rate"] for r in rows], wanted["learning_rate"])
 
 
+@pytest.mark.slow
 def test_the_steps_are_those_of_the_schedule(rows: list[dict]):
     """Gradient descent on a sum goes down by the rate, twice an update."""
     training = train()

@@ -187,6 +187,7 @@ def assert_trained(state: Any, metrics: Any, num_updates: int = 2) -> None:
     assert all(np.isfinite(x).all() for x in metrics.values())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_policy_trains_under_the_switches_that_hunt_errors(kind):
@@ -194,6 +195,7 @@ def test_every_kind_of_policy_trains_under_the_switches_that_hunt_errors(kind):
         assert_trained(*train(kind))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_kind_of_policy_uses_a_key_twice(kind):

@@ -63,12 +63,14 @@ def test_a_run_goes_on_from_a_state(whole):
     assert rows_of(train(None, state=second.state)) == []  # all of its updates are made
 
 
+@pytest.mark.slow
 def test_a_state_is_exact_at_its_interval():
     training = train(make, key=rlscan.key(0), state_interval=4)
     made = [int(state.num_updates) for state, _ in training]
     assert made[3] == 4 and made[5] == 6 and all(n <= 4 for n in made[:4])
 
 
+@pytest.mark.slow
 def test_a_training_knows_how_many_updates_are_left():
     training = train(make, key=rlscan.key(0), updates_per_call=4)
     assert operator.length_hint(training) == 6
@@ -104,6 +106,7 @@ def test_several_runs_go_on_from_a_state():
     assert_same(rows_of(train(None, state=first.state)), rows[3:])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_numbers_may_differ_between_runs():
     keys = jnp.stack([rlscan.key(7)] * 2)
@@ -114,6 +117,7 @@ def test_numbers_may_differ_between_runs():
     assert rows[-1]["approx_kl"][1] > 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_runs_are_split_over_devices():
     keys = jax.random.split(rlscan.key(7), 4)
@@ -123,6 +127,7 @@ def test_runs_are_split_over_devices():
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_run_that_diverged_leaves_the_others_and_all_together_end():
     keys = jax.random.split(rlscan.key(7), 2)
@@ -139,6 +144,7 @@ def test_a_run_that_diverged_leaves_the_others_and_all_together_end():
     assert error.value.runs == [0, 1]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_failing_update_is_handed_over_and_its_run_is_named(monkeypatch):
     def fresh(policy, minibatch, config):
@@ -167,6 +173,7 @@ def test_invalid_settings_are_refused_at_once(settings: dict, message: str):
         train(make, **settings)
 
 
+@pytest.mark.slow
 def test_a_policy_without_an_axis_of_runs_is_refused():
     policy, keys = make(key=rlscan.key(0)), jax.random.split(rlscan.key(7), 2)
     with pytest.raises(ValueError, match=r"for 2 keys every array .* of 2 runs, got policy\..*"):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import rlscan
 from rlscan._core.mesh import WHOLE, sharded
@@ -78,6 +79,7 @@ def attempt(state: Any) -> tuple:
 jit_attempt = eqx.filter_jit(attempt)
 
 
+@pytest.mark.slow
 def test_the_first_update_acts_at_the_first_rate_and_learns_from_scaled_rewards():
     state = start()
     policy: Any
@@ -90,6 +92,7 @@ def test_the_first_update_acts_at_the_first_rate_and_learns_from_scaled_rewards(
     assert (np.abs(scaled - reward) > 0.1).any()
 
 
+@pytest.mark.slow
 def test_each_epoch_of_each_update_has_an_order_of_its_own():
     state = start()
     after, first = jit_attempt(state)
@@ -101,6 +104,7 @@ def test_each_epoch_of_each_update_has_an_order_of_its_own():
     assert len(np.unique(keys, axis=0)) == 3
 
 
+@pytest.mark.slow
 def test_each_device_has_an_order_of_its_own():
     """A minibatch is one step on each of two devices, and its gradient their mean count."""
     mesh = rlscan.make_mesh(2)
@@ -112,6 +116,7 @@ def test_each_device_has_an_order_of_its_own():
     assert (gradient % 1 == 0.5).any()
 
 
+@pytest.mark.slow
 def test_a_minibatch_that_the_kl_stop_skips_is_not_examined():
     """Its loss is infinite and its step was not taken, so the run has not diverged."""
 
@@ -127,6 +132,7 @@ def test_a_minibatch_that_the_kl_stop_skips_is_not_examined():
         assert metrics["num_gradient_steps"] == 0
 
 
+@pytest.mark.slow
 def test_a_loss_may_read_the_observation_after_each_step():
     """The count goes up by 1, whatever the order, also from the last step to the next rollout."""
 

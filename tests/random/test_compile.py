@@ -23,6 +23,7 @@ assert kilobytes < 2**20, kilobytes
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow(cases="all")
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
 @pytest.mark.parametrize("generator", GENERATORS)

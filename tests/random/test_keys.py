@@ -46,6 +46,7 @@ def test_a_generator_is_chosen_by_name(generator: str) -> None:
         assert (key == jax.random.key(3, impl=generator)).item()
 
 
+@pytest.mark.slow
 def test_generators_that_are_unknown_or_inexact_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="must be one of mix32, .*, got 'threefry'"):
         rlscan.key(0, generator="threefry")
@@ -201,6 +202,7 @@ def test_generators_that_cannot_be_used_are_refused(impl: str, reason: str) -> N
         jax.eval_shape(as_key, key)
 
 
+@pytest.mark.slow
 def test_the_refused_generators_have_the_faults_they_are_refused_for() -> None:
     rbg = jax.random.split(jax.random.key(0, impl="rbg"), 4)
     batched = jax.vmap(lambda k: jax.random.bits(k, (3,)))(rbg)
@@ -375,6 +377,7 @@ def test_all_of_jax_random_takes_keys_of_every_generator_but_poisson(generator: 
     assert refusing == ([] if generator == "threefry2x32" else ["poisson"])
 
 
+@pytest.mark.slow
 def test_converted_keys_are_exact_and_differ() -> None:
     keys = jax.random.split(rlscan.key(0), 1000)
     converted = jax.vmap(rlscan.random.as_threefry)(keys)

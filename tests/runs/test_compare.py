@@ -60,6 +60,7 @@ def test_runs_are_grouped_by_environment_and_algorithm(found: Comparison):
         assert cell.iqm.value == pytest.approx(trim_mean(scores, 0.25))
 
 
+@pytest.mark.slow
 def test_scores_of_several_environments_are_normalised(found: Comparison, directories: list[Path]):
     assert found.ranges == {"CartPole-v1": (0, 4), "Pendulum-v1": (0, 400)}
     for one, name in zip(found.overall, ("fast", "slow"), strict=True):
@@ -107,6 +108,7 @@ def test_an_algorithm_without_some_environment_has_no_overall_score(directories:
     assert f"every environment: {found.algorithms[1]}" in as_markdown(found)
 
 
+@pytest.mark.slow
 def test_evaluations_are_the_scores_if_all_runs_have_them(tmp_path: Path):
     runs = [a_run(tmp_path / name, [1.0, 2.0], ppo=ppo) for name, ppo in (("a", FAST), ("b", SLOW))]
     rows = "run,seed,update,step,episode_return\n0,0,5,50,7\n1,1,5,50,7\n0,0,9,90,8\n1,1,9,90,9\n"

@@ -425,6 +425,7 @@ def test_a_setting_of_another_kind_is_refused(kind: Any, settings: dict[str, Any
             check(Config(policy=policy))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_built_as_described(kind: Any):
     sizes: dict[str, Any] = {

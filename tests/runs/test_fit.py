@@ -91,6 +91,7 @@ def test_interrupted_it_goes_on_as_if_never_stopped(whole, tmp_path: Path):
             np.testing.assert_array_equal(again[name], once[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_only_read(whole, capsys):
     output, state, _ = whole
     rows = (output / "metrics.csv").read_text()
@@ -145,6 +146,7 @@ def test_a_finished_run_is_extended(whole, tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, arrays(longer), arrays(once))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_several_runs_side_by_side(tmp_path: Path):
     keys = jax.random.split(rlscan.key(5), 2)

@@ -46,6 +46,7 @@ def test_sizes_equal_those_of_the_arrays(name: str):
     assert found.rollout == 2 * (num_bytes(trajectory) + 12 * 32)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_multiply_the_footprint():
     one = footprint(Config())
     many = footprint(Config(num_seeds=3, sweep=("ppo.gamma=0.9,0.99",)))

@@ -113,6 +113,7 @@ def test_ctrl_c_is_not_a_failure_of_a_logger():
         rlscan.runs.Loggers([Failing(KeyboardInterrupt(), at=1)]).log(ROW)  # type: ignore
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_run_outlives_its_loggers(tmp_path: Path, monkeypatch: Any, capsys: Any):
     broken, kept = Failing(OSError(28, "No space left on device")), Kept()

@@ -157,6 +157,7 @@ def test_exactly_the_needed_space_is_reserved(tmp_path: Path):
     assert eqx.tree_equal(rlscan.load_policy(file, inference=False), a_policy(seed=2))
 
 
+@pytest.mark.slow
 def test_an_annealed_rate_is_that_of_the_last_update(tmp_path: Path):
     settings = policy_config(hidden_sizes=(8,), dropout=0.5, dropout_end=0.1)
     config = Config(policy=settings, ppo=rlscan.ppo.PPOConfig(num_envs=2), total_steps=5 * 2 * 128)

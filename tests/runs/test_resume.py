@@ -274,6 +274,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert_same_run(finished, fast_whole)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_writing_its_policy(finished: Path, fast_whole: Path):
     (finished / POLICY_FILE).unlink()
     (finished / "checkpoints" / BEST).unlink()
@@ -302,6 +303,7 @@ def test_a_run_resumed_from_the_best_and_killed_at_once(
     assert_same_run(finished, fast_whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_to_resume(finished: Path, capsys):
     before = contents(finished)
     assert main(["train", "--resume", str(finished)]) == 0
@@ -331,6 +333,7 @@ def test_a_bad_checkpoint_and_the_last_good_one_are_named(damage, message: str, 
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_resuming_from_the_last_good_checkpoint(fast: None, run: Path, fast_whole: Path):
     last, good = checkpoint_files(run)
     last.write_bytes(b"")
@@ -444,6 +447,7 @@ def test_of_two_processes_one_is_refused(
             process.communicate()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(
     fast: None,
     tmp_path: Path,

@@ -209,6 +209,7 @@ def ppo(directory: Path, until: int = 6, **settings: Any) -> rlscan.ppo.TrainSta
     return training.state
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_state_that_is_ahead_of_its_metrics_is_saved_where_they_meet(tmp_path: Path):
     """There is no state in the middle of a call: rows and state end where the call began."""

@@ -66,6 +66,7 @@ def test_tasks_with_unequal_numbers_of_runs():
     assert estimate(pooled_iqm, x).value == pytest.approx(trim_mean(np.concatenate(x), 0.25))
 
 
+@pytest.mark.slow
 def test_batches_give_the_same_estimate(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_statistics, "_MOST_NUMBERS", 10_000)
     found = estimate(pooled_iqm, X)

@@ -239,6 +239,7 @@ def test_a_run_is_what_it_would_be_alone(
             np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_policy_of_several_needs_its_run(swept: tuple[Path, int], tmp_path: Path):
     for run in (None, 4, -1):
         with pytest.raises(ValueError, match=f"holds 4 runs; run must be from 0 to 3, got {run}"):
@@ -282,6 +283,7 @@ def test_a_setting_whose_seeds_diverged_is_ranked_last_and_says_so():
     ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "rates, failed",

@@ -57,6 +57,7 @@ def test_replay():
     testing.check_replay()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "policy, env",
@@ -77,6 +78,7 @@ def test_a_policy_without_noise_can_be_checked():
     testing.check_replay(testing.DropoutPolicy(rate=0.0))
 
 
+@pytest.mark.slow
 def test_recurrence():
     testing.check_recurrence()
     with pytest.raises(ValueError, match="DropoutPolicy is feed-forward"):
@@ -100,6 +102,7 @@ def test_gradient_clip():
     testing.check_gradient_clip(clip)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_learning_rate_schedule():
     """The rate that an update reports for its last gradient step."""
@@ -249,6 +252,7 @@ def plain_rollout(policy, env, state, num_steps, *, acts_by_policy_key=False):
     return jax.lax.scan(lambda state, _: jax.vmap(one)(state), state, length=num_steps)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_rollout_of_a_strangers():
     testing.check_rollout(plain_rollout, init_fn=init_plain)

@@ -211,6 +211,7 @@ def test_ppo():
     check_agent(train_fn, gamma=GAMMA)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_ppo_with_memory():
     def train_fn(env, total_steps, key):

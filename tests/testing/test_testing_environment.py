@@ -100,6 +100,7 @@ class PlainReward:
         return testing.Discrete(2)
 
 
+@pytest.mark.slow
 def test_a_reward_of_python_is_one_for_the_check_and_the_rollout():
     policy, env = testing.Coin(jnp.zeros(()), jnp.zeros(())), PlainReward()
     assert check_environment(env, num_steps=3, num_envs=2) == Seen(0, 0)
@@ -283,6 +284,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_a_step_is_compiled_once_if_jax_maps_it_by_itself():
     """Most of the check's time is that of compiling steps."""
     for env, num_programs in ((testing.Walk(), 1), (Changed(step=simulated_alike), 2)):
@@ -299,6 +301,7 @@ def with_nothing(result):
     return result[0], result[1] | {"nothing": jnp.zeros((0, 3))}, *result[2:]
 
 
+@pytest.mark.slow
 def test_an_empty_array_in_a_state_is_no_fault():
     env = Changed(
         reset=lambda env, key: with_nothing(env.walk.reset(key)),
@@ -307,6 +310,7 @@ def test_an_empty_array_in_a_state_is_no_fault():
     check_environment(env, num_steps=14, num_envs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_violation_is_named(name):
     env, says = BROKEN[name]
