@@ -337,8 +337,8 @@ def _check_members(config: Config) -> None:
     if keeps_state(config.env.name) and max(num_runs, num_devices) > 1:
         raise ValueError(
             f"{config.env.name} runs outside of JAX, so one program must step it on one device, "
-            f"got {num_runs} runs on {num_devices} devices; start a run for each seed or setting, with "
-            "num_devices=1"
+            f"got {num_runs} runs on {num_devices} devices; start a run for each seed or setting, "
+            "with num_devices=1"
         )
     if num_runs > 1 and num_runs % num_devices:
         raise ValueError(

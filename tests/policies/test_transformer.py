@@ -176,6 +176,7 @@ def test_the_ratio_is_1():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_unrolled_is_step_by_step():
     sequences.assert_unrolled(make(gated=True), ENV, atol=2e-5, gradient_tolerance=1e-3)
 
