@@ -35,7 +35,9 @@ def iqm(scores: Any, axis: int = -1) -> np.ndarray:
         return np.asarray(scores.mean(axis))
     from scipy.stats import trim_mean
 
-    return np.asarray(trim_mean(scores, _CUT, axis=axis))
+    middle = trim_mean(scores, _CUT, axis=axis)
+    # SciPy up to 1.15 sorts NaN last, and cuts it off.
+    return np.where(np.isnan(scores).any(axis), np.nan, middle)
 
 
 def bootstrap_interval(
