@@ -47,7 +47,7 @@ def required() -> dict[str, Requirement]:
     return found
 
 
-@pytest.mark.parametrize("name", required())
+@pytest.mark.parametrize("name", sorted(required()))
 def test_every_floor_is_tested(name: str) -> None:
     """`.ci/long` runs the quick tests with the oldest versions, so a floor is no guess."""
     (floor,) = (Version(s.version) for s in required()[name].specifier if s.operator == ">=")
