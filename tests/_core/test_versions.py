@@ -13,11 +13,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from probes import Wander, dropout_policy
 
 import rlscan
 from rlscan._core import versions
 from rlscan._core.versions import TESTED, warn_if_untested
-from tests.probes import Wander, dropout_policy
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_dirs import with_metrics
+from signed_files import resigned
 
 from rlscan._cli.main import main
 from rlscan.runs._checkpoint import checkpoint_files, read_checkpoint, update_of
 from rlscan.runs._verify import Certificate, Difference, Span, plan_spans
-from tests.run_dirs import with_metrics
-from tests.signed_files import resigned
 
 NUM_UPDATES = 6
 
