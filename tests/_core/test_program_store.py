@@ -105,6 +105,14 @@ def test_another_program_under_the_same_settings_is_noticed_once_it_is_traced(co
     np.testing.assert_array_equal(found.values, [0, 4, 8])
 
 
+def test_a_program_of_another_machine_or_jax_is_compiled_again(compiled, monkeypatch):
+    """Its text may be the same, but the compiled code is not."""
+    run([])
+    monkeypatch.setattr(program_store, "_machine", lambda: "another one")
+    run([])
+    assert len(compiled) == 2
+
+
 def test_changed_code_is_traced_again(tmp_path, monkeypatch):
     file = tmp_path / "some_code.py"
     file.write_text("x = 1\n")
