@@ -1,10 +1,10 @@
 """Compiled programs on the disk: a run whose programs are stored neither traces nor compiles them.
 
 JAX's compilation cache finds a program by its text, so a program must be traced and lowered before
-it is looked up, which takes longer than training for a minute does. Here a program is found by
-what it is made from: the settings of a run, the versions and files of all code that is loaded, and
-the machine. If any of them has changed, the program is traced, and found by its text if it is the
-same after all, as for another learning rate.
+it is looked up, which takes most of a warm start. Here a program is found by what it is made from:
+the settings of a run, the versions and files of all code that is loaded, and the machine. If any of
+them has changed, the program is traced, and found by its text if it is the same after all, as for
+another learning rate.
 
 Loading a compiled program runs what is in it. Programs are therefore only read from a directory
 that no other user can write to, never from a run directory.
